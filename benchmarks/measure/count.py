@@ -1,0 +1,85 @@
+"""What a tool left behind: BatchNormalizations and per-channel affine nodes, in every graph of a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import onnx
+
+AFFINE_OPS = frozenset({"Mul", "Add", "Sub", "Div"})
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Remaining:
+    """Nodes that a perfect folder would have removed, and all nodes for comparison."""
+
+    norms: int
+    affines: int
+    nodes: int
+
+
+def remaining(model: onnx.ModelProto) -> Remaining:
+    """Count over the main graph, subgraphs and local functions."""
+    norms = affines = nodes = 0
+    for node, constants in _walk_model(model):
+        nodes += node.op_type != "Constant"
+        norms += node.op_type == "BatchNormalization"
+        affines += _is_affine(node, constants)
+    return Remaining(norms, affines, nodes)
+
+
+def is_per_channel(shape: Shape) -> bool:
+    """Whether a constant of this shape holds one value per channel: one axis longer than 1."""
+    return sum(extent != 1 for extent in shape) == 1 and math.prod(shape) > 1
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs that a node holds as attributes (If, Loop, Scan)."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _is_affine(node: onnx.NodeProto, constants: Mapping[str, Shape]) -> bool:
+    """An element-wise node with exactly one constant operand, which is per-channel."""
+    if node.op_type not in AFFINE_OPS:
+        return False
+    known = [constants[name] for name in node.input if name in constants]
+    return len(known) == 1 and is_per_channel(known[0])
+
+
+def _walk_model(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, Mapping[str, Shape]]]:
+    yield from _walk_graph(model.graph, {})
+    for function in model.functions:
+        constants = _constant_nodes(function.node)
+        for node in function.node:
+            yield from _walk_node(node, constants)
+
+
+def _walk_graph(
+    graph: onnx.GraphProto, outer: Mapping[str, Shape]
+) -> Iterator[tuple[onnx.NodeProto, Mapping[str, Shape]]]:
+    weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    constants = {**outer, **weights, **_constant_nodes(graph.node)}
+    for node in graph.node:
+        yield from _walk_node(node, constants)
+
+
+def _walk_node(
+    node: onnx.NodeProto, constants: Mapping[str, Shape]
+) -> Iterator[tuple[onnx.NodeProto, Mapping[str, Shape]]]:
+    yield node, constants
+    for graph in subgraphs(node):
+        yield from _walk_graph(graph, constants)
+
+
+def _constant_nodes(nodes: Iterable[onnx.NodeProto]) -> dict[str, Shape]:
+    found: dict[str, Shape] = {}
+    for node in nodes:
+        if node.op_type == "Constant":
+            found |= {node.output[0]: tuple(a.t.dims) for a in node.attribute if a.name == "value"}
+    return found

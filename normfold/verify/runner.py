@@ -1,0 +1,228 @@
+"""The parent's side of the child process: starts it, feeds it jobs, reads how it ended.
+
+| Child ends with                          | WorkerError code                               |
+|------------------------------------------|------------------------------------------------|
+| a valid result that says out of memory   | `resource.memory`                              |
+| exit 0 and no, short or damaged result   | `worker.no_result`                             |
+| exit code > 0                            | `worker.exception`                             |
+| a signal                                 | `worker.crashed`, the signal is named          |
+| still busy at the timeout                | `worker.timeout`, its process group is killed  |
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from normfold.errors import WorkerError
+
+from .packing import PackError, read_pack, write_pack
+from .verdicts import Array
+
+# Running the worker as a module of `normfold` would import the whole library into the child; this gives its relative
+# imports a package that consists of this folder alone.
+_BOOTSTRAP = (
+    "import sys, types; p = types.ModuleType('normfold_worker'); p.__path__ = [sys.argv[1]]; "
+    "sys.modules['normfold_worker'] = p; from normfold_worker.worker import main; main(sys.argv[2])"
+)
+_HINTS = {"SIGKILL": "probably out of memory", "SIGXCPU": "CPU time limit", "SIGXFSZ": "file size limit"}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One session and the trials to run through it.
+
+    Args:
+        model: path of the model to load.
+        trials: input tensors by name, one mapping per trial.
+        fetch: outputs to return, or None for all graph outputs.
+        data_dir: folder of the external data when `model` is a rewritten copy that lives elsewhere.
+        optimization: a name of onnxruntime.GraphOptimizationLevel.
+        jitter: {"seed", "budget"} to run with weights moved by one ulp.
+    """
+
+    model: Path
+    trials: Sequence[Mapping[str, Array]]
+    fetch: Sequence[str] | None = None
+    data_dir: Path | None = None
+    optimization: str = "ORT_DISABLE_ALL"
+    jitter: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """What came back: outputs per trial, or the stage ("load" or "run") at which onnxruntime refused and why."""
+
+    ok: bool
+    outputs: tuple[Mapping[str, Any], ...] = ()
+    stage: str = ""
+    message: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Worker:
+    """A child process in an empty temporary folder, started on first use. Use as a context manager."""
+
+    def __init__(self, *, timeout_s: float = 600.0, memory_limit_bytes: int | None = None, threads: int = 1) -> None:
+        self.timeout_s, self.threads = timeout_s, threads
+        self.limits = json.dumps({"memory": memory_limit_bytes})
+        self.folder = Path(tempfile.mkdtemp(prefix="normfold-verify-"))
+        self.process: subprocess.Popen[str] | None = None
+        self.count = 0
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def run(self, job: Job) -> JobResult:
+        """Run one job.
+
+        Raises:
+            WorkerError: the child crashed, timed out, ran out of memory or left no valid result.
+        """
+        self.count += 1
+        stem = self.folder / f"{self.count}"
+        trials = [(Path(f"{stem}.in{t}"), Path(f"{stem}.out{t}")) for t in range(len(job.trials))]
+        try:
+            for (feeds, _), values in zip(trials, job.trials, strict=True):
+                write_pack(feeds, values)
+            result = self._exchange(job, stem, trials)
+            outputs = tuple(read_pack(path) for _, path in trials) if result.pop("ok") else None
+        except PackError as error:
+            raise WorkerError("worker.no_result", f"the worker left no valid output: {error}") from error
+        finally:
+            for path in self.folder.glob(f"{stem.name}.*"):
+                path.unlink(missing_ok=True)
+        if outputs is not None:
+            return JobResult(True, outputs, facts=result)
+        if result["stage"] == "memory":
+            raise WorkerError("resource.memory", "the worker ran out of memory", hint="raise the memory limit")
+        return JobResult(False, stage=result["stage"], message=result["message"], facts=result)
+
+    def _exchange(self, job: Job, stem: Path, trials: list[tuple[Path, Path]]) -> dict[str, Any]:
+        request, answer = Path(f"{stem}.job"), Path(f"{stem}.result")
+        request.write_text(json.dumps(_as_json(job, self, trials, answer)), "utf-8")
+        process = self._alive()
+        assert process.stdin is not None
+        # A broken pipe means that the child is gone; waiting for it says how it ended.
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(f"{request}\n")
+            process.stdin.flush()
+        self._wait(process, answer)
+        try:
+            return _read_result(answer)
+        except ValueError as error:
+            self.stop()
+            raise WorkerError("worker.no_result", f"the worker's result is damaged: {error}") from error
+
+    def _wait(self, process: subprocess.Popen[str], answer: Path) -> None:
+        deadline, pause = time.monotonic() + self.timeout_s, 0.0005
+        while not answer.exists():
+            ended = process.poll() is not None
+            if ended and not answer.exists():
+                self.process = None
+                raise _ended(process.returncode, self._last_words())
+            if time.monotonic() > deadline:
+                self.stop()
+                raise WorkerError(
+                    "worker.timeout", f"the worker was still busy after {self.timeout_s:g} s", hint="raise the timeout"
+                )
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.05)
+
+    def _alive(self) -> subprocess.Popen[str]:
+        if self.process is None or self.process.poll() is not None:
+            self.stop()
+            self.process = self._start()
+        return self.process
+
+    def _start(self) -> subprocess.Popen[str]:
+        cwd = self.folder / "cwd"
+        cwd.mkdir(exist_ok=True)
+        environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        with (self.folder / "log").open("w") as log:
+            return subprocess.Popen(
+                [sys.executable, "-P", "-c", _BOOTSTRAP, str(Path(__file__).parent), self.limits],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                cwd=cwd,
+                env=environment,
+                text=True,
+                start_new_session=True,
+            )
+
+    def _last_words(self) -> str:
+        with contextlib.suppress(OSError):
+            lines = (self.folder / "log").read_text("utf-8", "replace").strip().splitlines()
+            return lines[-1][:300] if lines else ""
+        return ""
+
+    def stop(self) -> None:
+        """End the child and everything it started."""
+        process, self.process = self.process, None
+        if process is None:
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if hasattr(os, "killpg"):
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.kill()
+        with contextlib.suppress(BrokenPipeError):
+            process.communicate()
+
+
+def _as_json(job: Job, worker: Worker, trials: list[tuple[Path, Path]], answer: Path) -> dict[str, Any]:
+    return {
+        "model": str(job.model),
+        "data_dir": str(job.data_dir) if job.data_dir else None,
+        "fetch": list(job.fetch) if job.fetch is not None else None,
+        "optimization": job.optimization,
+        "jitter": dict(job.jitter) if job.jitter else None,
+        "threads": worker.threads,
+        "cpu_s": worker.timeout_s * worker.threads + 60,
+        "trials": [(str(feeds), str(outputs)) for feeds, outputs in trials],
+        "result": str(answer),
+    }
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    digest, _, body = path.read_text("utf-8").partition("\n")
+    if hashlib.sha256(body.encode()).hexdigest() != digest:
+        raise ValueError("wrong checksum")
+    result: dict[str, Any] = json.loads(body)
+    return result
+
+
+def _ended(code: int, words: str) -> WorkerError:
+    if code < 0:
+        name = _signal_name(-code)
+        reason = f" ({_HINTS[name]})" if name in _HINTS else ""
+        return WorkerError("worker.crashed", f"the worker was ended by {name}{reason}")
+    if code > 0:
+        memory = "MemoryError" in words
+        kind = "resource.memory" if memory else "worker.exception"
+        return WorkerError(kind, f"the worker exited with status {code}: {words or 'no message'}")
+    return WorkerError("worker.no_result", "the worker ended without a result")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,141 @@
+"""The child process: creates onnxruntime sessions, runs them, writes what came out. It judges nothing.
+
+It serves job files named on its standard input, one session at a time, and leaves one checksummed result file per
+job. Import only the standard library, numpy and, late, onnxruntime and onnx: start-up time is paid by every run.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .packing import read_pack, write_pack
+
+_NO_NEW_PRIVILEGES = 38  # PR_SET_NO_NEW_PRIVS of <linux/prctl.h>
+_OUT_OF_MEMORY = ("bad_alloc", "failed to allocate memory", "out of memory", "cannot allocate memory")
+
+
+def main(limits: str) -> None:
+    """Serve jobs until standard input ends. `limits` is JSON: {"memory": bytes or null}."""
+    _confine(json.loads(limits))
+    server = _Server()
+    for line in sys.stdin:
+        server.serve(Path(line.rstrip("\n")))
+
+
+class _Server:
+    """Holds at most one session, so that a retry with other inputs does not load the model again."""
+
+    def __init__(self) -> None:
+        self.key: str | None = None
+        self.session: Any = None
+        self.facts: dict[str, Any] = {}
+        self.keep: list[Any] = []
+
+    def serve(self, job_file: Path) -> None:
+        job = json.loads(job_file.read_text("utf-8"))
+        _limit_cpu(float(job["cpu_s"]))
+        stage = "load"
+        try:
+            self._open(job)
+            stage = "run"
+            for feeds, outputs in job["trials"]:
+                self._run(job, Path(feeds), Path(outputs))
+            result = {"ok": True, **self.facts}
+        except MemoryError as error:
+            result = _failure("memory", error)
+        except Exception as error:
+            memory = any(word in str(error).lower() for word in _OUT_OF_MEMORY)
+            result = _failure("memory" if memory else stage, error)
+        _write_result(Path(job["result"]), result)
+
+    def _open(self, job: dict[str, Any]) -> None:
+        key = json.dumps([job[part] for part in ("model", "data_dir", "optimization", "threads", "jitter")])
+        if key == self.key:
+            return
+        self.key = self.session = None
+        self.keep = []
+        gc.collect()
+        self.session, self.facts, self.keep = _session(job)
+        self.key = key
+
+    def _run(self, job: dict[str, Any], feeds_file: Path, outputs_file: Path) -> None:
+        feeds = read_pack(feeds_file)
+        fetch = job["fetch"] or [output.name for output in self.session.get_outputs()]
+        expected = {entry.name: entry.type for entry in self.session.get_inputs()}
+        values = self.session.run(fetch, {name: feeds[name] for name in feeds if name in expected})
+        write_pack(outputs_file, dict(zip(fetch, values, strict=True)))
+
+
+def _session(job: dict[str, Any]) -> tuple[Any, dict[str, Any], list[Any]]:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, job["optimization"])
+    options.intra_op_num_threads = options.inter_op_num_threads = int(job["threads"])
+    options.enable_cpu_mem_arena = False
+    options.log_severity_level = 4
+    facts: dict[str, Any] = {"ort": ort.__version__}
+    source: str | bytes = job["model"]
+    keep: list[Any] = []
+    if job["jitter"]:
+        from .jitter import jittered_model
+
+        source, facts["jitter"], keep = jittered_model(job, options)
+    elif job["data_dir"]:
+        source = Path(job["model"]).read_bytes()
+    if isinstance(source, bytes):
+        folder = job["data_dir"] or str(Path(job["model"]).parent)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"]), facts, keep
+
+
+def _failure(stage: str, error: BaseException) -> dict[str, Any]:
+    return {"ok": False, "stage": stage, "error": type(error).__name__, "message": str(error)[:4000]}
+
+
+def _write_result(path: Path, result: dict[str, Any]) -> None:
+    body = json.dumps(result)
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(hashlib.sha256(body.encode()).hexdigest() + "\n" + body, "utf-8")
+    partial.replace(path)
+
+
+def _confine(limits: dict[str, Any]) -> None:
+    np.seterr(all="ignore")
+    if sys.platform == "win32":
+        return
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _lower(resource.RLIMIT_NOFILE, 1024)
+    if limits["memory"]:
+        _lower(resource.RLIMIT_AS, int(limits["memory"]))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+
+
+def _lower(which: int, value: int) -> None:
+    import resource
+
+    hard = resource.getrlimit(which)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(which, (value, hard))
+
+
+def _limit_cpu(seconds: float) -> None:
+    """Allow the next job `seconds` of processor time beyond what the process has used."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    used = sum(os.times()[:2])
+    _lower(resource.RLIMIT_CPU, int(used + seconds) + 2)

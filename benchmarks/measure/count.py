@@ -78,8 +78,5 @@ def _walk_node(
 
 
 def _constant_nodes(nodes: Iterable[onnx.NodeProto]) -> dict[str, Shape]:
-    found: dict[str, Shape] = {}
-    for node in nodes:
-        if node.op_type == "Constant":
-            found |= {node.output[0]: tuple(a.t.dims) for a in node.attribute if a.name == "value"}
-    return found
+    made = ((node, attribute) for node in nodes if node.op_type == "Constant" for attribute in node.attribute)
+    return {node.output[0]: tuple(attribute.t.dims) for node, attribute in made if attribute.name == "value"}

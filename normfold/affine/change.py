@@ -1,0 +1,119 @@
+"""What becomes of a node whose slot took an affine: pure data, carried out by `surgery.apply`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from normfold.affine.algebra import Affine
+from normfold.affine.draft import OUTPUT, Absorption, Draft, Slot
+from normfold.affine.reasons import Refused
+from normfold.model import dtypes
+from normfold.model.graph import Node
+from normfold.model.tensors import FileTensor, Float64, TensorSource, Values
+
+# Copying a weight that others read as well makes the file grow; above this many bytes it is not done.
+LARGEST_COPY = 64 << 20
+# A float16 scale above this comes from a dead channel with a tiny variance: products of it leave the range.
+LARGEST_FLOAT16_SCALE = 1e3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NewParameter:
+    """`base * factor + offset`, rounded once to `data_type`: the new tensor of an input slot.
+
+    Args:
+        base: the old values, or zeros.
+        data_type: ONNX element type of the result.
+        dims: shape of the result.
+        hint: what to name it after.
+    """
+
+    base: TensorSource
+    data_type: int
+    dims: tuple[int, ...]
+    hint: str
+    factor: Float64 | None = None
+    offset: Float64 | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Change:
+    """New parameters by input slot, new attributes (None removes one), a new operator, an Add behind the node."""
+
+    node: Node
+    inputs: dict[int, NewParameter] = field(default_factory=dict)
+    attributes: dict[str, Any] = field(default_factory=dict)
+    op_type: str | None = None
+    add: NewParameter | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Absorber:
+    """One row of the table.
+
+    Args:
+        accept: proves that the affine fits the operator's own parameters, or raises `Refused`.
+        build: the change for everything that the slot collected.
+    """
+
+    accept: Callable[[Draft, Node, Affine], Absorption]
+    build: Callable[[Draft, Node, Affine], Change]
+
+
+def into_weights(node: Node, affine: Affine, *, adds_node: bool = False) -> Absorption:
+    """The affine goes into the operator's own parameters."""
+    return Absorption(Slot(node, OUTPUT), affine, adds_node)
+
+
+def require_range(affine: Affine, data_type: int, node: Node) -> None:
+    """Scale and shift must be usable in the storage type.
+
+    Raises:
+        Refused: `non-finite`, `dtype-range`, `ill-formed` for a type without affine arithmetic.
+    """
+    if not dtypes.is_float(data_type):
+        raise Refused("ill-formed", f"the weights have type {dtypes.type_name(data_type)}", node.label)
+    if not (np.isfinite(affine.scale).all() and np.isfinite(affine.shift).all()):
+        raise Refused("non-finite", "scale or shift is not finite", node.label)
+    largest = max(float(np.abs(affine.scale).max(initial=0)), float(np.abs(affine.shift).max(initial=0)))
+    if largest > dtypes.largest(data_type):
+        raise Refused("dtype-range", f"scale or shift reach {largest:.3g}, too much for {dtypes.type_name(data_type)}", node.label)
+    if data_type == dtypes.FLOAT16 and float(np.abs(affine.scale).max(initial=0)) > LARGEST_FLOAT16_SCALE:
+        raise Refused("dtype-range", "a scale above 1000 in float16: a channel with almost no variance", node.label)
+    small = np.abs(affine.scale[affine.scale != 0])
+    if small.size and float(small.min()) < dtypes.smallest_normal(data_type):
+        raise Refused("dtype-range", f"scales go down to {small.min():.3g}, subnormal in {dtypes.type_name(data_type)}", node.label)
+
+
+def require_affordable(draft: Draft, node: Node, slot: int, source: TensorSource) -> None:
+    """A large weight that others read as well is not copied.
+
+    Raises:
+        Refused: `cost`.
+    """
+    value = node.input(slot)
+    if value is None or not isinstance(source, FileTensor) or source.nbytes <= LARGEST_COPY:
+        return
+    others = [use for use in value.uses if use.node is not node and not draft.is_gone(use.node)]
+    if others:
+        raise Refused("cost", f"{value.name!r} ({source.nbytes >> 20} MiB) is shared with {others[0].node.label!r}", node.label)
+
+
+def zeros(dims: tuple[int, ...], data_type: int) -> Values:
+    """A parameter that the node does not have yet."""
+    return Values(np.zeros(dims), data_type)
+
+
+def scaled(source: TensorSource, factor: Float64, hint: str, dims: tuple[int, ...] | None = None) -> NewParameter:
+    """`source * factor`."""
+    return NewParameter(source, source.data_type, dims or source.dims, hint, factor=factor)
+
+
+def parameter_name(node: Node, slot: int, role: str) -> str:
+    """The name of the parameter that is replaced, or one made of the node's."""
+    value = node.input(slot)
+    return value.name if value is not None else f"{node.label}.{role}"

@@ -1,0 +1,51 @@
+"""Why an affine stays: the stable keys, what each means, and the refusal that carries one."""
+
+from __future__ import annotations
+
+REASONS: dict[str, str] = {
+    "training-mode": "the BatchNormalization normalises with the statistics of the batch, not with the stored ones",
+    "computed-stats": "mean or variance are computed from the data: this is another norm in the dress of a BatchNormalization",
+    "dynamic-params": "a parameter is not a constant",
+    "overridable": "a parameter is an initializer that a caller may override; --initializers freeze makes it a constant",
+    "spatial": "the BatchNormalization has one parameter per activation (spatial = 0), not per channel",
+    "ill-formed": "shape, type or attribute contradict the operator's definition",
+    "unknown-attribute": "the node carries an attribute that changes its meaning and that normfold does not handle",
+    "not-per-channel": "the constant varies along an axis that the neighbour's weights do not have",
+    "broadcast": "the constant enlarges the tensor that it is applied to",
+    "shape-unknown": "rank or channel axis cannot be proven",
+    "shared": "the tensor in between has another reader, which would see the change",
+    "graph-output": "the tensor in between is an output of the graph",
+    "captured": "the tensor in between is read inside a subgraph, or comes from outside of one",
+    "no-absorber": "there is no operator with weights that could take it",
+    "shift-blocked": "a scale could move past this operator, the shift cannot",
+    "negative-scale": "an activation or pooling lets only non-negative scales through",
+    "branch": "not every branch can take its part",
+    "quantised": "a quantisation boundary lies in between; its rounding grid would change",
+    "custom-domain": "an operator of another domain lies in between",
+    "non-finite": "a parameter or a folded value is not finite",
+    "nonpositive-variance": "variance + epsilon is not positive",
+    "dtype-range": "a folded value leaves the range of its type",
+    "external-data": "the data of a parameter cannot be read",
+    "bias-in-place": "it already is the bias of the operator before it; folding would remove nothing",
+    "cost": "folding would cost more than it saves",
+    "search-limit": "the search for a neighbour with weights was given up after many steps",
+    "user-keep": "excluded by --skip or --only",
+    "verification": "verification found a difference that rounding cannot explain; the edit was dropped",
+}
+
+
+class Refused(Exception):
+    """A rule declines; the search goes on elsewhere.
+
+    Args:
+        key: one of `REASONS`.
+        message: what exactly, one line.
+        blocker: label of the node in the way, or "".
+    """
+
+    def __init__(self, key: str, message: str, blocker: str = "") -> None:
+        super().__init__(message)
+        assert key in REASONS, key
+        self.key = key
+        self.message = message
+        self.blocker = blocker

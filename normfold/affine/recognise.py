@@ -1,0 +1,218 @@
+"""Which nodes are affine: inference BatchNormalization, and Mul/Add/Sub/Div/Neg/Sum with constants.
+
+    BatchNormalization   s = gamma / sqrt(var + epsilon), t = beta - mean·s
+    Mul(x, c)            (c, 0)        Add(x, c)   (1, c)
+    Sub(x, c)            (1, -c)       Sub(c, x)   (-1, c)
+    Div(x, c), c ≠ 0     (1/c, 0)      Neg(x)      (-1, 0)        Sum(x, c…)   (1, Σc)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from normfold.affine.algebra import Affine, per_channel, uniform
+from normfold.affine.draft import OUTPUT, Draft
+from normfold.affine.reasons import Refused
+from normfold.errors import InputError
+from normfold.model import attributes, dtypes
+from normfold.model.constants import float64
+from normfold.model.graph import Node, Value
+from normfold.model.tensors import Float64, TensorSource, Unreadable
+
+BATCH_NORM = "BatchNormalization"
+CHAIN_OPS = frozenset(("Mul", "Add", "Sub", "Div", "Neg", "Sum"))
+# A constant with more elements than this is no per-channel parameter of anything.
+_LARGEST_CONSTANT = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AffineNode:
+    """A node read as an affine of one of its inputs."""
+
+    node: Node
+    data: Value
+    affine: Affine
+
+
+def is_candidate(node: Node) -> bool:
+    """Whether a node may be affine at all, by its operator."""
+    return not node.domain and (node.op_type == BATCH_NORM or node.op_type in CHAIN_OPS)
+
+
+def has_constant_operand(draft: Draft, node: Node) -> bool:
+    """Whether an elementwise node is a site: exactly one data operand, of a float type, the others constant."""
+    if node.op_type == BATCH_NORM:
+        return True
+    dynamic = [value for value in node.inputs if value is not None and draft.constants.get(value) is None]
+    if len(dynamic) != 1 or None in node.inputs or not node.inputs:
+        return False
+    if node.op_type == "Div" and node.inputs[0] is not dynamic[0]:
+        return False  # c / x is not affine
+    constants = [draft.constants.get(value) for value in node.inputs if value is not dynamic[0]]
+    if any(c is None or not dtypes.is_float(c.data_type) or math.prod(c.dims) > _LARGEST_CONSTANT for c in constants):
+        return False
+    kind = constants[0].data_type if constants and constants[0] is not None else draft.shapes.data_type(dynamic[0])
+    return kind is not None and dtypes.is_float(kind)
+
+
+def read(draft: Draft, node: Node) -> AffineNode:
+    """The meaning of a site, with what its slots have collected so far.
+
+    Raises:
+        Refused: it is no affine, or cannot be shown to be one.
+    """
+    try:
+        found = _batch_norm(draft, node) if node.op_type == BATCH_NORM else _elementwise(draft, node)
+    except Unreadable as error:
+        raise Refused("ill-formed", f"a parameter of {node.label!r} has {error}", node.label) from None
+    except InputError as error:
+        raise Refused("external-data", error.message, node.label) from None
+    pending = draft.pending(node, OUTPUT)
+    return found if pending is None else AffineNode(node, found.data, found.affine.then(pending))
+
+
+# --- BatchNormalization ------------------------------------------------------------------------------------------------
+
+
+def _batch_norm(draft: Draft, node: Node) -> AffineNode:
+    _require_inference(node)
+    data = node.input(0)
+    if data is None or len(node.inputs) != 5:
+        raise Refused("ill-formed", f"BatchNormalization {node.label!r} has {len(node.inputs)} inputs, wanted 5", node.label)
+    gamma, beta, mean, var = (_statistic(draft, node, slot) for slot in (1, 2, 3, 4))
+    rank = draft.shapes.rank(data)
+    if rank is None:
+        raise Refused("shape-unknown", f"the rank of {data.name!r} is not known", node.label)
+    channels = draft.shapes.dims(data)[1] if rank > 1 else 1  # type: ignore[index]
+    if isinstance(channels, int) and channels != gamma.size:
+        raise Refused("ill-formed", f"{gamma.size} parameters for {channels} channels", node.label)
+    return AffineNode(node, data, per_channel(*batch_norm_affine(node, gamma, beta, mean, var), rank, 1 if rank > 1 else 0))
+
+
+def batch_norm_affine(node: Node, gamma: Float64, beta: Float64, mean: Float64, var: Float64) -> tuple[Float64, Float64]:
+    """`(scale, shift)` of shape `[C]` from the four parameters of shape `[C]`, in float64.
+
+    `epsilon` is the stored float32 value, widened.
+
+    Raises:
+        Refused: `non-finite`, `nonpositive-variance`.
+    """
+    epsilon = float(np.float32(attributes.get(node, "epsilon", 1e-5)))
+    if not (np.isfinite(epsilon) and all(np.isfinite(part).all() for part in (gamma, beta, mean, var))):
+        raise Refused("non-finite", f"BatchNormalization {node.label!r} has a parameter that is not finite", node.label)
+    if (var + epsilon <= 0).any():
+        channel = int(np.argmax(var + epsilon <= 0))
+        raise Refused("nonpositive-variance", f"channel {channel}: variance {var[channel]:g} + epsilon {epsilon:g} ≤ 0", node.label)
+    scale = gamma / np.sqrt(var + epsilon)
+    return scale, beta - mean * scale
+
+
+def _require_inference(node: Node) -> None:
+    """The rules per opset; extra outputs are looked at as they are, never dropped first."""
+    version = node.scope.version
+    if version < 7 and not attributes.get(node, "is_test", 0):
+        raise Refused("training-mode", f"is_test is not set: before opset 7 that means training (opset {version})", node.label)
+    if attributes.get(node, "training_mode", 0):
+        raise Refused("training-mode", "training_mode = 1: it normalises with the statistics of the batch", node.label)
+    if node.named_outputs() > 1:
+        raise Refused("training-mode", f"it has {node.named_outputs()} outputs, which selects training", node.label)
+    if not attributes.get(node, "spatial", 1):
+        raise Refused("spatial", "spatial = 0: one parameter per activation", node.label)
+    known = ("epsilon", "momentum", "spatial", "is_test", "training_mode")
+    strange = attributes.unexpected(node, known)
+    if strange:
+        raise Refused("unknown-attribute", f"attribute {strange!r}", node.label)
+
+
+def _statistic(draft: Draft, node: Node, slot: int) -> Float64:
+    value = node.input(slot)
+    if value is not None and slot in (3, 4) and draft.constants.get(value) is None and _is_computed(value):
+        raise Refused("computed-stats", f"{value.name!r} is computed while the model runs", node.label)
+    source = draft.parameter(node, slot)
+    if len(source.dims) != 1:
+        raise Refused("spatial", f"a parameter has shape {list(source.dims)}, wanted one value per channel", node.label)
+    return float64(source)
+
+
+def _is_computed(value: Value) -> bool:
+    return value.producer is not None and value.producer.op_type != "DequantizeLinear"
+
+
+# --- elementwise -------------------------------------------------------------------------------------------------------
+
+
+def _elementwise(draft: Draft, node: Node) -> AffineNode:
+    strange = attributes.unexpected(node, ("broadcast", "axis"))
+    if strange:
+        raise Refused("unknown-attribute", f"attribute {strange!r}", node.label)
+    slot = next(i for i, value in enumerate(node.inputs) if draft.constants.get(value) is None)
+    data = node.inputs[slot]
+    assert data is not None
+    rank = draft.shapes.rank(data)
+    if rank is None:
+        raise Refused("shape-unknown", f"the rank of {data.name!r} is not known", node.label)
+    affine = uniform(1.0, 0.0, rank)
+    for other, value in enumerate(node.inputs):
+        if other != slot and value is not None:
+            constant = operand_values(draft, node, other, rank)
+            _require_no_growth(draft, node, data, constant)
+            affine = affine.then(_meaning(node, constant, constant_first=other < slot))
+    if node.op_type == "Neg":
+        affine = uniform(-1.0, 0.0, rank)
+    return AffineNode(node, data, affine.compressed())
+
+
+def _meaning(node: Node, constant: Float64, *, constant_first: bool) -> Affine:
+    one, zero = np.ones((1,) * constant.ndim), np.zeros((1,) * constant.ndim)
+    if node.op_type in ("Add", "Sum"):
+        return Affine(one, constant)
+    if node.op_type == "Mul":
+        return Affine(constant, zero)
+    if node.op_type == "Sub":
+        return Affine(-one, constant) if constant_first else Affine(one, -constant)
+    if (constant == 0).any():
+        raise Refused("non-finite", "division by a constant 0", node.label)
+    return Affine(1.0 / constant, zero)
+
+
+def operand_values(draft: Draft, node: Node, slot: int, rank: int) -> Float64:
+    """A constant operand in broadcast form for a result of `rank`, with what its slot has collected so far.
+
+    Raises:
+        Refused: `broadcast`, it has more dimensions than the tensor; `non-finite`.
+    """
+    source = draft.parameter(node, slot)
+    values = aligned(node, source, rank)
+    pending = draft.pending(node, slot)
+    if pending is not None:
+        values = pending.scale * values + pending.shift
+    if not np.isfinite(values).all():
+        raise Refused("non-finite", f"a constant of {node.label!r} is not finite", node.label)
+    return values
+
+
+def aligned(node: Node, source: TensorSource, rank: int) -> Float64:
+    """The values of an operand with its dimensions where broadcasting puts them.
+
+    From opset 7 dimensions align on the right. Before, `broadcast = 1` aligns them at `axis`, or on the right without one.
+    """
+    values = float64(source)
+    if node.scope.version < 7 and node.attributes.get("axis") is not None:
+        axis = int(attributes.get(node, "axis", 0)) % max(rank, 1)
+        values = values.reshape(values.shape + (1,) * max(rank - axis - values.ndim, 0))
+    if values.ndim > rank:
+        raise Refused("broadcast", f"a constant of rank {values.ndim} on a tensor of rank {rank}", node.label)
+    return values.reshape((1,) * (rank - values.ndim) + values.shape)
+
+
+def _require_no_growth(draft: Draft, node: Node, data: Value, constant: Float64) -> None:
+    dims = draft.shapes.dims(data)
+    assert dims is not None
+    for axis, size in enumerate(constant.shape):
+        if size != 1 and dims[axis] != size:
+            if isinstance(dims[axis], int):
+                raise Refused("broadcast", f"a constant of size {size} on an axis of size {dims[axis]}", node.label)
+            raise Refused("shape-unknown", f"the size of axis {axis} of {data.name!r} is not known", node.label)

@@ -1,0 +1,152 @@
+"""The backward search: from the output side of an affine up to weights that can take it.
+
+The search only reads. It returns the slots that would take the affine, or the refusal that stopped it: of the
+alternatives at a branching, that of the first one, which is the preferred one.
+"""
+
+from __future__ import annotations
+
+from normfold.affine.algebra import Affine
+from normfold.affine.change import Absorber, Change
+from normfold.affine.cross import CLIP_BOUNDS, CROSSINGS, Way, build_clip_bound, build_operand, build_pad_value
+from normfold.affine.draft import OUTPUT, Absorption, Draft
+from normfold.affine.linear import LINEAR
+from normfold.affine.normalisers import NORMALISERS
+from normfold.affine.reasons import Refused
+from normfold.model.graph import Node, Use, Value
+
+ABSORBERS: dict[str, Absorber] = {**LINEAR, **NORMALISERS}
+
+# A search visits at most so many nodes, and nests at most so many branchings; both keep planning linear in the model.
+_VISITS = 200
+_DEPTH = 24
+
+# Operators whose further outputs are parts of the same data; of all others only the first output is.
+_MANY_OUTPUTS = ("Split",)
+_QUANTISED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
+
+
+class _Budget:
+    def __init__(self) -> None:
+        self.visits = _VISITS
+
+    def spend(self) -> None:
+        self.visits -= 1
+        if self.visits < 0:
+            raise Refused("search-limit", f"no operator with weights within {_VISITS} steps")
+
+
+def absorb_backward(draft: Draft, use: Use, affine: Affine) -> list[Absorption]:
+    """The slots that take an affine which acts on the value read by `use`.
+
+    Args:
+        use: the reading that the affine stands for; the value must have no other.
+        affine: in broadcast form, of the rank of the value.
+
+    Raises:
+        Refused: with the reason of the node in the way.
+    """
+    return _search(draft, use, affine, _Budget(), 0)
+
+
+def _search(draft: Draft, use: Use, affine: Affine, budget: _Budget, depth: int) -> list[Absorption]:
+    found: list[Absorption] = []
+    while True:
+        budget.spend()
+        node, slot = _producer(draft, use)
+        if slot and node.op_type not in _MANY_OUTPUTS:
+            raise Refused("no-absorber", f"it reads output {slot} of {node.op_type} {node.label!r}", node.label)
+        if node.op_type in ABSORBERS:
+            try:
+                return [*found, ABSORBERS[node.op_type].accept(draft, node, affine)]
+            except Refused:
+                if node.op_type not in CROSSINGS:
+                    raise
+        ways = _ways(draft, node, slot, affine)
+        if len(ways) == 1 and len(ways[0].onward) == 1:
+            found += ways[0].absorbed
+            use, affine = ways[0].onward[0]
+            continue
+        return [*found, *_branch(draft, ways, budget, depth)]
+
+
+def _ways(draft: Draft, node: Node, slot: int, affine: Affine) -> list[Way]:
+    """All ways past a node.
+
+    Raises:
+        Refused: there is none.
+    """
+    crossing = CROSSINGS.get(node.op_type)
+    if crossing is None:
+        raise Refused("no-absorber", f"{node.op_type} {node.label!r} has no weights that could take it and lets nothing pass", node.label)
+    ways: list[Way] = []
+    try:
+        ways.extend(crossing(draft, node, slot, affine))
+    except Refused:
+        if not ways:
+            raise
+    return ways
+
+
+def _branch(draft: Draft, ways: list[Way], budget: _Budget, depth: int) -> list[Absorption]:
+    if depth >= _DEPTH:
+        raise Refused("search-limit", f"more than {_DEPTH} branchings inside each other")
+    first: Refused | None = None
+    for way in ways:
+        try:
+            found = list(way.absorbed)
+            for use, affine in way.onward:
+                if not affine.is_identity:
+                    found += _search(draft, use, affine, budget, depth + 1)
+            return found
+        except Refused as reason:
+            first = first or reason
+    assert first is not None
+    raise first
+
+
+def _producer(draft: Draft, use: Use) -> tuple[Node, int]:
+    """The operator that makes the value which `use` reads, if nobody else would notice a change of it."""
+    value = use.node.inputs[use.slot]
+    assert value is not None
+    root = draft.root(value)
+    require_private(draft, root, use.node)
+    node = root.producer
+    if node is None:
+        raise Refused("no-absorber", f"{root.name!r} is an input: there is nothing in front that could take it")
+    if node.op_type in _QUANTISED:
+        raise Refused("quantised", f"{node.op_type} {node.label!r}: folding would move values off its rounding grid", node.label)
+    if node.domain:
+        raise Refused("custom-domain", f"{node.op_type} {node.label!r} belongs to domain {node.domain!r}", node.label)
+    return node, root.output_slot
+
+
+def require_private(draft: Draft, value: Value, reader: Node) -> None:
+    """Nobody but `reader` sees the value.
+
+    Raises:
+        Refused: `graph-output`, `captured`, `shared`.
+    """
+    output = draft.output_of(value)
+    if output is not None:
+        raise Refused("graph-output", f"{output.name!r} is an output of the graph")
+    if value.scope is not reader.scope:
+        raise Refused("captured", f"{value.name!r} comes from outside of the subgraph", value.name)
+    for other in draft.uses(value):
+        if other.node.scope is not value.scope:
+            raise Refused("captured", f"{value.name!r} is also read in a subgraph by {other.node.label!r}", other.node.label)
+        if other.node is not reader:
+            raise Refused("shared", f"{value.name!r} is also read by {other.node.op_type} {other.node.label!r}", other.node.label)
+    if len(draft.uses(value)) != 1:
+        raise Refused("shared", f"{reader.op_type} {reader.label!r} reads {value.name!r} more than once", reader.label)
+
+
+def build(draft: Draft, node: Node, operand: int, affine: Affine) -> Change:
+    """The change for everything that a slot collected."""
+    if operand == OUTPUT:
+        return ABSORBERS[node.op_type].build(draft, node, affine)
+    if node.op_type == "Pad":
+        return build_pad_value(draft, node, affine)
+    if node.op_type == "Clip" and operand in CLIP_BOUNDS:
+        return build_clip_bound(draft, node, operand, affine)
+    return build_operand(draft, node, operand, affine)

@@ -1,0 +1,94 @@
+"""ONNX tensor element types as numpy dtypes (ml_dtypes where numpy has none)."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+from onnx import TensorProto
+
+FLOAT, FLOAT16, DOUBLE, BFLOAT16 = (
+    TensorProto.FLOAT,
+    TensorProto.FLOAT16,
+    TensorProto.DOUBLE,
+    TensorProto.BFLOAT16,
+)
+
+_NUMPY: dict[int, np.dtype] = {
+    FLOAT: np.dtype("<f4"),
+    FLOAT16: np.dtype("<f2"),
+    DOUBLE: np.dtype("<f8"),
+    BFLOAT16: np.dtype(ml_dtypes.bfloat16),
+    TensorProto.INT8: np.dtype("i1"),
+    TensorProto.INT16: np.dtype("<i2"),
+    TensorProto.INT32: np.dtype("<i4"),
+    TensorProto.INT64: np.dtype("<i8"),
+    TensorProto.UINT8: np.dtype("u1"),
+    TensorProto.UINT16: np.dtype("<u2"),
+    TensorProto.UINT32: np.dtype("<u4"),
+    TensorProto.UINT64: np.dtype("<u8"),
+    TensorProto.BOOL: np.dtype("?"),
+}
+# Everything else that fills whole bytes; the two 4-bit families are packed two to a byte.
+_OTHER_BITS = {
+    TensorProto.COMPLEX64: 64,
+    TensorProto.COMPLEX128: 128,
+    TensorProto.FLOAT8E4M3FN: 8,
+    TensorProto.FLOAT8E4M3FNUZ: 8,
+    TensorProto.FLOAT8E5M2: 8,
+    TensorProto.FLOAT8E5M2FNUZ: 8,
+    TensorProto.UINT4: 4,
+    TensorProto.INT4: 4,
+    TensorProto.FLOAT4E2M1: 4,
+}
+_LIMITS = {
+    FLOAT: (float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)),
+    FLOAT16: (65504.0, 2.0**-14),
+    DOUBLE: (float(np.finfo(np.float64).max), float(np.finfo(np.float64).tiny)),
+    BFLOAT16: (float(ml_dtypes.finfo(ml_dtypes.bfloat16).max), 2.0**-126),
+}
+
+
+def numpy_dtype(data_type: int) -> np.dtype | None:
+    """The little-endian numpy dtype of an ONNX element type; None where normfold does no arithmetic on it."""
+    return _NUMPY.get(data_type)
+
+
+def onnx_dtype(dtype: np.dtype) -> int:
+    """The ONNX element type of a numpy dtype.
+
+    Raises:
+        KeyError: the dtype is none that `numpy_dtype` returns.
+    """
+    return {known.newbyteorder("="): number for number, known in _NUMPY.items()}[dtype.newbyteorder("=")]
+
+
+def is_float(data_type: int) -> bool:
+    """Whether affine arithmetic is defined on this element type."""
+    return data_type in _LIMITS
+
+
+def largest(data_type: int) -> float:
+    """The largest finite value of a float type."""
+    return _LIMITS[data_type][0]
+
+
+def smallest_normal(data_type: int) -> float:
+    """The smallest positive normal value of a float type."""
+    return _LIMITS[data_type][1]
+
+
+def byte_size(data_type: int, count: int) -> int | None:
+    """Bytes of `count` packed elements in raw_data or external data; None for strings and unknown types."""
+    dtype = _NUMPY.get(data_type)
+    if dtype is not None:
+        return int(dtype.itemsize) * count
+    bits = _OTHER_BITS.get(data_type)
+    return None if bits is None else (bits * count + 7) // 8
+
+
+def type_name(data_type: int) -> str:
+    """`FLOAT16` and so on; the number where onnx does not know it."""
+    try:
+        return str(TensorProto.DataType.Name(data_type))  # type: ignore[arg-type]
+    except ValueError:
+        return str(data_type)

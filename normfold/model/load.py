@@ -1,0 +1,281 @@
+"""Bytes -> Model: the outline of the file, its graph view, its constants policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from onnx import ModelProto, OperatorSetIdProto, SparseTensorProto, StringStringEntryProto, TypeProto, ValueInfoProto
+
+from normfold.errors import InputError
+from normfold.model import dtypes
+from normfold.model.graph import STANDARD, Node, Scope, add_nodes, connect, sort
+from normfold.model.opener import absolute, open_model
+from normfold.model.outline import (
+    FUNCTION,
+    GRAPH,
+    MODEL_FUNCTION,
+    MODEL_GRAPH,
+    MODEL_METADATA,
+    MODEL_OPSET,
+    Reader,
+    ScopeOutline,
+    parse,
+)
+from normfold.model.tensors import DataFiles
+from normfold.model.wire import LENGTH, VARINT, Field, fields, malformed, read_varint
+
+IR_VERSION = 1
+# The newest opset that this version of the tables was written against; a newer one may have changed an operator.
+NEWEST_OPSET = 27
+# Files of this IR version and newer may leave initializers out of the graph inputs; listing one means "overridable".
+FIRST_OVERRIDABLE_IR = 4
+
+
+class Initializers(StrEnum):
+    """What to do with initializers that are also graph inputs (IR 4 and newer)."""
+
+    AUTO = "auto"
+    FREEZE = "freeze"
+    KEEP = "keep"
+
+
+@dataclass(slots=True)
+class Model:
+    """A loaded model. Read-only; closing it releases the files."""
+
+    path: Path | None
+    buffer: memoryview
+    order: list[Field]
+    graph_field: Field
+    ir_version: int
+    opset: dict[str, int]
+    metadata: dict[str, str]
+    graph: Scope
+    functions: list[tuple[Field, Scope]]
+    files: DataFiles
+    frozen: tuple[str, ...] = ()
+    kept_exposed: tuple[str, ...] = ()
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def roots(self) -> list[Scope]:
+        """The main graph and the function bodies."""
+        return [self.graph, *(scope for _, scope in self.functions)]
+
+    def scopes(self) -> list[Scope]:
+        """Every scope of the model."""
+        return [scope for root in self.roots for scope in root.walk()]
+
+    def has_external_data(self) -> bool:
+        """Whether any initializer lies in another file."""
+        return any(
+            tensor.external is not None for scope in self.scopes() for _, tensor in scope.outline.initializers
+        ) or any(
+            tensor.external is not None for scope in self.scopes() for node in scope.nodes for tensor in node.outline.tensors.values()
+        )
+
+
+def load(source: str | Path | ModelProto, *, initializers: Initializers = Initializers.AUTO) -> Model:
+    """Read a model.
+
+    Args:
+        source: a path, or a ModelProto, which is not changed.
+        initializers: policy for initializers that are also graph inputs.
+
+    Raises:
+        InputError: the file is no valid model; the code says what is wrong.
+    """
+    if isinstance(source, ModelProto):
+        path, buffer = None, memoryview(_serialised(source))
+    else:
+        path = absolute(source)
+        buffer = open_model(path).view
+    model = _outline(buffer, path)
+    _check_opsets(model)
+    for scope in model.roots:
+        _build(scope)
+    for root in model.roots:
+        _connect(root, model.warnings)
+    _expose(model, initializers)
+    return model
+
+
+def _serialised(model: ModelProto) -> bytes:
+    try:
+        return model.SerializeToString(deterministic=True)
+    except Exception as error:  # protobuf raises different types for one cause: more than 2 GiB
+        raise InputError(
+            "input.proto_2gib", f"the model cannot be serialised: {error}", hint="save it with external data and pass its path"
+        ) from None
+
+
+def _outline(buffer: memoryview, path: Path | None) -> Model:
+    files = DataFiles(path)
+    reader = Reader(buffer, files)
+    order = list(fields(buffer, 0, len(buffer)))
+    graphs = [item for item in order if item.number == MODEL_GRAPH and item.wire_type == LENGTH]
+    if len(graphs) != 1:
+        raise malformed("no graph" if not graphs else "more than one graph", 0)
+    version = next((item for item in order if item.number == IR_VERSION and item.wire_type == VARINT), None)
+    if version is None:
+        raise InputError("input.malformed", "not an ONNX model: it has no IR version", hint="is this really an ONNX file?")
+    opset = _opset(reader, [item for item in order if item.number == MODEL_OPSET])
+    entries = [parse(StringStringEntryProto, reader.bytes(item)) for item in order if item.number == MODEL_METADATA]
+    ir_version = read_varint(buffer, version.start, version.end)[0]
+    graph = reader.scope(graphs[0].start, graphs[0].end, GRAPH)
+    functions = [(item, _function(reader, item)) for item in order if item.number == MODEL_FUNCTION]
+    metadata = {entry.key: entry.value for entry in entries}
+    return Model(path, buffer, order, graphs[0], ir_version, opset, metadata, Scope("graph", graph, opset), functions, files)
+
+
+def _opset(reader: Reader, items: list[Field]) -> dict[str, int]:
+    """Imported version by domain.
+
+    Raises:
+        InputError: `opset.ambiguous`, one domain in two versions.
+    """
+    versions: dict[str, int] = {}
+    for item in items:
+        entry = parse(OperatorSetIdProto, reader.bytes(item))
+        domain = "" if entry.domain in STANDARD else entry.domain
+        if versions.setdefault(domain, entry.version) != entry.version:
+            raise InputError(
+                "opset.ambiguous", f"domain {domain or 'ai.onnx'!r} is imported in versions {versions[domain]} and {entry.version}"
+            )
+    return versions
+
+
+def _function(reader: Reader, item: Field) -> Scope:
+    outline = reader.scope(item.start, item.end, FUNCTION)
+    opset = _opset(reader, [part for part in outline.order if part.number == 9])
+    name = next((bytes(reader.bytes(part)).decode("utf-8", "replace") for part in outline.order if part.number == 1), "")
+    domain = next((bytes(reader.bytes(part)).decode("utf-8", "replace") for part in outline.order if part.number == 10), "")
+    return Scope(f"function {domain}::{name}", outline, opset)
+
+
+def _check_opsets(model: Model) -> None:
+    if not model.opset:
+        if model.ir_version >= 3:
+            raise InputError("opset.missing", "the model imports no operator set", hint="export it again")
+        model.opset[""] = 1  # the format before opset imports existed
+    for scope in model.roots:
+        version = scope.version
+        if version > NEWEST_OPSET or version < 0 or (version == 0 and "" in scope.opset):
+            raise InputError("opset.unknown", f"opset {version} is not known", hint="upgrade normfold and onnx")
+    if not 1 <= model.ir_version <= 1000:
+        raise InputError("input.malformed", f"IR version {model.ir_version} makes no sense")
+
+
+def _build(root: Scope) -> None:
+    """Values and nodes of a scope and of all scopes inside it."""
+    pending = [root]
+    while pending:
+        scope = pending.pop()
+        _declare(scope)
+        add_nodes(scope)
+        for node in scope.nodes:
+            for sub in node.outline.subgraphs:
+                name = node.proto.attribute[sub.attribute].name
+                inner = Scope(f"{node.key}/{name}{sub.position or ''}", sub.outline, scope.opset, node)
+                node.subgraphs.append(inner)
+                pending.append(inner)
+
+
+def _declare(scope: Scope) -> None:
+    """Inputs and initializers."""
+    outline = scope.outline
+    for name, kind in _inputs(scope, outline):
+        value = scope.define(name)
+        value.is_input, value.type = True, kind
+        scope.inputs.append(value)
+    for item in outline.order:
+        if item.number == outline.kind.sparse and item.number:
+            sparse = parse(SparseTensorProto, bytes(_buffer(scope)[item.start : item.end]))
+            if sparse.values.name not in scope.values:
+                scope.define(sparse.values.name)
+    seen: set[str] = set()
+    for _, tensor in outline.initializers:
+        if tensor.name in seen or not tensor.name:
+            raise InputError("graph.ssa", f"the initializer {tensor.name!r} is defined twice or has no name")
+        seen.add(tensor.name)
+        value = scope.values.get(tensor.name) or scope.define(tensor.name)
+        value.tensor = tensor
+
+
+def _buffer(scope: Scope) -> memoryview:
+    return scope.outline.buffer
+
+
+def _inputs(scope: Scope, outline: ScopeOutline) -> list[tuple[str, TypeProto | None]]:
+    items = [item for item in outline.order if item.number == outline.kind.input]
+    if outline.kind is FUNCTION:
+        return [(bytes(_buffer(scope)[item.start : item.end]).decode("utf-8"), None) for item in items]
+    infos = [parse(ValueInfoProto, bytes(_buffer(scope)[item.start : item.end])) for item in items]
+    return [(info.name, info.type) for info in infos]
+
+
+def _outputs(scope: Scope) -> list[str]:
+    outline = scope.outline
+    items = [item for item in outline.order if item.number == outline.kind.output]
+    payloads = [bytes(_buffer(scope)[item.start : item.end]) for item in items]
+    if outline.kind is FUNCTION:
+        return [payload.decode("utf-8") for payload in payloads]
+    return [parse(ValueInfoProto, payload).name for payload in payloads]
+
+
+def _connect(root: Scope, warnings: list[str]) -> None:
+    scopes = list(root.walk())
+    for scope in scopes:
+        connect(scope)
+        for name in _outputs(scope):
+            value = scope.lookup(name)
+            if value is None:
+                raise InputError("graph.dangling", f"the output {name!r} is never produced", hint="export the model again")
+            value.is_output = True
+            scope.outputs.append(value)
+    for scope in reversed(scopes):
+        if sort(scope):
+            warnings.append(f"the nodes of {scope.path} are not in execution order; normfold keeps the order of the file")
+
+
+def _expose(model: Model, policy: Initializers) -> None:
+    """Decide which initializers a caller may override.
+
+    Below IR 4 the format itself demands that every initializer is listed among the inputs, so listing says nothing.
+    """
+    listed = [value for value in model.graph.inputs if value.tensor is not None]
+    if not listed or model.ir_version < FIRST_OVERRIDABLE_IR:
+        return
+    if policy is Initializers.FREEZE or (policy is Initializers.AUTO and _exporter_habit(model.graph)):
+        model.frozen = tuple(value.name for value in listed)
+        return
+    for value in listed:
+        value.exposed = True
+    model.kept_exposed = tuple(value.name for value in listed)
+
+
+def _exporter_habit(graph: Scope) -> bool:
+    """All float weights of two or more dimensions are exposed: an exporter did that, not an author."""
+    weights = [
+        graph.values[tensor.name]
+        for _, tensor in graph.outline.initializers
+        if len(tensor.dims) >= 2 and dtypes.is_float(tensor.data_type)
+    ]
+    return bool(weights) and all(value.is_input for value in weights)
+
+
+def node_count(model: Model) -> int:
+    """Nodes in all scopes."""
+    return sum(len(scope.nodes) for scope in model.scopes())
+
+
+def find_nodes(model: Model, name: str) -> list[Node]:
+    """Nodes that a user may mean by `name`: node name, output name or key."""
+    return [
+        node
+        for scope in model.scopes()
+        for node in scope.nodes
+        if name in (node.proto.name, node.key, node.label) or any(v is not None and v.name == name for v in node.outputs)
+    ]

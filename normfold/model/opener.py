@@ -1,0 +1,166 @@
+"""The one place that opens files named by a user or by a model.
+
+Rules S1-S4 of the security notes: paths are absolute before anything is decided, links inside a model's directory may
+only lead to files of that directory (or, as in a download cache, model and data are both links into one directory),
+only regular files are opened, and the size is fixed when the file is opened.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import stat
+from pathlib import Path
+
+from normfold.errors import InputError
+
+# Below this size a file is read: a copy is cheaper than a mapping, and it cannot change under us.
+_READ_LIMIT = 8 << 20
+
+_LOOKS_LIKE: tuple[tuple[bytes, str, str], ...] = (
+    (b"version https://git-lfs", "a Git LFS pointer", "run `git lfs pull`"),
+    (b"\x1f\x8b", "a gzip archive", "unpack it first"),
+    (b"PK\x03\x04", "a zip archive (or a pickled .pt file)", "unpack it, or export the model to ONNX first"),
+    (b"\x28\xb5\x2f\xfd", "a zstd archive", "unpack it first"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it first"),
+    (b"<!DOCTYPE", "an HTML page", "the download failed; fetch the model again"),
+    (b"<!doctype", "an HTML page", "the download failed; fetch the model again"),
+    (b"<html", "an HTML page", "the download failed; fetch the model again"),
+    (b"{", "JSON", "normfold reads binary ONNX models"),
+    (b"\x80\x02", "a pickle", "export the model to ONNX first"),
+    (b"\x80\x04", "a pickle", "export the model to ONNX first"),
+)
+_FORMATS_AT_4 = {b"TFL3": "a TFLite model", b"ORTM": "an .ort model"}
+
+
+class Opened:
+    """An open file: its path, its size in bytes fixed at open, and its content as one read-only view."""
+
+    def __init__(self, path: Path, view: memoryview, mapping: mmap.mmap | None) -> None:
+        self.path = path
+        self.view = view
+        self.size = len(view)
+        self._mapping = mapping
+
+    def close(self) -> None:
+        """Release the mapping, unless arrays still look into it: then it goes with them."""
+        try:
+            self.view.release()
+            if self._mapping is not None:
+                self._mapping.close()
+        except BufferError:
+            pass
+
+
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """The path, absolute and normalised, links not resolved."""
+    return Path(os.path.abspath(os.fspath(path)))
+
+
+def open_model(path: Path) -> Opened:
+    """Open a model file.
+
+    Raises:
+        InputError: `input.not_found`, `input.is_directory`, `input.not_regular`, `input.permission`, `input.empty`,
+            `input.wrong_format`.
+    """
+    opened = _open(path, follow=True)
+    if opened.size == 0:
+        raise InputError("input.empty", "the file is empty", where=str(path), hint="export or download it again")
+    _reject_other_formats(path, bytes(opened.view[:512]))
+    return opened
+
+
+def open_data(model_path: Path, location: str, tensor: str) -> Opened:
+    """Open an external data file that a model names.
+
+    Raises:
+        InputError: `extdata.location`, `extdata.escape`, `extdata.missing`, or as `open_model`.
+    """
+    path = _contained(model_path, location, tensor)
+    try:
+        return _open(path, follow=False)
+    except InputError as error:
+        if error.code != "input.not_found":
+            raise
+        raise InputError(
+            "extdata.missing",
+            f"the external data file of tensor {tensor!r} is missing",
+            where=str(path),
+            hint="copy it beside the model; both belong together",
+        ) from None
+
+
+def _contained(model_path: Path, location: str, tensor: str) -> Path:
+    if not location or "\0" in location or "\\" in location or len(location) > 4096:
+        raise _location_error("extdata.location", location, tensor)
+    relative = Path(location)
+    if relative.is_absolute() or ".." in relative.parts or (len(location) > 1 and location[1] == ":"):
+        raise _location_error("extdata.escape", location, tensor)
+    path = model_path.parent / relative
+    real = Path(os.path.realpath(path))
+    roots = (Path(os.path.realpath(model_path.parent)), Path(os.path.realpath(model_path)).parent)
+    if not any(real.is_relative_to(root) for root in roots):
+        raise _location_error("extdata.escape", location, tensor)
+    return real
+
+
+def _location_error(code: str, location: str, tensor: str) -> InputError:
+    return InputError(
+        code,
+        f"tensor {tensor!r} names external data at {location[:80]!r}, which is not a file inside the model's directory",
+        hint="save the model again with its data beside it",
+    )
+
+
+def _open(path: Path, *, follow: bool) -> Opened:
+    flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+    if not follow:
+        flags |= getattr(os, "O_NOFOLLOW", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        raise _open_error(path, error) from None
+    try:
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise _directory_error(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError("input.not_regular", "this is not a regular file", where=str(path))
+        return _read(path, descriptor, status.st_size)
+    finally:
+        os.close(descriptor)
+
+
+def _read(path: Path, descriptor: int, size: int) -> Opened:
+    if size <= _READ_LIMIT:
+        with os.fdopen(os.dup(descriptor), "rb") as stream:
+            return Opened(path, memoryview(stream.read(size)), None)
+    mapping = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
+    return Opened(path, memoryview(mapping), mapping)
+
+
+def _open_error(path: Path, error: OSError) -> InputError:
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return InputError("input.not_found", "no such file", where=str(path), hint="check the path")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return InputError("input.permission", "permission denied", where=str(path))
+    if error.errno == errno.ELOOP:
+        return InputError("extdata.escape", "this is a symbolic link that changed while it was opened", where=str(path))
+    return InputError("input.unreadable", f"cannot be opened: {error.strerror}", where=str(path))
+
+
+def _directory_error(path: Path) -> InputError:
+    models = sorted(entry.name for entry in path.glob("*.onnx"))[:3]
+    hint = f"did you mean {path / models[0]}?" if models else "name the .onnx file itself"
+    return InputError("input.is_directory", "this is a directory", where=str(path), hint=hint)
+
+
+def _reject_other_formats(path: Path, head: bytes) -> None:
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    for magic, what, hint in _LOOKS_LIKE:
+        if (text if magic[:1] in b"<{v" else head).startswith(magic):
+            raise InputError("input.wrong_format", f"this looks like {what}, not an ONNX model", where=str(path), hint=hint)
+    if head[4:8] in _FORMATS_AT_4:
+        raise InputError("input.wrong_format", f"this is {_FORMATS_AT_4[head[4:8]]}, not an ONNX model", where=str(path))

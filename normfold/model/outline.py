@@ -1,0 +1,212 @@
+"""The outline of a model file: which bytes are which node, initializer, function or metadata entry.
+
+Everything is parsed one by one from its own byte range; the payload of a large tensor is never handed to protobuf.
+Field numbers are those of onnx.proto3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+from onnx import AttributeProto, NodeProto, TensorProto
+
+from normfold.errors import InputError
+from normfold.model.tensors import DataFiles, External, FileTensor
+from normfold.model.wire import LENGTH, Field, fields, header, malformed
+
+M = TypeVar("M", bound=Message)
+
+# Nodes and tensors up to this size are parsed whole; above it, the payload is left in the file.
+WHOLE = 4096
+# protobuf itself stops at 100 nested messages, and one subgraph takes three.
+MAX_SUBGRAPH_DEPTH = 30
+
+MODEL_GRAPH, MODEL_OPSET, MODEL_METADATA, MODEL_FUNCTION = 7, 8, 14, 25
+NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OP_TYPE, NODE_ATTRIBUTE, NODE_DOMAIN = 1, 2, 3, 4, 5, 7
+ATTRIBUTE_NAME, ATTRIBUTE_TENSOR, ATTRIBUTE_GRAPH, ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS = 1, 5, 6, 10, 11
+TENSOR_RAW = 9
+
+
+class ScopeKind(NamedTuple):
+    """Where GraphProto and FunctionProto keep the same things; 0 where one has none."""
+
+    name: str
+    node: int
+    initializer: int
+    input: int
+    output: int
+    value_info: int
+    sparse: int
+
+
+GRAPH = ScopeKind("graph", node=1, initializer=5, input=11, output=12, value_info=13, sparse=15)
+FUNCTION = ScopeKind("function", node=7, initializer=0, input=4, output=5, value_info=12, sparse=0)
+
+
+class SubgraphOutline(NamedTuple):
+    """A graph attribute of a node: index of the attribute among the node's attributes, position in `graphs`, outline."""
+
+    attribute: int
+    position: int
+    outline: ScopeOutline
+
+
+@dataclass(slots=True)
+class NodeOutline:
+    """One node: its field, its parsed header, payloads left in the file by attribute index, and its subgraphs."""
+
+    field: Field
+    proto: NodeProto
+    tensors: dict[int, FileTensor] = field(default_factory=dict)
+    subgraphs: list[SubgraphOutline] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class ScopeOutline:
+    """One graph or function body: all its fields in file order, and the parsed ones by kind."""
+
+    kind: ScopeKind
+    buffer: memoryview
+    start: int
+    end: int
+    order: list[Field]
+    nodes: list[NodeOutline]
+    initializers: list[tuple[Field, FileTensor]]
+
+
+class Reader:
+    """Builds outlines over one buffer."""
+
+    def __init__(self, buffer: memoryview, files: DataFiles) -> None:
+        self.buffer = buffer
+        self.files = files
+
+    def scope(self, start: int, end: int, kind: ScopeKind, depth: int = 0) -> ScopeOutline:
+        """The outline of the graph or function in `buffer[start:end]`.
+
+        Raises:
+            InputError: `input.malformed`, `proto.depth`, `extdata.*`, `tensor.*`.
+        """
+        if depth > MAX_SUBGRAPH_DEPTH:
+            raise InputError("proto.depth", f"subgraphs are nested more than {MAX_SUBGRAPH_DEPTH} deep")
+        outline = ScopeOutline(kind, self.buffer, start, end, list(fields(self.buffer, start, end)), [], [])
+        for item in outline.order:
+            if item.number == kind.node:
+                outline.nodes.append(self.node(item, depth))
+            elif item.number == kind.initializer:
+                outline.initializers.append((item, self.tensor(item)))
+        return outline
+
+    def node(self, item: Field, depth: int) -> NodeOutline:
+        """One node; its subgraphs are outlined as well."""
+        small = item.end - item.start <= WHOLE
+        result = NodeOutline(item, parse(NodeProto, self.bytes(item)) if small else NodeProto())
+        if small and not any(_has_graph(attribute) for attribute in result.proto.attribute):
+            _adopt_tensors(result, self.files)
+            return result
+        self._large_node(result, depth)
+        return result
+
+    def _large_node(self, node: NodeOutline, depth: int) -> None:
+        """Parse all of the node but graphs and tensor payloads, which stay in the file."""
+        plain = bytearray()
+        attributes = [f for f in fields(self.buffer, node.field.start, node.field.end) if f.number == NODE_ATTRIBUTE]
+        for item in fields(self.buffer, node.field.start, node.field.end):
+            if item.number != NODE_ATTRIBUTE:
+                plain += self.buffer[item.tag : item.end]
+        for index, item in enumerate(attributes):
+            shell = self._attribute(node, index, item, depth)
+            plain += header(NODE_ATTRIBUTE, len(shell)) + shell
+        node.proto = parse(NodeProto, bytes(plain))
+
+    def _attribute(self, node: NodeOutline, index: int, item: Field, depth: int) -> bytes:
+        shell = bytearray()
+        position = 0
+        for part in fields(self.buffer, item.start, item.end):
+            if part.number in (ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS) and part.wire_type == LENGTH:
+                outline = self.scope(part.start, part.end, GRAPH, depth + 1)
+                node.subgraphs.append(SubgraphOutline(index, position, outline))
+                position += 1
+            elif part.number == ATTRIBUTE_TENSOR and part.end - part.start > WHOLE:
+                node.tensors[index] = self.tensor(part)
+            else:
+                shell += self.buffer[part.tag : part.end]
+                if part.number == ATTRIBUTE_TENSOR:
+                    node.tensors[index] = self.tensor(part)
+        return bytes(shell)
+
+    def tensor(self, item: Field) -> FileTensor:
+        """A tensor; a large raw payload stays where it is."""
+        if item.end - item.start <= WHOLE:
+            return file_tensor(parse(TensorProto, self.bytes(item)), self.files)
+        shell = bytearray()
+        payload: Field | None = None
+        for part in fields(self.buffer, item.start, item.end):
+            if part.number != TENSOR_RAW:
+                shell += self.buffer[part.tag : part.end]
+            elif payload is not None:
+                raise malformed("a tensor with two payloads", part.tag)
+            else:
+                payload = part
+        inline = None if payload is None else self.buffer[payload.start : payload.end]
+        return file_tensor(parse(TensorProto, bytes(shell)), self.files, inline)
+
+    def bytes(self, item: Field) -> bytes:
+        """The payload of a field, copied."""
+        return bytes(self.buffer[item.start : item.end])
+
+
+def parse(kind: type[M], data: bytes) -> M:
+    """A protobuf message from its bytes.
+
+    Raises:
+        InputError: `input.malformed`.
+    """
+    try:
+        return kind.FromString(data)
+    except (DecodeError, UnicodeDecodeError) as error:
+        raise InputError("input.malformed", f"not a valid ONNX file: {kind.__name__}: {error}") from None
+
+
+def file_tensor(proto: TensorProto, files: DataFiles, inline: memoryview | None = None) -> FileTensor:
+    """Wrap a tensor, after checking what its header claims.
+
+    Raises:
+        InputError: `tensor.dims`, `tensor.payload`, `extdata.record`.
+    """
+    if any(dim < 0 for dim in proto.dims):
+        raise InputError("tensor.dims", f"tensor {proto.name!r} has a negative dimension: {list(proto.dims)}")
+    external = _external(proto) if proto.data_location == TensorProto.EXTERNAL else None
+    if external is not None and (inline is not None or proto.HasField("raw_data")):
+        raise InputError("tensor.payload", f"tensor {proto.name!r} has both inline and external data")
+    return FileTensor(proto, files, inline=inline, external=external)
+
+
+def _external(proto: TensorProto) -> External:
+    entries = {entry.key: entry.value for entry in proto.external_data}
+    if len(entries) != len(proto.external_data) or not entries.keys() <= {"location", "offset", "length", "checksum"}:
+        raise _record_error(proto, "duplicate or unknown keys")
+    try:
+        offset = int(entries.get("offset") or 0)
+        length = int(entries["length"]) if entries.get("length") else None
+    except ValueError:
+        raise _record_error(proto, "offset and length must be numbers") from None
+    if offset < 0 or (length is not None and length < 0):
+        raise _record_error(proto, "offset and length must not be negative")
+    return External(entries.get("location", ""), offset, length)
+
+
+def _record_error(proto: TensorProto, what: str) -> InputError:
+    return InputError("extdata.record", f"the external data record of tensor {proto.name!r} is invalid: {what}")
+
+
+def _has_graph(attribute: AttributeProto) -> bool:
+    return attribute.HasField("g") or len(attribute.graphs) > 0
+
+
+def _adopt_tensors(node: NodeOutline, files: DataFiles) -> None:
+    for index, attribute in enumerate(node.proto.attribute):
+        if attribute.HasField("t"):
+            node.tensors[index] = file_tensor(attribute.t, files)

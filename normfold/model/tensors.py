@@ -1,0 +1,309 @@
+"""Tensors: those of the file, read only when somebody asks, and the new ones, computed in blocks when they are written.
+
+A file tensor never holds its payload: it knows where it lies (inline bytes, a typed protobuf list, or a range of an
+external data file). A new tensor is a formula over another tensor, `base * factor + offset`, evaluated in float64 and
+rounded once to the storage type, so that memory is bounded by one block and not by the weight.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+from normfold.errors import InputError
+from normfold.model import dtypes
+from normfold.model.opener import Opened, open_data
+
+Array = NDArray[np.generic]
+Float64 = NDArray[np.float64]
+
+_BLOCK_ELEMENTS = 1 << 18  # 1 MiB of float32 and 2 MiB of float64: stays in the cache
+
+
+class Unreadable(Exception):
+    """The values of a tensor cannot be used for arithmetic: strings, 4-bit and 8-bit floats, sparse or segmented data."""
+
+
+class TensorSource(Protocol):
+    """Anything with a shape, an element type and values."""
+
+    @property
+    def data_type(self) -> int: ...  # noqa: D102
+    @property
+    def dims(self) -> tuple[int, ...]: ...  # noqa: D102
+    def array(self) -> Array: ...  # noqa: D102
+
+
+class DataFiles:
+    """The external data files of one model: each is opened once, when the first of its tensors is read."""
+
+    def __init__(self, model_path: Path | None) -> None:
+        self._model_path = model_path
+        self._open: dict[str, Opened] = {}
+
+    def get(self, location: str, tensor: str) -> Opened:
+        """The open file that `tensor` names.
+
+        Raises:
+            InputError: see `opener.open_data`; `extdata.no_directory` if the model did not come from a file.
+        """
+        if location not in self._open:
+            if self._model_path is None:
+                raise InputError(
+                    "extdata.no_directory",
+                    f"tensor {tensor!r} has external data, but the model was not read from a file",
+                    hint="pass the path of the model instead",
+                )
+            self._open[location] = open_data(self._model_path, location, tensor)
+        return self._open[location]
+
+    def close(self) -> None:
+        """Close every file."""
+        for opened in self._open.values():
+            opened.close()
+        self._open.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class External:
+    """Where an external tensor lies: file name relative to the model, byte offset, byte length (None: from the shape)."""
+
+    location: str
+    offset: int
+    length: int | None
+
+
+class FileTensor:
+    """A tensor of the file. `dims` and `data_type` are free; `array()` and `raw()` read it."""
+
+    __slots__ = ("_files", "_inline", "_proto", "data_type", "dims", "external", "name", "owner")
+
+    def __init__(
+        self,
+        proto: TensorProto,
+        files: DataFiles,
+        *,
+        inline: memoryview | None = None,
+        external: External | None = None,
+    ) -> None:
+        self.name = proto.name
+        self.owner = proto
+        self.data_type = int(proto.data_type)
+        self.dims: tuple[int, ...] = tuple(proto.dims)
+        self.external = external
+        self._files = files
+        self._inline = inline
+        self._proto = proto
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.dims)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the payload in packed form; 0 where it has none (strings)."""
+        return dtypes.byte_size(self.data_type, self.size) or 0
+
+    def raw(self) -> memoryview:
+        """The packed little-endian payload, not copied where the file stores it that way.
+
+        Raises:
+            InputError: the payload has not the size that shape and type demand, or its file is missing.
+            Unreadable: the type has no packed form.
+        """
+        wanted = dtypes.byte_size(self.data_type, self.size)
+        if wanted is None:
+            raise Unreadable(f"element type {dtypes.type_name(self.data_type)}")
+        view = self._stored(wanted)
+        if len(view) != wanted:
+            raise InputError(
+                "tensor.size",
+                f"tensor {self.name!r} of shape {list(self.dims)} needs {wanted} bytes but has {len(view)}",
+                hint="the file is damaged; export it again",
+            )
+        return view
+
+    def array(self) -> Array:
+        """The values in storage type, shape `dims`, read-only.
+
+        Raises:
+            InputError: as `raw`.
+            Unreadable: normfold does no arithmetic on this element type.
+        """
+        dtype = dtypes.numpy_dtype(self.data_type)
+        if dtype is None or self._proto.HasField("segment"):
+            raise Unreadable(f"element type {dtypes.type_name(self.data_type)}")
+        values = np.frombuffer(self.raw(), dtype).reshape(self.dims)
+        values.flags.writeable = False
+        return values
+
+    def _stored(self, wanted: int) -> memoryview:
+        if self.external is not None:
+            return self._from_data_file(self.external, wanted)
+        if self._inline is not None:
+            return self._inline
+        if self._proto.HasField("raw_data"):
+            return memoryview(self._proto.raw_data)
+        return memoryview(self._typed().tobytes())
+
+    def _typed(self) -> Array:
+        try:
+            values = numpy_helper.to_array(self._proto)
+        except (ValueError, TypeError) as error:
+            raise InputError("tensor.size", f"tensor {self.name!r} cannot be decoded: {error}") from None
+        return np.ascontiguousarray(values)
+
+    def _from_data_file(self, external: External, wanted: int) -> memoryview:
+        opened = self._files.get(external.location, self.name)
+        length = wanted if external.length is None else external.length
+        if external.offset + length > opened.size:
+            raise InputError(
+                "extdata.truncated",
+                f"tensor {self.name!r} lies at bytes {external.offset}..{external.offset + length} "
+                f"of a file with {opened.size} bytes",
+                where=str(opened.path),
+                hint="the data file is truncated or belongs to another model",
+            )
+        return opened.view[external.offset : external.offset + length]
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """Values at hand: the result of evaluating constants."""
+
+    values: Array
+    data_type: int
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Shape."""
+        return tuple(self.values.shape)
+
+    def array(self) -> Array:
+        """The values."""
+        return self.values
+
+
+class RangeRefusal(Exception):
+    """A computed tensor leaves the range of its type; `reason` says how, in words."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NewTensor:
+    """`base * factor + offset`, in float64, rounded once (to nearest even) to `data_type`.
+
+    Args:
+        name: of the initializer.
+        base: values that are scaled; shape `base_view` broadcasts against factor and offset.
+        data_type: element type of the result.
+        factor: float64, broadcasts against the base, or None for 1.
+        offset: float64, broadcasts against the base, or None for 0.
+        dims: shape of the result; the base may broadcast up to it.
+    """
+
+    name: str
+    base: TensorSource
+    data_type: int
+    dims: tuple[int, ...]
+    factor: Float64 | None = None
+    offset: Float64 | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the payload."""
+        return dtypes.byte_size(self.data_type, math.prod(self.dims)) or 0
+
+    def blocks(self) -> Iterator[Array]:
+        """The values in storage type, in memory order, in blocks of about one MiB.
+
+        Raises:
+            RangeRefusal: a value is not finite in the storage type, or more than 0.1 % of the non-zero values
+                would become zero or subnormal.
+        """
+        guard = _RangeGuard(self.data_type)
+        base = self.base.array()
+        if base.shape != self.dims:
+            base = np.broadcast_to(base, self.dims)
+        for index in _block_indices(self.dims):
+            yield guard.checked(self._block(base, index), base[index])
+        guard.finish()
+
+    def array(self) -> Array:
+        """All values at once, shape `dims`."""
+        flat = np.concatenate([block.reshape(-1) for block in self.blocks()] or [np.empty(0)])
+        return flat.reshape(self.dims)
+
+    def payload(self) -> bytes:
+        """All values as packed little-endian bytes."""
+        return b"".join(block.tobytes() for block in self.blocks())
+
+    def _block(self, base: Array, index: tuple[slice, ...]) -> Float64:
+        values = base[index].astype(np.float64)
+        if self.factor is not None:
+            values *= _part(self.factor, index, len(self.dims))
+        if self.offset is not None:
+            values += _part(self.offset, index, len(self.dims))
+        return values
+
+
+class _RangeGuard:
+    """Watches one tensor while it is rounded to its storage type."""
+
+    def __init__(self, data_type: int) -> None:
+        self.storage = dtypes.numpy_dtype(data_type)
+        self.tiny = dtypes.smallest_normal(data_type)
+        self.nonzero = self.lost = 0
+
+    def checked(self, exact: Float64, before: Array) -> Array:
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            rounded: Array = exact.astype(self.storage)
+        magnitude = np.abs(rounded)
+        if rounded.size and not np.isfinite(magnitude.max()):
+            raise RangeRefusal("a folded weight exceeds the largest finite value of its type")
+        small = magnitude < self.tiny
+        if small.any():
+            # What was zero or subnormal before is not a loss of this fold.
+            kept = np.abs(before) >= self.tiny
+            self.lost += int(np.count_nonzero(small & kept & (exact != 0)))
+        self.nonzero += rounded.size
+        return rounded
+
+    def finish(self) -> None:
+        if self.lost * 1000 > self.nonzero:
+            raise RangeRefusal(f"{self.lost} folded weights would become zero or subnormal")
+
+
+def _part(operand: Float64, index: tuple[slice, ...], rank: int) -> Float64:
+    """The slice of a broadcastable operand that belongs to a block."""
+    full = operand.reshape((1,) * (rank - operand.ndim) + operand.shape)
+    return full[tuple(part if size != 1 else slice(None) for part, size in zip(index, full.shape, strict=False))]
+
+
+def _block_indices(dims: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """Slices that walk a C-order array in contiguous blocks of at most `_BLOCK_ELEMENTS`, where an axis allows it."""
+    total = math.prod(dims)
+    if total <= _BLOCK_ELEMENTS:
+        if total or not dims:
+            yield ()
+        return
+    axis, inner = 0, total // dims[0]
+    while inner > _BLOCK_ELEMENTS and axis + 1 < len(dims):
+        axis += 1
+        inner //= dims[axis]
+    step = max(1, _BLOCK_ELEMENTS // inner)
+    for outer in np.ndindex(*dims[:axis]):
+        fixed = tuple(slice(i, i + 1) for i in outer)
+        for start in range(0, dims[axis], step):
+            yield (*fixed, slice(start, start + step))

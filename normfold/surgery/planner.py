@@ -1,0 +1,260 @@
+"""Model -> Plan: decide about every site, without touching the model.
+
+Sites are taken in execution order. A chain of affine nodes is tried as a whole first, because a composed scale may pass
+where its parts may not; then node by node from the front. This repeats until nothing more folds, so that a second run
+on the result finds nothing to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from normfold.affine.algebra import Affine, uniform
+from normfold.affine.draft import Absorption, Draft
+from normfold.affine.reasons import Refused
+from normfold.affine.recognise import BATCH_NORM, AffineNode, has_constant_operand, is_candidate, read
+from normfold.affine.search import absorb_backward, require_private
+from normfold.model import dtypes
+from normfold.model.constants import Constants
+from normfold.model.graph import Node, Scope, Use, Value
+from normfold.model.load import Model
+from normfold.model.shapes import Shapes
+from normfold.norm.sites import is_norm_operator
+from normfold.surgery.plan import Decision, Edit, Outcome, Plan
+
+_KEPT = frozenset(("no-absorber", "bias-in-place", "cost", "user-keep"))
+_PASSES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusions:
+    """Sites and codes that must be left alone.
+
+    Args:
+        sites: reason by site, from verification: `(key, message)`.
+        skip: codes of the user's `--skip`; a rule code covers all its sites.
+        only: codes of the user's `--only`; empty means all.
+    """
+
+    sites: Mapping[str, tuple[str, str]]
+    skip: Collection[str] = ()
+    only: Collection[str] = ()
+
+    def reason(self, node: Node) -> Refused | None:
+        """Why a site is left alone, None if it is not."""
+        if node.key in self.sites:
+            key, message = self.sites[node.key]
+            return Refused(key, message, node.label)
+        rule = rule_of(node)
+        if rule in self.skip or (self.only and rule not in self.only):
+            return Refused("user-keep", f"{rule} is excluded by --skip or --only", node.label)
+        return None
+
+
+def rule_of(node: Node) -> str:
+    """The rule that is responsible for a site."""
+    return "NF101" if node.op_type == BATCH_NORM else "NF102"
+
+
+def make_plan(model: Model, exclusions: Exclusions) -> Plan:
+    """Decide about every norm and affine site of a model.
+
+    Raises:
+        InputError: the data of a constant is damaged.
+    """
+    constants = Constants()
+    return _Planner(model, Draft(constants, Shapes(constants)), exclusions).run()
+
+
+class _Planner:
+    def __init__(self, model: Model, draft: Draft, exclusions: Exclusions) -> None:
+        self.model = model
+        self.draft = draft
+        self.exclusions = exclusions
+        self.edits: list[Edit] = []
+        self.taken: dict[str, Edit] = {}
+        self.refusals: dict[str, Refused] = {}
+
+    def run(self) -> Plan:
+        sites = [node for scope in self.model.scopes() for node in scope.nodes if self._is_site(node)]
+        pending = sites
+        for _ in range(_PASSES):
+            before = len(self.edits)
+            for chain in self._chains(pending):
+                self._plan_chain(chain)
+            pending = [node for node in pending if not self.draft.is_gone(node)]
+            if len(self.edits) == before:
+                break
+        decisions = tuple(self._decisions(sites))
+        return Plan(tuple(self.edits), decisions, tuple(self.draft.slots.values()), self.draft, self.model.frozen)
+
+    def _is_site(self, node: Node) -> bool:
+        if not is_candidate(node) or self.draft.constants.get(node.outputs[0] if node.outputs else None) is not None:
+            return False
+        return bool(node.outputs) and node.outputs[0] is not None and has_constant_operand(self.draft, node)
+
+    def _chains(self, sites: list[Node]) -> Iterator[list[Node]]:
+        """Maximal runs of affine nodes, each the only reader of the one before."""
+        waiting = {id(node): node for node in sites if not self.draft.is_gone(node)}
+        for node in sites:
+            if id(node) not in waiting:
+                continue
+            chain = [waiting.pop(id(node))]
+            while (following := self._follower(chain[-1], waiting)) is not None:
+                chain.append(waiting.pop(id(following)))
+            yield chain
+
+    def _follower(self, node: Node, waiting: dict[int, Node]) -> Node | None:
+        uses = self.draft.uses(node.output)
+        if len(uses) != 1 or self.draft.output_of(node.output) is not None:
+            return None
+        follower = waiting.get(id(uses[0].node))
+        return follower if follower is not None and follower.scope is node.scope else None
+
+    def _plan_chain(self, chain: list[Node]) -> None:
+        readable: list[AffineNode] = []
+        for node in chain:
+            meaning = self._read(node)
+            if meaning is None:
+                self._plan_run(readable)
+                readable = []
+            else:
+                readable.append(meaning)
+        self._plan_run(readable)
+
+    def _read(self, node: Node) -> AffineNode | None:
+        excluded = self.exclusions.reason(node)
+        try:
+            if excluded is not None:
+                raise excluded
+            return read(self.draft, node)
+        except Refused as reason:
+            self.refusals[node.key] = reason
+            return None
+
+    def _plan_run(self, run: list[AffineNode]) -> None:
+        """The whole run at once, else one by one from the front."""
+        if not run or (len(run) > 1 and self._attempt(run)):
+            return
+        for member in run:
+            self._attempt([member])
+
+    def _attempt(self, run: list[AffineNode]) -> bool:
+        try:
+            absorptions = self._absorptions(run)
+            self._require_gain(run, absorptions)
+        except Refused as reason:
+            for member in run:
+                self.refusals[member.node.key] = reason
+            return False
+        self._commit(run, absorptions)
+        return True
+
+    def _absorptions(self, run: list[AffineNode]) -> list[Absorption]:
+        affine = _composed(run)
+        first, last = run[0], run[-1]
+        if affine.is_identity:
+            self._require_removable(first, last)
+            return []
+        self._require_normal_factors(run, affine)
+        slot = next(i for i, value in enumerate(first.node.inputs) if value is first.data)
+        return absorb_backward(self.draft, Use(first.node, slot), affine)
+
+    def _require_removable(self, first: AffineNode, last: AffineNode) -> None:
+        """An identity disappears, unless the name of a graph output hangs on it and its input cannot take the name."""
+        root = self.draft.root(first.data)
+        if self.draft.output_of(last.node.output) is None:
+            return
+        if root.producer is None or root.scope is not last.node.scope:
+            raise Refused("graph-output", f"{last.node.output.name!r} is an output of the graph", last.node.label)
+        require_private(self.draft, root, first.node)
+
+    def _require_normal_factors(self, run: list[AffineNode], affine: Affine) -> None:
+        """Composing is safe only if no factor, and no product of them, leaves the normal range of the type.
+
+        `x·1e30·1e-30` in float32 may overflow in the middle; one composed factor of 1 would not.
+        """
+        kind = self.draft.shapes.data_type(run[0].data) or dtypes.FLOAT
+        if not dtypes.is_float(kind):
+            return
+        for values in (affine.scale, *(member.affine.scale for member in run)):
+            sizes = np.abs(values[values != 0])
+            if sizes.size and (sizes.max() > dtypes.largest(kind) ** 0.5 or sizes.min() < dtypes.smallest_normal(kind) ** 0.5):
+                raise Refused("dtype-range", f"a factor of {sizes.max():.3g} or {sizes.min():.3g} is near the end of the range")
+
+    def _require_gain(self, run: list[AffineNode], absorptions: list[Absorption]) -> None:
+        """An edit must remove more nodes than it adds."""
+        added = sum(item.adds_node and not self._already_adds(item) for item in absorptions)
+        if added >= len(run) and all(member.node.op_type != BATCH_NORM for member in run):
+            target = absorptions[0].slot.node
+            raise Refused("bias-in-place", f"it is the bias of {target.op_type} {target.label!r}, which has none of its own", target.label)
+
+    def _already_adds(self, item: Absorption) -> bool:
+        pending = self.draft.pending(item.slot.node, item.slot.operand)
+        return pending is not None and pending.shifts
+
+    def _commit(self, run: list[AffineNode], absorptions: list[Absorption]) -> None:
+        self.draft.absorb(absorptions)
+        for member in run:
+            self.draft.bypass(member.node, member.data)
+        edit = Edit(run[0].node.key, tuple(m.node for m in run), tuple(item.slot for item in absorptions))
+        self.edits.append(edit)
+        for member in run:
+            self.taken[member.node.key] = edit
+            self.refusals.pop(member.node.key, None)
+
+    # --- decisions ---
+
+    def _decisions(self, sites: list[Node]) -> Iterator[Decision]:
+        affine = {id(node) for node in sites}
+        for scope in self.model.scopes():
+            for node in scope.nodes:
+                if id(node) in affine:
+                    yield self._decision(node)
+                elif is_norm_operator(node):
+                    yield _norm_decision(node)
+        yield from self._initializer_decisions()
+
+    def _decision(self, node: Node) -> Decision:
+        rule = rule_of(node)
+        edit = self.taken.get(node.key)
+        if edit is not None:
+            targets = tuple(dict.fromkeys(slot.node.label for slot in edit.slots))
+            where = " and ".join(f"{slot.node.op_type} {slot.node.label!r}" for slot in edit.slots[:4])
+            more = f" and {len(edit.slots) - 4} more" if len(edit.slots) > 4 else ""
+            message = f"folded into {where}{more}" if edit.slots else "it changes nothing and was removed"
+            return Decision(node.key, rule, rule, Outcome.APPLIED, node.op_type, node.label, (node.label, *targets), message)
+        reason = self.refusals.get(node.key) or Refused("no-absorber", "nothing in front could take it")
+        outcome = Outcome.KEPT if reason.key in _KEPT and node.op_type != BATCH_NORM or reason.key == "user-keep" else Outcome.REFUSED
+        nodes = (node.label, reason.blocker) if reason.blocker and reason.blocker != node.label else (node.label,)
+        return Decision(node.key, rule, f"{rule}.{reason.key}", outcome, node.op_type, node.label, nodes, reason.message)
+
+    def _initializer_decisions(self) -> Iterator[Decision]:
+        if self.model.frozen:
+            yield _frozen_decision(self.model.frozen)
+        if self.model.kept_exposed:
+            names = self.model.kept_exposed
+            message = f"{len(names)} initializers are also inputs and stay overridable; --initializers freeze makes them constants"
+            yield Decision("initializers", "NF301", "NF301.kept", Outcome.KEPT, "initializer", names[0], names, message)
+
+
+def _frozen_decision(names: tuple[str, ...]) -> Decision:
+    message = f"{len(names)} initializers that were also inputs are constants now; --initializers keep leaves them as inputs"
+    return Decision("initializers", "NF301", "NF301", Outcome.APPLIED, "initializer", names[0], names, message)
+
+
+def _norm_decision(node: Node) -> Decision:
+    message = f"{node.op_type} normalises with statistics of its input and already is one operator"
+    return Decision(node.key, "NF201", "NF201.single-op", Outcome.KEPT, node.op_type, node.label, (node.label,), message)
+
+
+def _composed(run: list[AffineNode]) -> Affine:
+    affine = uniform(1.0, 0.0, run[0].affine.rank)
+    for member in run:
+        affine = affine.then(member.affine)
+    return affine.compressed()
+
+

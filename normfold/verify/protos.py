@@ -1,0 +1,137 @@
+"""Small questions to ONNX protos, and the renaming that lets many regions share one session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from .verdicts import Array
+
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+_BIG = 64  # elements: larger initializers cannot be shapes, so shape inference does not need their values
+
+
+@dataclass(frozen=True, slots=True)
+class TensorType:
+    """Element type and dims of a value; a dim is an integer, a symbol or None; `dims` is None for unknown rank."""
+
+    elem: int
+    dims: tuple[int | str | None, ...] | None
+
+    @property
+    def rank(self) -> int | None:
+        """Number of dims, or None."""
+        return None if self.dims is None else len(self.dims)
+
+    def dim(self, axis: int) -> int | None:
+        """Size along `axis` if it is a known integer."""
+        if self.dims is None or not -len(self.dims) <= axis < len(self.dims):
+            return None
+        size = self.dims[axis]
+        return size if isinstance(size, int) else None
+
+
+def tensor_type(info: onnx.ValueInfoProto) -> TensorType | None:
+    """Return the type of `info`, or None when it is not a dense tensor."""
+    if not info.type.HasField("tensor_type"):
+        return None
+    tensor = info.type.tensor_type
+    if not tensor.HasField("shape"):
+        return TensorType(tensor.elem_type, None)
+    return TensorType(tensor.elem_type, tuple(_dim(dim) for dim in tensor.shape.dim))
+
+
+def _dim(dim: Any) -> int | str | None:
+    if dim.HasField("dim_value"):
+        return int(dim.dim_value)
+    return str(dim.dim_param) or None if dim.HasField("dim_param") else None
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """Return the attributes of `node` as Python values."""
+    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def opset(model: onnx.ModelProto) -> int:
+    """Return the version of the standard opset that `model` imports, 0 if none."""
+    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+
+
+def weight_bytes(model: onnx.ModelProto) -> int:
+    """Return an estimate of the bytes that the initializers of `model` take."""
+    return sum(4 * int(np.prod(tensor.dims, dtype=np.int64)) for tensor in model.graph.initializer)
+
+
+def free_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """Return the graph inputs that have no initializer: the ones that must be fed."""
+    given = {tensor.name for tensor in graph.initializer}
+    given.update(tensor.values.name for tensor in graph.sparse_initializer)
+    return [info for info in graph.input if info.name not in given]
+
+
+def walk(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield every node, subgraphs included."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                yield from walk(inner)
+
+
+def infer_types(
+    model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], *, strict: bool = False
+) -> dict[str, TensorType]:
+    """Return the types of all values of `model` when its inputs have `shapes`; what cannot be inferred is left out."""
+    skeleton = onnx.ModelProto(ir_version=model.ir_version)
+    skeleton.opset_import.extend(model.opset_import)
+    skeleton.functions.extend(model.functions)
+    skeleton.graph.name = "types"
+    skeleton.graph.node.extend(model.graph.node)
+    for tensor in model.graph.initializer:
+        if np.prod(tensor.dims, dtype=np.int64) <= _BIG and tensor.data_location != TensorProto.EXTERNAL:
+            skeleton.graph.initializer.append(tensor)
+        else:
+            skeleton.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    for info in free_inputs(model.graph):
+        found = tensor_type(info)
+        if found and info.name in shapes:
+            info = onnx.helper.make_tensor_value_info(info.name, found.elem, shapes[info.name])
+        skeleton.graph.input.append(info)
+    try:
+        graph = onnx.shape_inference.infer_shapes(skeleton, strict_mode=strict, data_prop=True).graph
+    except onnx.shape_inference.InferenceError:
+        graph = skeleton.graph
+    types = {tensor.name: TensorType(tensor.data_type, tuple(tensor.dims)) for tensor in model.graph.initializer}
+    for info in [*graph.input, *graph.value_info]:
+        if found := tensor_type(info):
+            types[info.name] = found
+    return types
+
+
+def prefix_names(graph: onnx.GraphProto, prefix: str) -> None:
+    """Put `prefix` before every value and node name of `graph`, subgraphs included; empty names stay empty."""
+    for node in graph.node:
+        node.name = prefix + node.name
+        for names in (node.input, node.output):
+            names[:] = [prefix + name if name else "" for name in names]
+        for attribute in node.attribute:
+            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                prefix_names(inner, prefix)
+    for item in [*graph.initializer, *graph.input, *graph.output, *graph.value_info]:
+        item.name = prefix + item.name
+
+
+def random_array(rng: np.random.Generator, elem: int, shape: tuple[int, ...]) -> Array:
+    """Return N(0, 1) values of the floating type `elem`."""
+    return to_elem(rng.standard_normal(shape), elem)
+
+
+def to_elem(values: Array, elem: int) -> Array:
+    """Return `values` in the numpy type of `elem`, rounded to nearest."""
+    with np.errstate(all="ignore"):
+        return values.astype(onnx.helper.tensor_dtype_to_np_dtype(elem))

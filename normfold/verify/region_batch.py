@@ -1,0 +1,133 @@
+"""Regions prepared for execution and merged, so that one session serves hundreds of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from .bound import SMALLEST_NORMAL, UNIT_ROUNDOFF, Lines, coarsest, lines
+from .companion import SUFFIX, add_companion
+from .precision import recast
+from .protos import FLOATS, infer_types, prefix_names, weight_bytes
+from .region_inputs import RegionInputs, RegionTrial
+from .verdicts import Array, Region
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A region ready to run.
+
+    Args:
+        index: its place in the caller's order; also the prefix of its names in a merged model.
+        before: the executable original with companions; `after` likewise.
+        elem: the coarsest floating type that it stores.
+        lines: the PASS and FAIL lines.
+        execution: "native", or what ran instead of the stored types.
+    """
+
+    index: int
+    region: Region
+    inputs: RegionInputs
+    before: onnx.ModelProto
+    after: onnx.ModelProto
+    elem: int
+    lines: Lines
+    execution: str
+
+    @property
+    def prefix(self) -> str:
+        """What its names begin with in a merged model."""
+        return f"r{self.index}."
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Items with equal keys may share a session."""
+        sides = [(side.ir_version, _opsets(side)) for side in (self.before, self.after)]
+        alone = self.index if self.before.functions or self.after.functions else -1
+        return (*sides, self.inputs.heavy, alone)
+
+    @property
+    def weight(self) -> int:
+        """Bytes of weights, roughly."""
+        return weight_bytes(self.before)
+
+
+def _opsets(model: onnx.ModelProto) -> tuple[tuple[str, int], ...]:
+    return tuple(sorted((entry.domain, entry.version) for entry in model.opset_import))
+
+
+def prepare(index: int, region: Region, inputs: RegionInputs, *, widen: bool = False) -> Item:
+    """Add companions to both sides of `region`.
+
+    bfloat16 and float64 have no Conv kernel on this runtime; such a region runs in float32, with its stored
+    constants widened or, for float64, for the magnitudes only. `widen` does the same for float16.
+
+    Raises:
+        NoCompanionError: an operator without a rounding bound.
+    """
+    shapes = inputs.shapes[0]
+    stored = [infer_types(side, shapes) for side in (region.before, region.after)]
+    elem = coarsest(found.elem for types in stored for found in types.values())
+    double = any(found.elem == TensorProto.DOUBLE for types in stored for found in types.values())
+    sources = {TensorProto.BFLOAT16, TensorProto.DOUBLE, *({TensorProto.FLOAT16} if widen else ())}
+    sides, lengths = [], []
+    for side in (region.before, region.after):
+        runnable = recast(side, TensorProto.FLOAT, sources)
+        lengths.append(add_companion(runnable, infer_types(runnable, shapes)))
+        sides.append(runnable)
+    execution = "numpy-float64" if double else "native"
+    if not double and (widen or elem == TensorProto.BFLOAT16):
+        execution = "widened to float32"
+    return Item(
+        index, region, inputs, sides[0], sides[1], elem, lines(max(lengths), UNIT_ROUNDOFF[elem]), execution
+    )
+
+
+def merge(items: Sequence[Item], side: str) -> onnx.ModelProto:
+    """Return one model that holds `side` ("before" or "after") of every item, each under its prefix."""
+    first: onnx.ModelProto = getattr(items[0], side)
+    merged = onnx.ModelProto(ir_version=first.ir_version, producer_name="normfold")
+    merged.opset_import.extend(first.opset_import)
+    merged.functions.extend(first.functions)
+    merged.graph.name = "regions"
+    for item in items:
+        part = onnx.GraphProto()
+        part.CopyFrom(getattr(item, side).graph)
+        prefix_names(part, item.prefix)
+        for field in ("node", "initializer", "sparse_initializer", "input", "output"):
+            getattr(merged.graph, field).extend(getattr(part, field))
+    return merged
+
+
+def feeds(item: Item, trial: RegionTrial) -> dict[str, Array]:
+    """Return the feeds of `trial` for the executable models: values and magnitudes, under the item's prefix."""
+    result: dict[str, Array] = {}
+    declared = {info.name: info.type.tensor_type.elem_type for info in item.before.graph.input}
+    for name, values in trial.feeds.items():
+        elem = item.inputs.types[name].elem
+        run = values if declared[name] == elem else values.astype(_numpy(declared[name]))
+        result[item.prefix + name] = run
+        if elem in FLOATS:
+            result[item.prefix + name + SUFFIX] = _magnitude(values, elem)
+    return result
+
+
+def _magnitude(values: Array, elem: int) -> Array:
+    """|x|, but a nonzero subnormal counts as the smallest normal number: its products round absolutely."""
+    with np.errstate(all="ignore"):
+        size = np.abs(values.astype(np.float64))
+        return np.where(size > 0, np.maximum(size, SMALLEST_NORMAL[elem]), 0.0).astype(np.float32)
+
+
+def _numpy(elem: int) -> Any:
+    return onnx.helper.tensor_dtype_to_np_dtype(elem)
+
+
+def split(item: Item, outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the outputs of `item` out of those of a merged model."""
+    return {info.name: outputs[item.prefix + info.name] for info in item.before.graph.output}

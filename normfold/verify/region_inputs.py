@@ -1,0 +1,182 @@
+"""Inputs for regions: shapes for what is free, normal values, and values that break careless arithmetic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from .protos import FLOATS, TensorType, attributes, free_inputs, infer_types, tensor_type, to_elem
+from .ranges import Meaning, draw, meanings
+from .verdicts import Array
+
+Shape = tuple[int, ...]
+_BATCHES = (2, 1, 3)
+_PRIMES = ((7, 11, 5, 3), (5, 3, 7, 11), (13, 9, 11, 7))  # per trial; never square, and odd
+_LARGE = 1 << 16  # elements: larger inputs get the short plan
+_LIGHT_PLAN = (
+    "normal", "normal", "normal", "mixed-space", "mixed-channel", "offset", "tiny", "huge", "zero", "subnormal",
+    "one-hot", "constant",
+)  # fmt: skip
+_HEAVY_PLAN = ("normal", "mixed-space", "mixed-channel")
+
+
+class InputsError(Exception):
+    """No inputs can be made; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegionTrial:
+    """Feeds of one trial, with the kind of values, the seed and the shapes they were drawn with."""
+
+    kind: str
+    seed: int
+    shapes: Mapping[str, Shape]
+    feeds: Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class RegionInputs:
+    """The inputs of one region: their types, dims per trial variant, and meanings of integer inputs."""
+
+    types: Mapping[str, TensorType]
+    shapes: tuple[Mapping[str, Shape], ...]
+    meaning: Mapping[str, Meaning]
+    heavy: bool
+
+    def plan(self, trials: int) -> tuple[str, ...]:
+        """Return the kinds of values to try, `trials` of them normal for a region of ordinary size."""
+        if self.heavy:
+            return _HEAVY_PLAN
+        return ("normal",) * max(1, trials) + _LIGHT_PLAN[3:]
+
+    def trial(self, number: int, kind: str, seed: int, salt: int) -> RegionTrial:
+        """Draw trial `number`; `salt` keeps regions of one batch from sharing their values."""
+        shapes = self.shapes[number % len(self.shapes)]
+        rng = np.random.default_rng([abs(seed) + number, salt])
+        feeds = {name: self._draw(rng, name, shapes[name], kind) for name in self.types}
+        return RegionTrial(kind, seed + number, shapes, feeds)
+
+    def _draw(self, rng: np.random.Generator, name: str, shape: Shape, kind: str) -> Array:
+        elem = self.types[name].elem
+        if elem not in FLOATS:
+            return draw(rng, elem, shape, self.meaning.get(name))
+        return to_elem(_values(rng, shape, kind, half=elem == onnx.TensorProto.FLOAT16), elem)
+
+
+def plan_inputs(region: onnx.ModelProto) -> RegionInputs:
+    """Choose shapes for the inputs of `region`.
+
+    Raises:
+        InputsError: an input is not a tensor or its rank is unknown.
+    """
+    types = {}
+    for info in free_inputs(region.graph):
+        found = tensor_type(info)
+        if found is None:
+            raise InputsError(f"input {info.name!r} is not a tensor")
+        if found.rank is None:
+            raise InputsError(f"the rank of input {info.name!r} is unknown")
+        types[info.name] = found
+    channels = dict(_channel_hints(region))
+    least = _least_space(region.graph)
+    shapes = tuple(_assign(types, channels, least, variant) for variant in range(len(_BATCHES)))
+    if len(set(map(str, shapes))) == 1:
+        shapes = shapes[:1]
+    largest = max((math.prod(shape) for shape in shapes[0].values()), default=0)
+    return RegionInputs(types, shapes, meanings(region.graph, infer_types(region, shapes[0])), largest > _LARGE)
+
+
+def _assign(types: Mapping[str, TensorType], channels: Mapping[str, int], least: int, variant: int) -> dict[str, Shape]:
+    symbols: dict[str, int] = {}
+    shapes = {}
+    for name, found in types.items():
+        dims = []
+        for axis, dim in enumerate(found.dims or ()):
+            if isinstance(dim, int):
+                dims.append(dim)
+                continue
+            size = channels.get(name) if axis == 1 else None
+            size = size or (_BATCHES[variant] if axis == 0 else least + _PRIMES[variant][(axis - 1) % 4])
+            dims.append(symbols.setdefault(dim, size) if dim else size)
+        shapes[name] = tuple(dims)
+    return shapes
+
+
+def _channel_hints(region: onnx.ModelProto) -> Iterator[tuple[str, int]]:
+    """Yield (input, channels) where a weight of the first reader fixes what the input's type leaves open."""
+    weights = {tensor.name: tuple(tensor.dims) for tensor in region.graph.initializer}
+    for node in region.graph.node:
+        shape = weights.get(node.input[1]) if len(node.input) > 1 else None
+        if not shape:
+            continue
+        if node.op_type == "Conv":
+            yield node.input[0], shape[1] * int(attributes(node).get("group", 1))
+        elif node.op_type in ("ConvTranspose", "BatchNormalization", "InstanceNormalization"):
+            yield node.input[0], shape[0]
+        elif node.op_type == "Gemm":
+            yield node.input[0], shape[1 if attributes(node).get("transB") else 0]
+
+
+def _least_space(graph: onnx.GraphProto) -> int:
+    """Return a size that every window of the region fits into, even size, 0 where there is none."""
+    sizes = [0]
+    for node in graph.node:
+        found = attributes(node)
+        kernel = found.get("kernel_shape") or []
+        spread = found.get("dilations") or [1] * len(kernel)
+        sizes += [(size - 1) * step for size, step in zip(kernel, spread, strict=False)]
+        sizes.append(int(found.get("blocksize", 0)))
+    return sum(sizes) + sum(sizes) % 2
+
+
+def _values(rng: np.random.Generator, shape: Shape, kind: str, *, half: bool) -> Array:
+    values = rng.standard_normal(shape)
+    if kind in ("mixed-space", "mixed-channel"):
+        return _mixed(rng, values, kind, half=half)
+    return _hostile(rng, values, kind, half=half)
+
+
+def _hostile(rng: np.random.Generator, values: Array, kind: str, *, half: bool) -> Array:
+    """Turn normal `values` into values of one kind; float16 has less room, so its extremes are nearer."""
+    if kind == "offset":
+        return values + (1e2 if half else 1e3)
+    if kind == "tiny":
+        return values * (1e-4 if half else 1e-20)
+    if kind == "huge":
+        return values * (64.0 if half else 1e12)
+    if kind == "subnormal":
+        return values * (1e-6 if half else 1e-39)
+    if kind == "zero":
+        return np.copysign(0.0, values)
+    if kind == "constant":
+        return np.full_like(values, float(rng.standard_normal()))
+    if kind == "one-hot":
+        return _one_hot(rng, values)
+    return values
+
+
+def _one_hot(rng: np.random.Generator, values: Array) -> Array:
+    result = np.zeros_like(values)
+    if result.size:
+        flat = result.reshape(values.shape[0] if values.ndim else 1, -1)
+        flat[np.arange(len(flat)), rng.integers(0, flat.shape[1], len(flat))] = 1.0
+    return result
+
+
+_MIX = ("normal", "constant", "offset", "tiny", "zero", "huge", "normal", "one-hot", "subnormal")
+
+
+def _mixed(rng: np.random.Generator, values: Array, kind: str, *, half: bool) -> Array:
+    """Give slices along one axis different kinds: the longest axis but the channels', or the channels."""
+    if values.ndim < 2 or not values.size:
+        return _hostile(rng, values, "offset", half=half)
+    others = [axis for axis in range(values.ndim) if axis != 1]
+    axis = 1 if kind == "mixed-channel" else max(others, key=lambda axis: values.shape[axis])
+    slices = np.moveaxis(values, axis, 0)  # a view: writing changes `values`
+    for block, indices in enumerate(np.array_split(np.arange(len(slices)), min(len(_MIX), len(slices)))):
+        slices[indices] = _hostile(rng, slices[indices], _MIX[block], half=half)
+    return values

@@ -1,0 +1,157 @@
+"""From values and magnitudes of both sides to a finding: is every difference one that rounding can explain?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .bound import LARGEST, Lines
+from .companion import SUFFIX
+from .verdicts import Array, Status, number
+
+Values = Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The worst element of one output in one trial, and whether the trial says anything.
+
+    `repaired` is True where the original is not finite and the rewrite is: the oracle must confirm it.
+    """
+
+    status: Status
+    ratio: float = 0.0
+    max_abs: float | None = None
+    bound: float | None = None
+    rms: float | None = None
+    location: str = ""
+    reason: str = ""
+    informative: bool = False
+    repaired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """One trial of one region: outputs and companions before and after; `hostile` values may overflow anywhere."""
+
+    before: Values
+    after: Values
+    hostile: bool
+
+
+def judge(name: str, sides: Sides, lines: Lines, elem: int) -> Finding:
+    """Compare output `name` of one trial; `elem` is the storage type whose range counts."""
+    old, new = sides.before[name], sides.after.get(name)
+    if new is None or old.dtype != new.dtype or old.shape != new.shape:
+        return Finding(Status.FAIL, np.inf, location=name, reason="type or shape differs")
+    if name + SUFFIX not in sides.before:
+        return _exact(name, old, new)
+    y0, y1 = (_comparable(side) for side in (old, new))
+    with np.errstate(all="ignore"):
+        magnitude = sides.before[name + SUFFIX].astype(np.float64) + sides.after[name + SUFFIX]
+        return _bounded(name, y0, y1, np.broadcast_to(magnitude, y0.shape), sides, lines, LARGEST[elem])
+
+
+def _comparable(values: Array) -> Array:
+    return values if values.dtype in (np.float32, np.float64) else values.astype(np.float32)
+
+
+def _exact(name: str, old: Array, new: Array) -> Finding:
+    wrong = old != new
+    if not wrong.any():
+        return Finding(Status.PASS, informative=bool(old.size))
+    return Finding(Status.FAIL, np.inf, location=_at(name, np.argmax(wrong), old.shape), reason="exact values differ")
+
+
+def _bounded(
+    name: str, y0: Array, y1: Array, magnitude: Array, sides: Sides, lines: Lines, largest: float
+) -> Finding:
+    finite = np.isfinite(y0) & np.isfinite(y1)
+    same = (y0 == y1) | (np.isnan(y0) & np.isnan(y1))
+    odd = ~finite & ~same
+    repaired = odd & ~np.isfinite(y0) & np.isfinite(y1)
+    broken = odd & ~repaired & (np.abs(y0) + lines.passing * magnitude < largest)
+    if sides.hostile:  # an intermediate may leave the range on one side only
+        broken, repaired = broken & (magnitude < largest), repaired & (magnitude < largest)
+    if broken.any():
+        place = _at(name, np.argmax(broken), y0.shape)
+        return Finding(Status.FAIL, np.inf, location=place, reason="finite or infinite on one side only")
+    difference = np.where(finite, np.abs(y0 - y1), 0).astype(np.float64)
+    limit = lines.passing * magnitude
+    ratio = np.divide(difference, limit, out=np.where(difference > 0, np.inf, 0.0), where=limit > 0)
+    ratio[~np.isfinite(limit)] = 0
+    return _finding(name, y0, difference, ratio, limit, lines, informative=finite, repaired=bool(repaired.any()))
+
+
+def _finding(
+    name: str,
+    y0: Array,
+    difference: Array,
+    ratio: Array,
+    limit: Array,
+    lines: Lines,
+    *,
+    informative: Array,
+    repaired: bool,
+) -> Finding:
+    if not ratio.size:
+        return Finding(Status.PASS)
+    worst = int(np.argmax(ratio))
+    peak = float(ratio.ravel()[worst])
+    failing = None if lines.failing is None else lines.failing / lines.passing
+    if peak <= 1:
+        status, reason = Status.PASS, ""
+    elif failing is not None and peak > failing:
+        status, reason = Status.FAIL, "rounding cannot explain the difference"
+    else:
+        status, reason = Status.SUSPECT, "the difference is larger than rounding usually makes it"
+    return Finding(
+        status,
+        peak,
+        number(float(difference.ravel()[worst])),
+        number(float(limit.ravel()[worst])),
+        number(float(np.sqrt(np.mean(difference**2)))),
+        _at(name, worst, y0.shape),
+        reason,
+        _says_something(y0, informative),
+        repaired,
+    )
+
+
+def _says_something(values: Array, finite: Array) -> bool:
+    """More than half of the values finite, and not all equal unless there is only one."""
+    if finite.mean() <= 0.5:
+        return False
+    known = values[finite]
+    return known.size == 1 or bool((known != known[0]).any())
+
+
+def meets_truth(name: str, sides: Sides, truth: Array, lines: Lines) -> tuple[bool, bool]:
+    """Compare output `name` with its float64 `truth`.
+
+    Returns:
+        Whether the rewrite stays within its own bound of the truth everywhere, and whether it is no farther from the
+        truth than the original, in maximum and in root mean square.
+    """
+    y0, y1 = (np.asarray(side[name], np.float64) for side in (sides.before, sides.after))
+    with np.errstate(all="ignore"):
+        limit = lines.passing * np.broadcast_to(sides.after[name + SUFFIX].astype(np.float64), y1.shape)
+        judged = np.isfinite(truth) & np.isfinite(limit)
+        e0, e1 = np.abs(y0 - truth), np.abs(y1 - truth)
+        e0 = np.where(np.isfinite(e0), e0, np.inf)
+        if sides.hostile:
+            judged &= np.isfinite(y1) & np.isfinite(y0)
+        within = bool((e1[judged] <= limit[judged]).all())
+        closer = within and (
+            not judged.any()
+            or bool(e1[judged].max() <= e0[judged].max() and np.mean(e1[judged] ** 2) <= np.mean(e0[judged] ** 2))
+        )
+    return within, closer
+
+
+def _at(name: str, flat: Any, shape: tuple[int, ...]) -> str:
+    index = np.unravel_index(int(flat), shape) if shape else ()
+    return f"{name}[{', '.join(str(int(i)) for i in index)}]"

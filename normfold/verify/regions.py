@@ -1,0 +1,244 @@
+"""L2: every rewritten region against the region it replaces, under a bound that only rounding may use.
+
+Regions are merged into few sessions. When a merged session fails it is halved until the culprit stands alone: a
+region whose original does not run is INCONCLUSIVE, one whose rewrite does not run FAILs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import length_hint
+
+import onnx
+from onnx import TensorProto
+
+from normfold.errors import WorkerError
+
+from .companion import NoCompanionError
+from .oracle import OracleError, evaluate
+from .region_batch import Item, feeds, merge, prepare, split
+from .region_inputs import InputsError, RegionTrial, plan_inputs
+from .region_judge import Finding, Sides, judge, meets_truth
+from .runner import Job, JobResult, Worker
+from .verdicts import Array, Region, RegionVerdict, Status, VerifyOptions, number, worst
+
+_MOST_ITEMS, _MOST_WEIGHTS = 200, 64 << 20
+_ISOLATED = ("worker.crashed", "resource.memory")  # endings that one region can cause to a whole batch
+_UNINFORMATIVE = "no trial gave finite, varying values"
+Progress = Callable[[int, int], None]
+
+
+def verify_regions(
+    regions: Iterable[Region], options: VerifyOptions, *, progress: Progress | None = None
+) -> tuple[RegionVerdict, ...]:
+    """Compare every region before and after, and name the edits that broke one.
+
+    Args:
+        regions: read once, in order; only one batch of them is held.
+        options: seeds, trials, limits.
+        progress: called with (regions done, regions in total or 0 when unknown).
+
+    Returns:
+        One verdict per region, in order.
+
+    Raises:
+        WorkerError: the worker timed out or left no result. A crash is narrowed down to its region instead, whose
+            verdict is ERROR.
+    """
+    total = length_hint(regions)
+    verdicts: dict[int, RegionVerdict] = {}
+    with Worker(
+        timeout_s=options.timeout_s, memory_limit_bytes=options.memory_limit_bytes, threads=options.threads
+    ) as worker:
+        judge_ = _Judge(options, worker)
+        for found in judge_.all(regions):
+            verdicts.update(found)
+            if progress:
+                progress(len(verdicts), total)
+    return tuple(verdicts[index] for index in sorted(verdicts))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Judge:
+    options: VerifyOptions
+    worker: Worker
+
+    def all(self, regions: Iterable[Region]) -> Iterator[dict[int, RegionVerdict]]:
+        waiting: dict[object, list[Item]] = defaultdict(list)
+        for index, region in enumerate(regions):
+            item = self._prepare(index, region)
+            if isinstance(item, RegionVerdict):
+                yield {index: item}
+                continue
+            group = waiting[item.key]
+            group.append(item)
+            if len(group) >= _MOST_ITEMS or sum(one.weight for one in group) >= _MOST_WEIGHTS:
+                yield self.batch(waiting.pop(item.key))
+        for group in waiting.values():
+            yield self.batch(group)
+
+    def _prepare(self, index: int, region: Region, *, widen: bool = False) -> Item | RegionVerdict:
+        if [info.name for info in region.before.graph.output] != [info.name for info in region.after.graph.output]:
+            return _verdict(region, Status.FAIL, "the region's outputs differ by name")
+        try:
+            return prepare(index, region, plan_inputs(region.before), widen=widen)
+        except InputsError as error:
+            return _verdict(region, Status.INCONCLUSIVE, f"unverified: {error}")
+        except NoCompanionError as error:
+            return self._by_noise_floor(region, str(error))
+
+    def _by_noise_floor(self, region: Region, reason: str) -> RegionVerdict:
+        from .noise_floor_regions import compare  # used by few regions
+
+        return compare(region, reason, self.options, self.worker)
+
+    def batch(self, items: Sequence[Item]) -> dict[int, RegionVerdict]:
+        """Judge `items` in one session per side, halving on failure."""
+        trials = self._trials(items)
+        try:
+            before = self._run(items, "before", trials)
+            if not before.ok:
+                return self._narrow(items, lambda item: self._original_failed(item, before))
+            after = self._run(items, "after", trials)
+            if not after.ok:
+                return self._narrow(items, lambda item: _rewrite_failed(item, after))
+        except WorkerError as error:
+            if error.code not in _ISOLATED:
+                raise
+            crash = error
+            return self._narrow(items, lambda item: _verdict(item.region, Status.ERROR, f"{crash.code}: {crash}"))
+        return {item.index: self._judge(item, [row[n] for row in trials], before, after) for n, item in enumerate(items)}
+
+    def _narrow(self, items: Sequence[Item], alone: Callable[[Item], RegionVerdict]) -> dict[int, RegionVerdict]:
+        if len(items) == 1:
+            return {items[0].index: alone(items[0])}
+        half = len(items) // 2
+        return {**self.batch(items[:half]), **self.batch(items[half:])}
+
+    def _original_failed(self, item: Item, result: JobResult) -> RegionVerdict:
+        if item.execution == "native" and item.elem == TensorProto.FLOAT16:
+            widened = self._prepare(item.index, item.region, widen=True)
+            return widened if isinstance(widened, RegionVerdict) else self.batch([widened])[item.index]
+        return _verdict(item.region, Status.INCONCLUSIVE, f"the original region does not run: {result.message}")
+
+    def _trials(self, items: Sequence[Item], *, times: int = 1) -> list[list[RegionTrial]]:
+        plan = items[0].inputs.plan(self.options.trials) * times
+        return [
+            [item.inputs.trial(number, kind, self.options.seed, item.index) for item in items]
+            for number, kind in enumerate(plan)
+        ]
+
+    def _run(self, items: Sequence[Item], side: str, trials: Sequence[Sequence[RegionTrial]]) -> JobResult:
+        path = self.worker.folder / f"{side}.onnx"
+        onnx.save(merge(items, side), path)
+        fed: list[dict[str, Array]] = [
+            {name: value for item, one in zip(items, trial, strict=True) for name, value in feeds(item, one).items()}
+            for trial in trials
+        ]
+        try:
+            return self.worker.run(Job(path, fed))
+        finally:
+            path.unlink()
+
+    def _judge(
+        self, item: Item, trials: Sequence[RegionTrial], before: JobResult, after: JobResult
+    ) -> RegionVerdict:
+        sides = _sides(item, trials, before, after)
+        found = [
+            (judge(info.name, pair, item.lines, item.elem), trial)
+            for pair, trial in zip(sides, trials, strict=True)
+            for info in item.region.before.graph.output
+        ]
+        finding, trial = max(found, key=lambda pair: (_rank(pair[0].status), pair[0].ratio))
+        status = worst(one.status for one, _ in found)
+        repaired = any(one.repaired for one, _ in found)
+        verdict = _from_finding(item, finding, trial, status)
+        if not any(one.informative for one, _ in found) and status is Status.PASS:
+            return dataclasses.replace(verdict, status=Status.INCONCLUSIVE, reason=_UNINFORMATIVE)
+        if status is Status.PASS and not repaired:
+            return verdict
+        return self._resolve(item, verdict, trials, sides, repaired=repaired)
+
+    def _resolve(
+        self,
+        item: Item,
+        verdict: RegionVerdict,
+        trials: Sequence[RegionTrial],
+        sides: Sequence[Sides],
+        *,
+        repaired: bool,
+    ) -> RegionVerdict:
+        """Ask float64: a SUSPECT passes if the rewrite meets its own bound; a FAIL may turn out an improvement."""
+        if verdict.max_abs is None and not repaired:
+            return verdict
+        if verdict.status is Status.SUSPECT:
+            trials = [row[0] for row in self._trials([item], times=4)]
+            before, after = (self._run([item], side, [[trial] for trial in trials]) for side in ("before", "after"))
+            if not (before.ok and after.ok):
+                return verdict
+            sides = _sides(item, trials, before, after)
+        try:
+            truths = evaluate(item.region.before, [trial.feeds for trial in trials])
+        except OracleError as error:
+            return dataclasses.replace(verdict, reason=f"{verdict.reason}; no float64 evaluation: {error}")
+        return _resolved(verdict, *_against_truth(item, sides, truths), improve=self.options.improve)
+
+
+def _against_truth(item: Item, sides: Sequence[Sides], truths: Sequence[Mapping[str, Array]]) -> tuple[bool, bool]:
+    met = [
+        meets_truth(name, pair, truth[name], item.lines)
+        for pair, truth in zip(sides, truths, strict=True)
+        for name in truth
+        if truth[name].dtype.kind == "f"
+    ]
+    return all(within for within, _ in met), all(closer for _, closer in met)
+
+
+def _resolved(verdict: RegionVerdict, within: bool, closer: bool, *, improve: bool) -> RegionVerdict:
+    if verdict.status is Status.SUSPECT:
+        if within:
+            return dataclasses.replace(verdict, status=Status.PASS, reason="within its bound of the float64 evaluation")
+        return dataclasses.replace(verdict, status=Status.FAIL, reason="outside its bound of the float64 evaluation")
+    if not (within and closer):
+        return dataclasses.replace(verdict, status=Status.FAIL, reason=verdict.reason or "not finite in the original")
+    status = Status.IMPROVED if improve else Status.SUSPECT
+    return dataclasses.replace(verdict, status=status, reason="closer to the float64 evaluation than the original")
+
+
+def _sides(item: Item, trials: Sequence[RegionTrial], before: JobResult, after: JobResult) -> list[Sides]:
+    old, new = ([split(item, outputs) for outputs in side.outputs] for side in (before, after))
+    if item.execution == "numpy-float64":
+        fed = [trial.feeds for trial in trials]
+        old = [{**a, **b} for a, b in zip(old, evaluate(item.region.before, fed), strict=True)]
+        new = [{**a, **b} for a, b in zip(new, evaluate(item.region.after, fed), strict=True)]
+    return [Sides(a, b, trial.kind != "normal") for a, b, trial in zip(old, new, trials, strict=True)]
+
+
+def _rank(status: Status) -> int:
+    return [Status.PASS, Status.SUSPECT, Status.FAIL].index(status)
+
+
+def _from_finding(item: Item, finding: Finding, trial: RegionTrial, status: Status) -> RegionVerdict:
+    return RegionVerdict(
+        edits=item.region.edits,
+        status=status,
+        execution=item.execution,
+        max_abs=finding.max_abs,
+        bound=finding.bound,
+        ratio=number(finding.ratio),
+        rms=finding.rms,
+        location=finding.location,
+        seed=trial.seed,
+        shapes=dict(trial.shapes),
+        reason=f"{finding.reason} ({trial.kind} values)" if finding.reason else "",
+    )
+
+
+def _rewrite_failed(item: Item, result: JobResult) -> RegionVerdict:
+    return _verdict(item.region, Status.FAIL, f"the original region runs, the rewritten one does not: {result.message}")
+
+
+def _verdict(region: Region, status: Status, reason: str) -> RegionVerdict:
+    return RegionVerdict(edits=region.edits, status=status, execution="none", reason=reason)

@@ -108,7 +108,7 @@ def difference(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
     finite = np.isfinite(x)
     if not np.array_equal(x[~finite], y[~finite], equal_nan=True) or not np.isfinite(y[finite]).all():
         return float("inf")
-    return float(np.max(np.abs(x - y), where=finite, initial=0.0))
+    return float(np.max(np.abs(x[finite] - y[finite]), initial=0.0))
 
 
 def _accepted(session: Any, graph: onnx.GraphProto) -> Iterator[Recipe]:

@@ -1,0 +1,89 @@
+"""The models of the scale goals: a wide CNN, a long chain, and one larger than a protobuf may be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from benchmarks.generate.parts import FLOAT, Dims, Sheet
+
+CHUNK = 1 << 22
+
+
+def cnn(blocks: int = 50, channels: int = 256, seed: int = 0) -> onnx.ModelProto:
+    """`blocks` times Conv → BatchNorm → Relu; the defaults make 150 nodes and 118 MB."""
+    return _stack(blocks, channels, 3, seed)
+
+
+def chain(nodes: int = 30_000, channels: int = 8, seed: int = 0) -> onnx.ModelProto:
+    """The same, narrow and long; 30,000 nodes make 27 MB."""
+    return _stack(nodes // 3, channels, 3, seed)
+
+
+def _stack(blocks: int, channels: int, kernel: int, seed: int) -> onnx.ModelProto:
+    sheet, y = Sheet(seed), "x"
+    for _ in range(blocks):
+        y = sheet.add("Relu", sheet.norm(sheet.conv(y, channels, channels, kernel), channels))
+    dims: Dims = ("N", channels, 16, 16)
+    return sheet.model(dims, {y: dims})
+
+
+class ExternalSheet(Sheet):
+    """A sheet whose large weights go straight to a data file, a chunk at a time.
+
+    Args:
+        data: the file that they are appended to.
+        seed: of every weight.
+    """
+
+    def __init__(self, data: Path, seed: int = 0) -> None:
+        super().__init__(seed)
+        self.data = data
+        self.block = self.rng.standard_normal(CHUNK, np.float32)
+
+    def weight(self, *shape: int) -> str:
+        """Like `Sheet.weight`, but written to the data file; the model keeps a reference to it."""
+        size = int(np.prod(shape))
+        scale = np.float32(1 / np.sqrt(np.prod(shape[1:])))
+        with self.data.open("ab") as file:
+            offset = file.tell()
+            for chunk in self._chunks(size):
+                file.write((chunk * scale).tobytes())
+        name = f"w_{len(self.weights)}"
+        self.weights.append(_reference(name, shape, self.data.name, offset, 4 * size))
+        return name
+
+    def _chunks(self, size: int) -> Iterator[NDArray[np.float32]]:
+        for start in range(0, size, CHUNK):
+            yield np.roll(self.block, int(self.rng.integers(CHUNK)))[: size - start]
+
+
+def write_external(folder: Path, layers: int = 56, width: int = 4096, channels: int = 1024, seed: int = 0) -> Path:
+    """A convolutional trunk and an MLP, a BatchNorm behind every fourth layer, weights in one data file.
+
+    A third of the layers are 3×3 Convs, a third Gemms, a third MatMuls. The defaults make 3.2 GB of data.
+    """
+    sheet, y = ExternalSheet(folder / "model.onnx.data", seed), "x"
+    for k in range(layers // 3):
+        y = sheet.conv(y, channels, channels)
+        y = sheet.add("Relu", sheet.norm(y, channels) if k % 4 == 0 else y)
+    y = sheet.add("Flatten", sheet.add("GlobalAveragePool", y))
+    y = sheet.add("MatMul", y, sheet.weight(channels, width))
+    for k in range(layers - layers // 3):
+        w = sheet.weight(width, width)
+        y = sheet.add("Gemm", y, w, sheet.constant(np.zeros(width, np.float32))) if k % 2 else sheet.add("MatMul", y, w)
+        y = sheet.add("Relu", sheet.norm(y, width) if k % 4 == 0 else y)
+    path = folder / "model.onnx"
+    path.write_bytes(sheet.model(("N", channels, 7, 7), {y: ("N", width)}).SerializeToString())
+    return path
+
+
+def _reference(name: str, shape: tuple[int, ...], file: str, offset: int, length: int) -> onnx.TensorProto:
+    tensor = onnx.TensorProto(name=name, data_type=FLOAT, dims=shape, data_location=onnx.TensorProto.EXTERNAL)
+    for key, value in (("location", file), ("offset", str(offset)), ("length", str(length))):
+        tensor.external_data.add(key=key, value=value)
+    return tensor

@@ -1,0 +1,1 @@
+"""The scale goals, measured as ratios in one run: `python -m benchmarks.scale`."""

@@ -1,0 +1,123 @@
+"""The four cases. Each takes a folder to work in and the number of runs, and returns its figures."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+
+from benchmarks.generate.large import chain, cnn, write_external
+from benchmarks.measure.process import median, run
+from benchmarks.scale.goal import Figure, growth, ratio
+from benchmarks.scale.runs import ORT, Done, interleaved, once, typically
+from benchmarks.tools import NORMFOLD, Tool, normfold_program, normfold_works
+
+MB = 1e6
+CHAIN_NODES = (7_500, 15_000, 30_000)
+Case = Callable[[Path, int], list[Figure]]
+
+
+def cnn_case(work: Path, runs: int) -> list[Figure]:
+    """A CNN of 150 nodes and 118 MB in one file: beside onnxruntime, and at most three times the file in memory."""
+    path = work / "cnn.onnx"
+    onnx.save(cnn(), path)
+    done = interleaved(path, runs)
+    ours, ort, size = done.get(NORMFOLD.name), done.get(ORT.name), path.stat().st_size
+    gone = not normfold_works()
+    against = ratio(ours and ours.wall, ort and ort.wall)
+    return [
+        Figure("cnn", "onnxruntime offline, wall", ort and ort.wall),
+        Figure("cnn", "onnxruntime offline, peak / file", ort and ort.peak / size, unit="×"),
+        Figure("cnn", "normfold, wall", ours and ours.wall),
+        Figure("cnn", "normfold / onnxruntime, wall", against, 1.0, "×", gone),
+        Figure("cnn", "normfold, peak / file", ours and ours.peak / size, 3.0, "×", gone),
+        Figure("cnn", "normfold, BatchNorms left", ours and ours.norms, 0, "nodes", gone),
+    ]
+
+
+def chain_case(work: Path, runs: int) -> list[Figure]:
+    """Conv → BatchNorm → Relu, ever longer: time may grow with the size, not with its square."""
+    done: list[dict[str, Done]] = []
+    for nodes in CHAIN_NODES:
+        path = work / f"chain_{nodes}.onnx"
+        onnx.save(chain(nodes), path)
+        done.append(interleaved(path, runs))
+    gone = not normfold_works()
+    seconds, growing = _chain_seconds(done, NORMFOLD)
+    last = done[-1].get(NORMFOLD.name)
+    ort_seconds, ort_growing = _chain_seconds(done, ORT)
+    return [
+        *(Figure("chain", f"onnxruntime offline, {n} nodes", s) for n, s in ort_seconds.items()),
+        Figure("chain", "onnxruntime offline, growth per doubling", ort_growing, unit="×"),
+        *(
+            Figure("chain", f"normfold, {n} nodes", s, 6.0 if n == CHAIN_NODES[-1] else None, "s", gone)
+            for n, s in seconds.items()
+        ),
+        Figure("chain", "normfold, growth per doubling", growing, 2.3, "×", gone),
+        Figure("chain", "normfold, BatchNorms left", last and last.norms, 0, "nodes", gone),
+    ]
+
+
+def _chain_seconds(done: list[dict[str, Done]], tool: Tool) -> tuple[dict[int, float | None], float | None]:
+    """Seconds by number of nodes, and the growth where every size was done."""
+    walls = [one[tool.name].wall if tool.name in one else None for one in done]
+    known = [wall for wall in walls if wall is not None]
+    return dict(zip(CHAIN_NODES, walls, strict=True)), growth(known) if len(known) == len(walls) else None
+
+
+def external_case(work: Path, runs: int) -> list[Figure]:
+    """A model of 3.2 GB with external weights: hardly dearer than copying its files, in little memory."""
+    path = write_external(work)
+    files = (path, path.with_name("model.onnx.data"))
+    copies: dict[bool, list[float]] = {False: [], True: []}
+    taken: list[Done | None] = []
+    gone = not normfold_works()
+    for _ in range(runs):
+        for sync in copies:
+            copies[sync].append(copy_seconds(files, work, sync))
+        os.sync()
+        taken += [] if gone else [once(NORMFOLD, path)]
+    plain, synced = (statistics.median(copies[sync]) for sync in (False, True))
+    ours = typically(taken)
+    return [
+        Figure("external", "size of the files", sum(file.stat().st_size for file in files) / MB, unit="MB"),
+        Figure("external", "copying the files", plain),
+        Figure("external", "copying the files, with fsync", synced),
+        Figure("external", "normfold, wall", ours and ours.wall),
+        Figure("external", "normfold / copying", ratio(ours and ours.wall, plain), 1.5, "×", gone),
+        Figure("external", "normfold / copying with fsync", ratio(ours and ours.wall, synced), unit="×"),
+        Figure("external", "normfold, peak", ours and ours.peak / MB, 500.0, "MB", gone),
+        Figure("external", "normfold, BatchNorms left", ours and ours.norms, 0, "nodes", gone),
+    ]
+
+
+def copy_seconds(files: tuple[Path, ...], work: Path, sync: bool) -> float:
+    """Seconds to copy `files` within `work`; with `sync`, until they are on the disk."""
+    copies = [work / f"copy-{path.name}" for path in files]
+    os.sync()  # what others have yet to write is not this copy's cost
+    start = time.perf_counter()
+    for path, copy in zip(files, copies, strict=True):
+        shutil.copyfile(path, copy)
+        if sync:
+            with copy.open("rb+") as file:
+                os.fsync(file.fileno())
+    seconds = time.perf_counter() - start
+    for copy in copies:
+        copy.unlink()
+    return seconds
+
+
+def help_case(work: Path, runs: int) -> list[Figure]:  # noqa: ARG001 - every case is called alike
+    """`normfold --help`, median of ten."""
+    program = normfold_program()
+    costs = [run([program, "--help"], 60) for _ in range(10)] if program else []
+    ours = median(costs) if costs and all(cost.ok for cost in costs) else None
+    return [Figure("help", "normfold --help", ours and ours.wall, 0.3, "s", not normfold_works())]
+
+
+CASES: dict[str, Case] = {"cnn": cnn_case, "chain": chain_case, "external": external_case, "help": help_case}

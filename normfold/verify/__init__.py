@@ -6,8 +6,10 @@ and both whole models (L3) against the model's own sensitivity to rounding. Nati
 
 from __future__ import annotations
 
+from .models import verify_models
 from .regions import verify_regions
 from .runtime import runtime_info
+from .user_inputs import load_user_inputs, parse_shapes
 from .verdicts import (
     OutputVerdict,
     Region,
@@ -27,7 +29,10 @@ __all__ = [
     "Status",
     "Verification",
     "VerifyOptions",
+    "load_user_inputs",
+    "parse_shapes",
     "runtime_info",
+    "verify_models",
     "verify_regions",
     "worst",
 ]

@@ -114,9 +114,9 @@ def infer_types(
 
 
 def prefix_names(graph: onnx.GraphProto, prefix: str) -> None:
-    """Put `prefix` before every value and node name of `graph`, subgraphs included; empty names stay empty."""
+    """Put `prefix` before every value name of `graph`, subgraphs included, and drop its node names."""
     for node in graph.node:
-        node.name = prefix + node.name
+        node.name = ""  # nothing reads it, and equal names would be refused
         for names in (node.input, node.output):
             names[:] = [prefix + name if name else "" for name in names]
         for attribute in node.attribute:

@@ -83,9 +83,7 @@ def prepare(index: int, region: Region, inputs: RegionInputs, *, widen: bool = F
     execution = "numpy-float64" if double else "native"
     if not double and (widen or elem == TensorProto.BFLOAT16):
         execution = "widened to float32"
-    return Item(
-        index, region, inputs, sides[0], sides[1], elem, lines(max(lengths), UNIT_ROUNDOFF[elem]), execution
-    )
+    return Item(index, region, inputs, sides[0], sides[1], elem, lines(max(lengths), UNIT_ROUNDOFF[elem]), execution)
 
 
 def merge(items: Sequence[Item], side: str) -> onnx.ModelProto:

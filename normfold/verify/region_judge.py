@@ -66,9 +66,7 @@ def _exact(name: str, old: Array, new: Array) -> Finding:
     return Finding(Status.FAIL, np.inf, location=_at(name, np.argmax(wrong), old.shape), reason="exact values differ")
 
 
-def _bounded(
-    name: str, y0: Array, y1: Array, magnitude: Array, sides: Sides, lines: Lines, largest: float
-) -> Finding:
+def _bounded(name: str, y0: Array, y1: Array, magnitude: Array, sides: Sides, lines: Lines, largest: float) -> Finding:
     finite = np.isfinite(y0) & np.isfinite(y1)
     same = (y0 == y1) | (np.isnan(y0) & np.isnan(y1))
     odd = ~finite & ~same

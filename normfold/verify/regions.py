@@ -109,7 +109,8 @@ class _Judge:
                 raise
             crash = error
             return self._narrow(items, lambda item: _verdict(item.region, Status.ERROR, f"{crash.code}: {crash}"))
-        return {item.index: self._judge(item, [row[n] for row in trials], before, after) for n, item in enumerate(items)}
+        rows = zip(items, zip(*trials, strict=True), strict=True)
+        return {item.index: self._judge(item, row, before, after) for item, row in rows}
 
     def _narrow(self, items: Sequence[Item], alone: Callable[[Item], RegionVerdict]) -> dict[int, RegionVerdict]:
         if len(items) == 1:
@@ -142,9 +143,7 @@ class _Judge:
         finally:
             path.unlink()
 
-    def _judge(
-        self, item: Item, trials: Sequence[RegionTrial], before: JobResult, after: JobResult
-    ) -> RegionVerdict:
+    def _judge(self, item: Item, trials: Sequence[RegionTrial], before: JobResult, after: JobResult) -> RegionVerdict:
         sides = _sides(item, trials, before, after)
         found = [
             (judge(info.name, pair, item.lines, item.elem), trial)

@@ -80,7 +80,7 @@ class Worker:
         self.limits = json.dumps({"memory": memory_limit_bytes})
         self.folder = Path(tempfile.mkdtemp(prefix="normfold-verify-"))
         self.process: subprocess.Popen[str] | None = None
-        self.count = 0
+        self.count = self.fresh = 0
 
     def __enter__(self) -> Worker:
         return self
@@ -167,6 +167,10 @@ class Worker:
                 start_new_session=True,
             )
 
+    def forget(self) -> None:
+        """Make the next job create its session anew."""
+        self.fresh += 1
+
     def _last_words(self) -> str:
         with contextlib.suppress(OSError):
             lines = (self.folder / "log").read_text("utf-8", "replace").strip().splitlines()
@@ -198,6 +202,7 @@ def _as_json(job: Job, worker: Worker, trials: list[tuple[Path, Path]], answer: 
         "cpu_s": worker.timeout_s * worker.threads + 60,
         "trials": [(str(feeds), str(outputs)) for feeds, outputs in trials],
         "result": str(answer),
+        "fresh": worker.fresh,
     }
 
 

@@ -34,9 +34,7 @@ def runtime_info() -> dict[str, str]:
     """
     found = {name: version for name in DISTRIBUTIONS if (version := _version(name))}
     if not found:
-        raise EnvironmentProblem(
-            "runtime.missing", "no onnxruntime is installed", hint='pip install "normfold[cpu]"'
-        )
+        raise EnvironmentProblem("runtime.missing", "no onnxruntime is installed", hint='pip install "normfold[cpu]"')
     if len(found) > 1:
         keep = next((name for name in found if name != "onnxruntime"), "onnxruntime")
         raise EnvironmentProblem(

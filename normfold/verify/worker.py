@@ -58,7 +58,7 @@ class _Server:
         _write_result(Path(job["result"]), result)
 
     def _open(self, job: dict[str, Any]) -> None:
-        key = json.dumps([job[part] for part in ("model", "data_dir", "optimization", "threads", "jitter")])
+        key = json.dumps([job[part] for part in ("model", "data_dir", "optimization", "threads", "jitter", "fresh")])
         if key == self.key:
             return
         self.key = self.session = None

@@ -1,0 +1,78 @@
+"""`verify_models`: structure first, then both models end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from normfold.errors import InputError
+
+from .end_to_end import compare_end_to_end
+from .runner import Worker
+from .structure import check_wellformed, compare_structure
+from .verdicts import Status, Verification, VerifyOptions
+
+_STEPS = 2
+
+
+def verify_models(
+    original: Path,
+    candidate: Path,
+    options: VerifyOptions,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    frozen: frozenset[str] = frozenset(),
+) -> Verification:
+    """Compare two model files: interface (L0), then outputs on the same inputs (L3).
+
+    Args:
+        original: the reference; external data, if any, lie beside it.
+        candidate: the model under test.
+        options: seeds, shapes, user data, limits.
+        progress: called with (steps done, steps in total).
+        frozen: inputs of the original that have a default value and that the candidate deliberately fixed.
+
+    Returns:
+        The verdict. A model that cannot be run here is INCONCLUSIVE, with the reason; it never passes.
+
+    Raises:
+        InputError: a file is missing or is not an ONNX model.
+        UsageError: user data or shapes that do not fit.
+        WorkerError: the child process crashed, timed out, ran out of memory or left no result.
+    """
+    models = _load(original), _load(candidate)
+    problems = compare_structure(*models, frozen)
+    if problems:
+        return Verification(Status.FAIL, "L0", reason="; ".join(problems))
+    if malformed := check_wellformed(original, candidate):
+        return Verification(Status.FAIL, "L0", reason=malformed)
+    if progress:
+        progress(1, _STEPS)
+    with Worker(
+        timeout_s=options.timeout_s, memory_limit_bytes=options.memory_limit_bytes, threads=options.threads
+    ) as worker:
+        ran = compare_end_to_end((original.resolve(), candidate.resolve()), models, options, worker, frozen)
+    if progress:
+        progress(_STEPS, _STEPS)
+    return Verification(
+        status=ran.status,
+        level="L3" if ran.outputs else "L0",
+        outputs=ran.outputs,
+        coverage=ran.coverage,
+        evidence=("the interfaces are identical", *ran.evidence),
+        warnings=ran.warnings,
+        reason=ran.reason,
+        settings=ran.settings,
+    )
+
+
+def _load(path: Path) -> onnx.ModelProto:
+    try:
+        return onnx.load(str(path), load_external_data=False)
+    except FileNotFoundError as error:
+        raise InputError("input.missing", "no such file", where=str(path)) from error
+    except (DecodeError, OSError) as error:
+        raise InputError("input.format", f"this is not an ONNX model: {error}", where=str(path)) from error

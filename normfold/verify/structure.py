@@ -1,0 +1,73 @@
+"""L0: the interface of both models, compared without running or loading anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+
+from .protos import tensor_type
+
+Infos = Sequence[onnx.ValueInfoProto]
+
+
+def compare_structure(original: onnx.ModelProto, candidate: onnx.ModelProto, frozen: frozenset[str]) -> list[str]:
+    """Return what differs in the interface, one sentence each; empty when nothing does.
+
+    Names, order, element types and dims (symbols included) of inputs and outputs must be identical. Inputs named in
+    `frozen` may be missing from the candidate.
+    """
+    expected = [info for info in original.graph.input if info.name not in frozen]
+    found = [info for info in candidate.graph.input if info.name not in frozen]
+    problems = [*_compare("input", expected, found), *_compare("output", original.graph.output, candidate.graph.output)]
+    for model, which in ((original, "original"), (candidate, "candidate")):
+        problems += [f"the {which} has the output {name!r} more than once" for name in _repeated(model.graph.output)]
+    return problems
+
+
+def check_wellformed(original: Path, candidate: Path) -> str:
+    """Return why the ONNX checker refuses the candidate but not the original; "" if it does not."""
+    problem = _checker(candidate)
+    return f"the ONNX checker refuses the candidate: {problem}" if problem and not _checker(original) else ""
+
+
+def _checker(path: Path) -> str:
+    try:
+        onnx.checker.check_model(str(path))
+    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
+        return str(error).strip().splitlines()[0]
+    return ""
+
+
+def _compare(kind: str, expected: Infos, found: Infos) -> list[str]:
+    names, others = [info.name for info in expected], [info.name for info in found]
+    problems = [f"{kind} {name!r} is missing" for name in names if name not in others]
+    problems += [f"{kind} {name!r} is new" for name in others if name not in names]
+    if problems:
+        return problems
+    if names != others:
+        return [f"the {kind}s changed their order: {', '.join(names)} became {', '.join(others)}"]
+    return [text for old, new in zip(expected, found, strict=True) for text in _compare_types(kind, old, new)]
+
+
+def _compare_types(kind: str, old: onnx.ValueInfoProto, new: onnx.ValueInfoProto) -> list[str]:
+    left, right = tensor_type(old), tensor_type(new)
+    if left is None or right is None:
+        same = old.type.SerializeToString() == new.type.SerializeToString()
+        return [] if same else [f"the type of {kind} {old.name!r} changed"]
+    if left.elem != right.elem:
+        before, after = (onnx.TensorProto.DataType.Name(one.elem) for one in (left, right))
+        return [f"the element type of {kind} {old.name!r} changed from {before} to {after}"]
+    if left.dims != right.dims:
+        return [f"the shape of {kind} {old.name!r} changed from {_dims(left.dims)} to {_dims(right.dims)}"]
+    return []
+
+
+def _dims(dims: tuple[int | str | None, ...] | None) -> str:
+    return "unknown" if dims is None else "[" + ", ".join("?" if dim is None else str(dim) for dim in dims) + "]"
+
+
+def _repeated(infos: Infos) -> list[str]:
+    names = [info.name for info in infos]
+    return sorted({name for name in names if names.count(name) > 1})

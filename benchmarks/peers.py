@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from subprocess import TimeoutExpired
 
 import onnx
 
@@ -21,14 +22,14 @@ from benchmarks.table import costs_table, markdown, models_table, show, totals_t
 from benchmarks.tools import Tool, available
 
 TIMEOUT = 300.0
+TOO_SLOW, DIED = "took too long", "the runtime died"
 
 
 def measure(source: Source, tools: Sequence[Tool], runs: int, seeds: int, work: Path) -> Iterator[Row]:
     """All rows of one model: the original first, then every tool."""
     model = f"{source.group}/{source.name}"
     expected = work / "reference.npz"
-    told = module(f"{__package__}.measure.reference", str(source.path), str(expected), str(seeds))
-    problem = "the runtime died" if told is None else str(told.get("error", ""))
+    problem = prepare(source.path, expected, seeds)
     yield Row(model, ORIGINAL, "unknown" if problem else "right", problem, count(source.path))
     results = {tool.name: work / f"{k}.onnx" for k, tool in enumerate(tools)}
     costs = run_interleaved(source.path, tools, results, runs)
@@ -53,22 +54,37 @@ def run_interleaved(source: Path, tools: Sequence[Tool], results: dict[str, Path
     return {name: median(costs) for name, costs in taken.items()}
 
 
+def prepare(original: Path, expected: Path, seeds: int) -> str:
+    """Write the reference of the original; why that is impossible, or ""."""
+    try:
+        told = module("reference", str(original), str(expected), str(seeds))
+    except TimeoutExpired:
+        return TOO_SLOW
+    return DIED if told is None else str(told.get("error", ""))
+
+
 def judge(expected: Path, result: Path) -> tuple[str, str]:
-    """The verdict on a result; a runtime that dies on it makes it wrong."""
-    told = module(f"{__package__}.measure.compare", str(expected), str(result))
-    return ("wrong", "the runtime died") if told is None else (str(told["word"]), str(told["why"]))
+    """The verdict on a result; a runtime that dies on it makes it wrong, one that takes too long says nothing."""
+    try:
+        told = module("compare", str(expected), str(result))
+    except TimeoutExpired:
+        return "unknown", TOO_SLOW
+    return ("wrong", DIED) if told is None else (str(told["word"]), str(told["why"]))
 
 
 def race(expected: Path, original: Path, result: Path) -> float | None:
     """Inference speed-up of the result, or None where either side does not run deployed."""
-    told = module(f"{__package__}.measure.race", str(expected), str(original), str(result))
+    try:
+        told = module("race", str(expected), str(original), str(result))
+    except TimeoutExpired:
+        return None
     return None if told is None else float(str(told["ratio"]))
 
 
 def module(name: str, *arguments: str) -> dict[str, object] | None:
     """A measuring module under the peers' interpreter, which has a CPU onnxruntime."""
     python = str(peers_python()) if peers_python().exists() else sys.executable
-    return module_json(python, name, *arguments)
+    return module_json(python, f"{__package__}.measure.{name}", *arguments)
 
 
 def count(path: Path) -> Remaining | None:

@@ -52,13 +52,14 @@ def median(costs: Sequence[Cost]) -> Cost:
 
 
 def module_json(python: str, module: str, *arguments: str, timeout: float = 300.0) -> dict[str, object] | None:
-    """Run `python -m module arguments…` from the repository root; its one JSON document, or None if it died."""
+    """Run `python -m module arguments…` from the repository root; its one JSON document, or None if it died.
+
+    Raises:
+        subprocess.TimeoutExpired: it took longer than `timeout` seconds, which says nothing about the model.
+    """
     root = Path(__file__).resolve().parents[2]
     command = [python, "-m", module, *arguments]
-    try:
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=timeout, check=False)
-    except subprocess.TimeoutExpired:
-        return None
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=timeout, check=False)
     if done.returncode != 0:
         return None
     told: dict[str, object] = json.loads(done.stdout.strip().splitlines()[-1])

@@ -14,7 +14,7 @@ from benchmarks.measure.feeds import Feeds
 from benchmarks.measure.reference import Reference
 from benchmarks.measure.session import deployed
 
-WARM_UP, FEWEST, SECONDS = 3, 15, 0.5
+WARM_UP, FEWEST, SECONDS = 1, 5, 1.0
 
 
 @dataclass(frozen=True)

@@ -39,19 +39,27 @@ LARGEST: dict[int, float] = {
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Factors of (A + A₀): at most `passing` is PASS; above `failing` is FAIL; None where γ_K does not exist."""
+    """Factors of (A + A₀): at most `passing` is PASS; above `failing` is FAIL; None where γ_K does not exist.
+
+    `storage` times A joins both where the region ran wider than its constants are stored: one rounding of every
+    rewritten constant, and nothing else, may show.
+    """
 
     passing: float
     failing: float | None
+    storage: float = 0.0
 
 
-def lines(reduction: int, unit: float) -> Lines:
-    """Return the lines for reduction length `reduction` and unit roundoff `unit`."""
+def lines(reduction: int, unit: float, *, storage: float = 0.0) -> Lines:
+    """Return the lines for reduction length `reduction` and unit roundoff `unit`.
+
+    `storage` is what rounding the rewritten constants once may cost, relative to A, when they run in a wider type.
+    """
     length = max(1, reduction)
     passing = max(_PASS_FLOOR, _PASS_GROWTH * math.sqrt(length)) * unit
     if length * unit >= 1:
-        return Lines(passing, None)
-    return Lines(passing, max(passing, 2 * length * unit / (1 - length * unit)))
+        return Lines(passing, None, storage)
+    return Lines(passing, max(passing, 2 * length * unit / (1 - length * unit)), storage)
 
 
 def coarsest(elems: Iterable[int]) -> int:

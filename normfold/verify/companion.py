@@ -8,17 +8,24 @@ stands in `companion_rules` and `companion_norms`; an operator without an entry 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from .bound import SMALLEST_NORMAL, coarsest
+from .bound import SMALLEST_NORMAL
 from .protos import FLOATS, TensorType, attributes, opset
 
 SUFFIX = "::A"
+
+
+# Operators that multiply by constants: one rounding of each constant costs u·A per operator on the path.
+_SCALING = (
+    "Conv", "ConvTranspose", "Gemm", "MatMul", "Mul", "Div", "PRelu", "BatchNormalization", "InstanceNormalization",
+    "LayerNormalization", "GroupNormalization", "RMSNormalization",
+)  # fmt: skip
 
 
 class NoCompanionError(Exception):
@@ -31,15 +38,17 @@ class Companion:
     Args:
         model: the region; its floats are float32 or float16. Nodes and outputs are added to it.
         types: types of its values with the dims of the largest trial.
+        halves: initializers that are stored in float16, whatever they run in.
     """
 
-    def __init__(self, model: onnx.ModelProto, types: Mapping[str, TensorType]) -> None:
+    def __init__(self, model: onnx.ModelProto, types: Mapping[str, TensorType], halves: Collection[str]) -> None:
         self.model, self.graph, self.types = model, model.graph, types
         self.opset = opset(model)
         self.constants = {tensor.name for tensor in model.graph.initializer}
         self.names: dict[str, str] = {}
+        self.halves = halves
         self.lengths: dict[str, int] = {}
-        self.elems = [found.elem for found in types.values() if found.elem in FLOATS]
+        self.scalings: dict[str, int] = {}
         self.counter = 0
         self.added: list[onnx.NodeProto] = []
 
@@ -79,7 +88,7 @@ class Companion:
 
     def _magnitude_of_constant(self, name: str) -> str:
         magnitude = self.op("Abs", [self.wide(name)])
-        if self.types[name].elem != TensorProto.FLOAT16 or self.opset < 8:
+        if name not in self.halves or self.opset < 8:
             return magnitude
         # A float16 constant is rounded to a multiple of 2⁻²⁴ however small it is, so it counts as a normal number.
         return self.op("Max", [magnitude, self.const(SMALLEST_NORMAL[TensorProto.FLOAT16])])
@@ -94,6 +103,8 @@ class Companion:
         self.names[target] = magnitude
         known = [self.lengths.get(name, 0) for name in node.input if name]
         self.lengths[target] = max(known, default=0) + length
+        scaled = [self.scalings.get(name, 0) for name in node.input if name]
+        self.scalings[target] = max(scaled, default=0) + (node.op_type in _SCALING)
 
     def rank(self, name: str) -> int:
         """Return the rank of `name`."""
@@ -121,18 +132,23 @@ class Companion:
 Rule = Callable[[Companion, onnx.NodeProto, dict[str, Any]], None]
 
 
-def add_companion(model: onnx.ModelProto, types: Mapping[str, TensorType]) -> int:
-    """Add companions to `model`, in place, as inputs and outputs named `value + SUFFIX`; return the reduction length.
+def add_companion(
+    model: onnx.ModelProto, types: Mapping[str, TensorType], halves: Collection[str] = ()
+) -> tuple[int, int]:
+    """Add companions to `model`, in place, as inputs and outputs named `value + SUFFIX`.
 
     Every floating graph input x gets a float32 input `x::A` to be fed with its magnitudes, every floating output y
-    an output `y::A`.
+    an output `y::A`. `halves` names the initializers that are stored in float16.
+
+    Returns:
+        The reduction length K and the number of scaling operators, both along the longest path to an output.
 
     Raises:
         NoCompanionError: an operator has no rule or a needed type is unknown; `model` is then left half-made.
     """
     from .companion_rules import RULES, passive  # the table is built on this module's class
 
-    companion = Companion(model, types)
+    companion = Companion(model, types, halves)
     if companion.opset < 7:
         raise NoCompanionError(f"opset {companion.opset} is older than broadcasting")
     for info in list(model.graph.input):
@@ -151,7 +167,11 @@ def add_companion(model: onnx.ModelProto, types: Mapping[str, TensorType]) -> in
             companion.added[-1].output[0] = info.name + SUFFIX
             model.graph.output.append(helper.make_empty_tensor_value_info(info.name + SUFFIX))
     model.graph.node.extend(companion.added)
-    return max((companion.lengths.get(info.name, 0) for info in model.graph.output), default=0)
+    names = [info.name for info in model.graph.output]
+    length, scalings = (
+        max((found.get(name, 0) for name in names), default=0) for found in (companion.lengths, companion.scalings)
+    )
+    return length, scalings
 
 
 def _add_input(companion: Companion, name: str) -> None:
@@ -159,8 +179,3 @@ def _add_input(companion: Companion, name: str) -> None:
     dims = companion.types[name].dims
     free = None if dims is None else [None] * len(dims)
     companion.graph.input.append(helper.make_tensor_value_info(name + SUFFIX, TensorProto.FLOAT, free))
-
-
-def storage(types: Mapping[str, TensorType]) -> int:
-    """Return the coarsest floating element type among `types`: the one whose roundoff counts."""
-    return coarsest(found.elem for found in types.values())

@@ -70,7 +70,8 @@ def compare_end_to_end(
         return EndToEnd(Status.INCONCLUSIVE, reason=f"no inputs can be made: {error}; give --shape or --inputs")
     if not first.ok:
         reason = f"the original does not run here ({first.stage}): {first.message}"
-        return EndToEnd(Status.INCONCLUSIVE, reason=f"{reason}; if its inputs are to blame, give --shape or --inputs")
+        hint = "; if its inputs are to blame, give --shape or --inputs" if first.stage == "run" else ""
+        return EndToEnd(Status.INCONCLUSIVE, reason=reason + hint)
     settings = _settings(trials, first, level, options)
     if is_random(models[0]) and not _repeats(copies[0], trials, level, first, worker):
         return EndToEnd(Status.INCONCLUSIVE, reason="the original does not repeat itself (M05)", settings=settings)

@@ -25,7 +25,7 @@ class Item:
     Args:
         index: its place in the caller's order; also the prefix of its names in a merged model.
         before: the executable original with companions; `after` likewise.
-        elem: the coarsest floating type that it stores.
+        elem: the coarsest floating type that it runs in.
         lines: the PASS and FAIL lines.
         execution: "native", or what ran instead of the stored types.
     """
@@ -42,14 +42,14 @@ class Item:
     @property
     def prefix(self) -> str:
         """What its names begin with in a merged model."""
-        return f"r{self.index}."
+        return f"r{self.index}{'w' if self.execution.startswith('widened') else ''}."
 
     @property
     def key(self) -> tuple[object, ...]:
         """Items with equal keys may share a session."""
         sides = [(side.ir_version, _opsets(side)) for side in (self.before, self.after)]
         alone = self.index if self.before.functions or self.after.functions else -1
-        return (*sides, self.inputs.heavy, alone)
+        return (*sides, self.execution, self.inputs.heavy, alone)
 
     @property
     def weight(self) -> int:
@@ -65,25 +65,31 @@ def prepare(index: int, region: Region, inputs: RegionInputs, *, widen: bool = F
     """Add companions to both sides of `region`.
 
     bfloat16 and float64 have no Conv kernel on this runtime; such a region runs in float32, with its stored
-    constants widened or, for float64, for the magnitudes only. `widen` does the same for float16.
+    constants widened exactly or, for float64, for the magnitudes only. `widen` does the same for float16: arithmetic
+    then rounds so little that what remains is the rounding of the rewritten constants.
 
     Raises:
         NoCompanionError: an operator without a rounding bound.
     """
     shapes = inputs.shapes[0]
-    stored = [infer_types(side, shapes) for side in (region.before, region.after)]
-    elem = coarsest(found.elem for types in stored for found in types.values())
-    double = any(found.elem == TensorProto.DOUBLE for types in stored for found in types.values())
+    floats = {found.elem for side in (region.before, region.after) for found in infer_types(side, shapes).values()}
+    elem, double = coarsest(floats), TensorProto.DOUBLE in floats
+    widen = not double and (widen or elem == TensorProto.BFLOAT16)
     sources = {TensorProto.BFLOAT16, TensorProto.DOUBLE, *({TensorProto.FLOAT16} if widen else ())}
-    sides, lengths = [], []
-    for side in (region.before, region.after):
-        runnable = recast(side, TensorProto.FLOAT, sources)
-        lengths.append(add_companion(runnable, infer_types(runnable, shapes)))
-        sides.append(runnable)
-    execution = "numpy-float64" if double else "native"
-    if not double and (widen or elem == TensorProto.BFLOAT16):
-        execution = "widened to float32"
-    return Item(index, region, inputs, sides[0], sides[1], elem, lines(max(lengths), UNIT_ROUNDOFF[elem]), execution)
+    before, after = (recast(side, TensorProto.FLOAT, sources) for side in (region.before, region.after))
+    length, _ = add_companion(before, infer_types(before, shapes), _halves(region.before))
+    other, scalings = add_companion(after, infer_types(after, shapes), _halves(region.after))
+    execution = "numpy-float64" if double else "widened to float32" if widen else "native"
+    unit, storage = UNIT_ROUNDOFF[elem], 0.0
+    if widen:  # one rounding per scaling constant on the way, and a little for products of roundings
+        unit, storage = UNIT_ROUNDOFF[TensorProto.FLOAT], 1.02 * max(1, scalings) * unit
+        elem = TensorProto.FLOAT
+    limits = lines(max(length, other), unit, storage=storage)
+    return Item(index, region, inputs, before, after, elem, limits, execution)
+
+
+def _halves(model: onnx.ModelProto) -> set[str]:
+    return {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT16}
 
 
 def merge(items: Sequence[Item], side: str) -> onnx.ModelProto:

@@ -51,8 +51,10 @@ def judge(name: str, sides: Sides, lines: Lines, elem: int) -> Finding:
         return _exact(name, old, new)
     y0, y1 = (_comparable(side) for side in (old, new))
     with np.errstate(all="ignore"):
-        magnitude = sides.before[name + SUFFIX].astype(np.float64) + sides.after[name + SUFFIX]
-        return _bounded(name, y0, y1, np.broadcast_to(magnitude, y0.shape), sides, lines, LARGEST[elem])
+        old_size, new_size = (
+            np.broadcast_to(side[name + SUFFIX].astype(np.float64), y0.shape) for side in (sides.before, sides.after)
+        )
+        return _bounded(name, y0, y1, (old_size + new_size, new_size), sides.hostile, lines, LARGEST[elem])
 
 
 def _comparable(values: Array) -> Array:
@@ -66,57 +68,52 @@ def _exact(name: str, old: Array, new: Array) -> Finding:
     return Finding(Status.FAIL, np.inf, location=_at(name, np.argmax(wrong), old.shape), reason="exact values differ")
 
 
-def _bounded(name: str, y0: Array, y1: Array, magnitude: Array, sides: Sides, lines: Lines, largest: float) -> Finding:
+def _bounded(
+    name: str, y0: Array, y1: Array, sizes: tuple[Array, Array], hostile: bool, lines: Lines, largest: float
+) -> Finding:
+    """Compare two floating outputs; `sizes` are the magnitudes A + A₀ and A."""
+    both, own = sizes
+    limit = lines.passing * both + lines.storage * own
     finite = np.isfinite(y0) & np.isfinite(y1)
-    same = (y0 == y1) | (np.isnan(y0) & np.isnan(y1))
-    odd = ~finite & ~same
+    odd = ~finite & ~((y0 == y1) | (np.isnan(y0) & np.isnan(y1)))
     repaired = odd & ~np.isfinite(y0) & np.isfinite(y1)
-    broken = odd & ~repaired & (np.abs(y0) + lines.passing * magnitude < largest)
-    if sides.hostile:  # an intermediate may leave the range on one side only
-        broken, repaired = broken & (magnitude < largest), repaired & (magnitude < largest)
+    broken = odd & ~repaired & (np.abs(y0) + limit < largest)
+    if hostile:  # an intermediate may leave the range on one side only
+        broken, repaired = broken & (both < largest), repaired & (both < largest)
     if broken.any():
         place = _at(name, np.argmax(broken), y0.shape)
         return Finding(Status.FAIL, np.inf, location=place, reason="finite or infinite on one side only")
-    difference = np.where(finite, np.abs(y0 - y1), 0).astype(np.float64)
-    limit = lines.passing * magnitude
-    ratio = np.divide(difference, limit, out=np.where(difference > 0, np.inf, 0.0), where=limit > 0)
-    ratio[~np.isfinite(limit)] = 0
-    return _finding(name, y0, difference, ratio, limit, lines, informative=finite, repaired=bool(repaired.any()))
-
-
-def _finding(
-    name: str,
-    y0: Array,
-    difference: Array,
-    ratio: Array,
-    limit: Array,
-    lines: Lines,
-    *,
-    informative: Array,
-    repaired: bool,
-) -> Finding:
-    if not ratio.size:
+    if not y0.size:
         return Finding(Status.PASS)
-    worst = int(np.argmax(ratio))
-    peak = float(ratio.ravel()[worst])
-    failing = None if lines.failing is None else lines.failing / lines.passing
-    if peak <= 1:
-        status, reason = Status.PASS, ""
-    elif failing is not None and peak > failing:
-        status, reason = Status.FAIL, "rounding cannot explain the difference"
-    else:
-        status, reason = Status.SUSPECT, "the difference is larger than rounding usually makes it"
+    gap = np.where(finite, np.abs(y0 - y1), 0).astype(np.float64)
+    ratio = _ratio(gap, limit)
+    at = int(np.argmax(ratio))
+    status, reason = _status(gap, ratio, both, own, lines)
     return Finding(
         status,
-        peak,
-        number(float(difference.ravel()[worst])),
-        number(float(limit.ravel()[worst])),
-        number(float(np.sqrt(np.mean(difference**2)))),
-        _at(name, worst, y0.shape),
+        float(ratio.ravel()[at]),
+        number(float(gap.ravel()[at])),
+        number(float(limit.ravel()[at])),
+        number(float(np.sqrt(np.mean(gap**2)))),
+        _at(name, at, y0.shape),
         reason,
-        _says_something(y0, informative),
-        repaired,
+        _says_something(y0, finite),
+        bool(repaired.any()),
     )
+
+
+def _ratio(gap: Array, limit: Array) -> Array:
+    """gap / limit; a limit of 0 allows no gap at all, an infinite one says nothing."""
+    ratio = np.divide(gap, limit, out=np.where(gap > 0, np.inf, 0.0), where=limit > 0)
+    return np.where(np.isfinite(limit), ratio, 0.0)
+
+
+def _status(gap: Array, ratio: Array, both: Array, own: Array, lines: Lines) -> tuple[Status, str]:
+    if ratio.max() <= 1:
+        return Status.PASS, ""
+    if lines.failing is not None and _ratio(gap, lines.failing * both + lines.storage * own).max() > 1:
+        return Status.FAIL, "rounding cannot explain the difference"
+    return Status.SUSPECT, "the difference is larger than rounding usually makes it"
 
 
 def _says_something(values: Array, finite: Array) -> bool:
@@ -136,7 +133,8 @@ def meets_truth(name: str, sides: Sides, truth: Array, lines: Lines) -> tuple[bo
     """
     y0, y1 = (np.asarray(side[name], np.float64) for side in (sides.before, sides.after))
     with np.errstate(all="ignore"):
-        limit = lines.passing * np.broadcast_to(sides.after[name + SUFFIX].astype(np.float64), y1.shape)
+        own = np.broadcast_to(sides.after[name + SUFFIX].astype(np.float64), y1.shape)
+        limit = (lines.passing + lines.storage) * own
         judged = np.isfinite(truth) & np.isfinite(limit)
         e0, e1 = np.abs(y0 - truth), np.abs(y1 - truth)
         e0 = np.where(np.isfinite(e0), e0, np.inf)

@@ -52,9 +52,9 @@ def verify_regions(
     with Worker(
         timeout_s=options.timeout_s, memory_limit_bytes=options.memory_limit_bytes, threads=options.threads
     ) as worker:
-        judge_ = _Judge(options, worker)
-        for found in judge_.all(regions):
-            verdicts.update(found)
+        for found in _Judge(options, worker).all(regions):
+            for index, verdict in found.items():
+                verdicts[index] = _graver(verdicts[index], verdict) if index in verdicts else verdict
             if progress:
                 progress(len(verdicts), total)
     return tuple(verdicts[index] for index in sorted(verdicts))
@@ -68,22 +68,27 @@ class _Judge:
     def all(self, regions: Iterable[Region]) -> Iterator[dict[int, RegionVerdict]]:
         waiting: dict[object, list[Item]] = defaultdict(list)
         for index, region in enumerate(regions):
-            item = self._prepare(index, region)
-            if isinstance(item, RegionVerdict):
-                yield {index: item}
+            items = self._prepare(index, region)
+            if isinstance(items, RegionVerdict):
+                yield {index: items}
                 continue
-            group = waiting[item.key]
-            group.append(item)
-            if len(group) >= _MOST_ITEMS or sum(one.weight for one in group) >= _MOST_WEIGHTS:
-                yield self.batch(waiting.pop(item.key))
+            for item in items:
+                group = waiting[item.key]
+                group.append(item)
+                if len(group) >= _MOST_ITEMS or sum(one.weight for one in group) >= _MOST_WEIGHTS:
+                    yield self.batch(waiting.pop(item.key))
         for group in waiting.values():
             yield self.batch(group)
 
-    def _prepare(self, index: int, region: Region, *, widen: bool = False) -> Item | RegionVerdict:
+    def _prepare(self, index: int, region: Region) -> list[Item] | RegionVerdict:
+        """Return what to run for `region`: a float16 one runs as it is and widened, which shows smaller mistakes."""
         if [info.name for info in region.before.graph.output] != [info.name for info in region.after.graph.output]:
             return _verdict(region, Status.FAIL, "the region's outputs differ by name")
         try:
-            return prepare(index, region, plan_inputs(region.before), widen=widen)
+            inputs = plan_inputs(region.before)
+            item = prepare(index, region, inputs)
+            again = item.elem == TensorProto.FLOAT16 and item.execution == "native"
+            return [item, prepare(index, region, inputs, widen=True)] if again else [item]
         except InputsError as error:
             return _verdict(region, Status.INCONCLUSIVE, f"unverified: {error}")
         except NoCompanionError as error:
@@ -110,18 +115,18 @@ class _Judge:
             crash = error
             return self._narrow(items, lambda item: _verdict(item.region, Status.ERROR, f"{crash.code}: {crash}"))
         rows = zip(items, zip(*trials, strict=True), strict=True)
-        return {item.index: self._judge(item, row, before, after) for item, row in rows}
+        return {item.index: self._verdict(item, row, before, after) for item, row in rows}
 
-    def _narrow(self, items: Sequence[Item], alone: Callable[[Item], RegionVerdict]) -> dict[int, RegionVerdict]:
+    def _narrow(self, items: Sequence[Item], alone: Callable[[Item], RegionVerdict | None]) -> dict[int, RegionVerdict]:
         if len(items) == 1:
-            return {items[0].index: alone(items[0])}
+            verdict = alone(items[0])
+            return {} if verdict is None else {items[0].index: verdict}
         half = len(items) // 2
         return {**self.batch(items[:half]), **self.batch(items[half:])}
 
-    def _original_failed(self, item: Item, result: JobResult) -> RegionVerdict:
+    def _original_failed(self, item: Item, result: JobResult) -> RegionVerdict | None:
         if item.execution == "native" and item.elem == TensorProto.FLOAT16:
-            widened = self._prepare(item.index, item.region, widen=True)
-            return widened if isinstance(widened, RegionVerdict) else self.batch([widened])[item.index]
+            return None  # no float16 kernel here; the widened run gives the verdict
         return _verdict(item.region, Status.INCONCLUSIVE, f"the original region does not run: {result.message}")
 
     def _trials(self, items: Sequence[Item], *, times: int = 1) -> list[list[RegionTrial]]:
@@ -132,7 +137,7 @@ class _Judge:
         ]
 
     def _run(self, items: Sequence[Item], side: str, trials: Sequence[Sequence[RegionTrial]]) -> JobResult:
-        path = self.worker.folder / f"{side}.onnx"
+        path = self.worker.folder / f"{side}{self.worker.count}.onnx"  # a new name, or the last session would be reused
         onnx.save(merge(items, side), path)
         fed: list[dict[str, Array]] = [
             {name: value for item, one in zip(items, trial, strict=True) for name, value in feeds(item, one).items()}
@@ -143,7 +148,7 @@ class _Judge:
         finally:
             path.unlink()
 
-    def _judge(self, item: Item, trials: Sequence[RegionTrial], before: JobResult, after: JobResult) -> RegionVerdict:
+    def _verdict(self, item: Item, trials: Sequence[RegionTrial], before: JobResult, after: JobResult) -> RegionVerdict:
         sides = _sides(item, trials, before, after)
         found = [
             (judge(info.name, pair, item.lines, item.elem), trial)
@@ -213,6 +218,10 @@ def _sides(item: Item, trials: Sequence[RegionTrial], before: JobResult, after: 
         old = [{**a, **b} for a, b in zip(old, evaluate(item.region.before, fed), strict=True)]
         new = [{**a, **b} for a, b in zip(new, evaluate(item.region.after, fed), strict=True)]
     return [Sides(a, b, trial.kind != "normal") for a, b, trial in zip(old, new, trials, strict=True)]
+
+
+def _graver(left: RegionVerdict, right: RegionVerdict) -> RegionVerdict:
+    return left if worst((left.status, right.status)) is left.status else right
 
 
 def _rank(status: Status) -> int:

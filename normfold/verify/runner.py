@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from normfold.errors import WorkerError
+from normfold.errors import EnvironmentProblem, WorkerError
 
 from .packing import PackError, read_pack, write_pack
 from .verdicts import Array
@@ -93,6 +93,7 @@ class Worker:
         """Run one job.
 
         Raises:
+            EnvironmentProblem: onnxruntime is installed but cannot be imported.
             WorkerError: the child crashed, timed out, ran out of memory or left no valid result.
         """
         self.count += 1
@@ -112,6 +113,10 @@ class Worker:
             return JobResult(True, outputs, facts=result)
         if result["stage"] == "memory":
             raise WorkerError("resource.memory", "the worker ran out of memory", hint="raise the memory limit")
+        if result["stage"] == "import":
+            raise EnvironmentProblem(
+                "runtime.broken", f"onnxruntime cannot be imported: {result['message']}", hint="reinstall it"
+            )
         return JobResult(False, stage=result["stage"], message=result["message"], facts=result)
 
     def _exchange(self, job: Job, stem: Path, trials: list[tuple[Path, Path]]) -> dict[str, Any]:
@@ -135,7 +140,7 @@ class Worker:
         while not answer.exists():
             ended = process.poll() is not None
             if ended and not answer.exists():
-                self.process = None
+                self.stop()
                 raise _ended(process.returncode, self._last_words())
             if time.monotonic() > deadline:
                 self.stop()
@@ -182,13 +187,18 @@ class Worker:
         process, self.process = self.process, None
         if process is None:
             return
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if hasattr(os, "killpg"):
-                os.killpg(process.pid, signal.SIGKILL)
-            else:
-                process.kill()
+        if process.poll() is None:
+            _kill_group(process)
         with contextlib.suppress(BrokenPipeError):
             process.communicate()
+
+
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if sys.platform == "win32":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _as_json(job: Job, worker: Worker, trials: list[tuple[Path, Path]], answer: Path) -> dict[str, Any]:

@@ -20,7 +20,9 @@ import numpy as np
 from .packing import read_pack, write_pack
 
 _NO_NEW_PRIVILEGES = 38  # PR_SET_NO_NEW_PRIVS of <linux/prctl.h>
-_OUT_OF_MEMORY = ("bad_alloc", "failed to allocate memory", "out of memory", "cannot allocate memory")
+_OUT_OF_MEMORY = (
+    "bad_alloc", "failed to allocate memory", "out of memory", "cannot allocate memory", "failed to map segment",
+)  # fmt: skip
 
 
 def main(limits: str) -> None:
@@ -43,8 +45,11 @@ class _Server:
     def serve(self, job_file: Path) -> None:
         job = json.loads(job_file.read_text("utf-8"))
         _limit_cpu(float(job["cpu_s"]))
-        stage = "load"
+        stage = "import"
         try:
+            import onnxruntime  # noqa: F401  one that does not import is a fault of the installation, not of the model
+
+            stage = "load"
             self._open(job)
             stage = "run"
             for feeds, outputs in job["trials"]:

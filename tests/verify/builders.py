@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -76,11 +78,13 @@ class ConvBN:
         return Region((name,), model(n0, *io, w0, elem=self.elem), model(n1, *io, w1, elem=self.elem))
 
 
-def net(depth, *, folded=False, bug_at=None, channels=8, dims=("N", 8, "H", "W"), seed=0):
-    """`depth` layers of Conv + BN + Relu, then a global pool and a Gemm; `bug_at` gives one layer a wrong epsilon."""
+def net(depth, *, folded=False, bug_at=None, channels=8, dims=("N", 8, "H", "W"), seed=0, head="dense"):
+    """`depth` residual-free layers of Conv + BN + Relu whose running statistics fit N(0, 1) inputs.
+
+    `bug_at` gives one layer a wrong epsilon; `head` is "dense" (the last feature map) or "argmax".
+    """
     nodes, weights, x = [], {}, "x"
-    for i in range(depth):
-        layer = ConvBN(seed + i, channels, channels)
+    for i, layer in enumerate(layers(depth, channels, seed)):
         y = f"n{i}"
         if folded:
             more, values = layer.after(x, y, f"l{i}.", "epsilon" if i == bug_at else "")
@@ -89,10 +93,32 @@ def net(depth, *, folded=False, bug_at=None, channels=8, dims=("N", 8, "H", "W")
         nodes += [*more, helper.make_node("Relu", [y], [f"r{i}"])]
         weights.update(values)
         x = f"r{i}"
-    head = np.random.default_rng(99).standard_normal((channels, 5)) / 3
-    nodes += [
-        helper.make_node("GlobalAveragePool", [x], ["pool"]),
-        helper.make_node("Flatten", ["pool"], ["flat"]),
-        helper.make_node("Gemm", ["flat", "head"], ["y"]),
-    ]
-    return model(nodes, [("x", list(dims))], [("y", [dims[0], 5])], {**weights, "head": head})
+    outputs = [("y", [dims[0], channels, None, None])]
+    if head == "argmax":
+        nodes.append(helper.make_node("ArgMax", [x], ["y"], axis=1, keepdims=0))
+        outputs = [helper.make_tensor_value_info("y", TensorProto.INT64, [dims[0], None, None])]
+    else:
+        nodes.append(helper.make_node("Identity", [x], ["y"]))
+    return model(nodes, [("x", list(dims))], outputs, weights)
+
+
+@functools.cache
+def layers(depth, channels, seed):
+    """The layers of `net`, each with the statistics of what reaches it."""
+    rng = np.random.default_rng(seed)
+    x, found = rng.standard_normal((4, channels, 16, 15)), []
+    for i in range(depth):
+        layer = ConvBN(seed + i, channels, channels)
+        y = conv(x, layer.W) + layer.b[:, None, None]
+        layer.mean, layer.var = (f(y, axis=(0, 2, 3)).astype(np.float32).astype(float) for f in (np.mean, np.var))
+        W, b = layer.fold()
+        x = np.maximum(conv(x, W) + b[:, None, None], 0)
+        found.append(layer)
+    return tuple(found)
+
+
+def conv(x, W):
+    """A 3 × 3 convolution with one pixel of padding, by hand."""
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
+    return np.einsum("nchwij,ocij->nohw", windows, W, optimize=True)

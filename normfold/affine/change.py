@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from normfold.affine.algebra import Affine
 from normfold.affine.draft import OUTPUT, Absorption, Draft, Slot
@@ -30,6 +31,7 @@ class NewParameter:
         data_type: ONNX element type of the result.
         dims: shape of the result.
         hint: what to name it after.
+        negligible: see `negligible`.
     """
 
     base: TensorSource
@@ -38,6 +40,7 @@ class NewParameter:
     hint: str
     factor: Float64 | None = None
     offset: Float64 | None = None
+    negligible: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,9 +87,6 @@ def require_range(affine: Affine, data_type: int, node: Node) -> None:
         raise Refused("dtype-range", f"scale or shift reach {largest:.3g}, too much for {dtypes.type_name(data_type)}", node.label)
     if data_type == dtypes.FLOAT16 and float(np.abs(affine.scale).max(initial=0)) > LARGEST_FLOAT16_SCALE:
         raise Refused("dtype-range", "a scale above 1000 in float16: a channel with almost no variance", node.label)
-    small = np.abs(affine.scale[affine.scale != 0])
-    if small.size and float(small.min()) < dtypes.smallest_normal(data_type):
-        raise Refused("dtype-range", f"scales go down to {small.min():.3g}, subnormal in {dtypes.type_name(data_type)}", node.label)
 
 
 def require_affordable(draft: Draft, node: Node, slot: int, source: TensorSource) -> None:
@@ -108,9 +108,20 @@ def zeros(dims: tuple[int, ...], data_type: int) -> Values:
     return Values(np.zeros(dims), data_type)
 
 
-def scaled(source: TensorSource, factor: Float64, hint: str, dims: tuple[int, ...] | None = None) -> NewParameter:
-    """`source * factor`."""
-    return NewParameter(source, source.data_type, dims or source.dims, hint, factor=factor)
+def scaled(source: TensorSource, factor: Float64, hint: str, hidden: NDArray[np.bool_] | None = None) -> NewParameter:
+    """`source * factor`; `hidden` as in `NewParameter.negligible`."""
+    return NewParameter(source, source.data_type, source.dims, hint, factor, negligible=hidden)
+
+
+def negligible(bias: Float64, data_type: int, terms: int) -> NDArray[np.bool_]:
+    """Channels whose weights may underflow unseen, because the bias hides them.
+
+    A weight that is flushed changes the output by at most `tiny·|x|`, so `terms` of them stay below half a unit in the
+    last place of the bias if `|b'|·u ≥ terms·tiny·|x|`. Activations are granted `|x| ≤ 1/u`. In float16 hardly any bias
+    is large enough, in float32 every bias above about 1e-20 is.
+    """
+    unit = dtypes.unit_roundoff(data_type)
+    return np.asarray(np.abs(bias) * unit**2 >= terms * dtypes.smallest_normal(data_type))
 
 
 def parameter_name(node: Node, slot: int, role: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from normfold.affine.algebra import Affine
 from normfold.affine.change import (
@@ -16,6 +17,7 @@ from normfold.affine.change import (
     Change,
     NewParameter,
     into_weights,
+    negligible,
     parameter_name,
     require_affordable,
     require_range,
@@ -59,9 +61,23 @@ def _bias(draft: Draft, node: Node, slot: int, scale: Float64, shift: Float64, w
     return NewParameter(source, source.data_type, source.dims, parameter_name(node, slot, "bias"), scale, shift)
 
 
-def _with_weight_and_bias(node: Node, weight: NewParameter | None, bias: NewParameter | None) -> Change:
-    new = {1: weight, 2: bias}
-    return Change(node, {slot: item for slot, item in new.items() if item is not None})
+def _hidden(bias: NewParameter | None, weight: TensorSource, channels: int) -> NDArray[np.bool_]:
+    """Which channels' weights the new bias hides if they underflow, shape `[C]`."""
+    if bias is None:
+        return np.zeros(channels, bool)
+    values = bias.base.array().astype(np.float64) * (1.0 if bias.factor is None else bias.factor)
+    values = values if bias.offset is None else values + bias.offset
+    lowest = np.abs(np.atleast_2d(values)).min(axis=0)
+    return negligible(np.broadcast_to(lowest, (channels,)), weight.data_type, math.prod(weight.dims) // max(channels, 1))
+
+
+def _with_weight_and_bias(node: Node, weight: TensorSource, factor: Float64 | None, bias: NewParameter | None, channels: Float64) -> Change:
+    """`channels` has the shape of the factor and holds the output channel of every entry."""
+    inputs = {} if bias is None else {2: bias}
+    if factor is not None:
+        hidden = _hidden(bias, weight, int(channels.max(initial=-1)) + 1)[channels]
+        inputs[1] = scaled(weight, factor, parameter_name(node, 1, "weight"), hidden)
+    return Change(node, inputs)
 
 
 # --- Conv: W[Cout, Cin/g, *k] ------------------------------------------------------------------------------------------
@@ -90,9 +106,10 @@ def _accept_channels(draft: Draft, node: Node, affine: Affine, weight: TensorSou
 def _build_conv(draft: Draft, node: Node, affine: Affine) -> Change:
     weight = draft.parameter(node, 1)
     scale, shift = affine.vectors(1, weight.dims[0])
-    factor = scale.reshape(-1, *([1] * (len(weight.dims) - 1)))
-    new = scaled(weight, factor, parameter_name(node, 1, "weight")) if affine.scales else None
-    return _with_weight_and_bias(node, new, _bias(draft, node, 2, scale, shift, weight))
+    shape = (-1, *([1] * (len(weight.dims) - 1)))
+    factor = scale.reshape(shape) if affine.scales else None
+    channels = np.arange(scale.size).reshape(shape)
+    return _with_weight_and_bias(node, weight, factor, _bias(draft, node, 2, scale, shift, weight), channels)
 
 
 # --- ConvTranspose: W[Cin, Cout/g, *k] ---------------------------------------------------------------------------------
@@ -114,10 +131,10 @@ def _build_conv_transpose(draft: Draft, node: Node, affine: Affine) -> Change:
     rows, per_group = weight.dims[:2]
     group = _group(node, rows)
     scale, shift = affine.vectors(1, per_group * group)
-    factor = np.repeat(scale.reshape(group, per_group), rows // group, axis=0)
-    factor = factor.reshape(rows, per_group, *([1] * (len(weight.dims) - 2)))
-    new = scaled(weight, factor, parameter_name(node, 1, "weight")) if affine.scales else None
-    return _with_weight_and_bias(node, new, _bias(draft, node, 2, scale, shift, weight))
+    channels = np.repeat(np.arange(scale.size).reshape(group, per_group), rows // group, axis=0)
+    channels = channels.reshape(rows, per_group, *([1] * (len(weight.dims) - 2)))
+    factor = scale[channels] if affine.scales else None
+    return _with_weight_and_bias(node, weight, factor, _bias(draft, node, 2, scale, shift, weight), channels)
 
 
 # --- Gemm: alpha·A'·B' + beta·C ----------------------------------------------------------------------------------------
@@ -182,15 +199,15 @@ def _build_gemm(draft: Draft, node: Node, affine: Affine) -> Change:
     transposed = bool(attributes.get(node, "transB", 0))
     columns = weight.dims[0 if transposed else 1]
     scale, shift = affine.vectors(1, columns)
-    inputs: dict[int, NewParameter] = {}
-    changed: dict[str, float] = {}
+    shape = (-1, 1) if transposed else (1, -1)
+    has_bias = node.input(2) is not None or shift.any()
+    bias = _gemm_bias(draft, node, scale, shift, weight) if has_bias else None
+    inputs: dict[int, NewParameter] = {} if bias is None else {2: bias}
+    hidden = _hidden(bias, weight, columns)
+    changed = {"beta": 1.0} if has_bias and attributes.get(node, "beta", 1.0) != 1.0 else {}
     if affine.scales:
-        factor = scale.reshape((-1, 1) if transposed else (1, -1))
-        inputs[1] = scaled(weight, factor, parameter_name(node, 1, "weight"))
-    if node.input(2) is not None or shift.any():
-        inputs[2] = _gemm_bias(draft, node, scale, shift, weight)
-        changed = {"beta": 1.0} if attributes.get(node, "beta", 1.0) != 1.0 else {}
-    return Change(node, inputs, changed)
+        inputs[1] = scaled(weight, scale.reshape(shape), parameter_name(node, 1, "weight"), hidden.reshape(shape))
+    return Change(node, inputs, dict(changed))
 
 
 def _gemm_bias(draft: Draft, node: Node, scale: Float64, shift: Float64, weight: TensorSource) -> NewParameter:

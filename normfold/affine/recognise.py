@@ -24,6 +24,7 @@ from normfold.model.tensors import Float64, TensorSource, Unreadable
 
 BATCH_NORM = "BatchNormalization"
 CHAIN_OPS = frozenset(("Mul", "Add", "Sub", "Div", "Neg", "Sum"))
+_NUMPY_BROADCAST = 7  # before this opset, operands stretched only by the attributes `broadcast` and `axis`
 # A constant with more elements than this is no per-channel parameter of anything.
 _LARGEST_CONSTANT = 1 << 20
 
@@ -82,7 +83,8 @@ def _batch_norm(draft: Draft, node: Node) -> AffineNode:
     data = node.input(0)
     if data is None or len(node.inputs) != 5:
         raise Refused("ill-formed", f"BatchNormalization {node.label!r} has {len(node.inputs)} inputs, wanted 5", node.label)
-    gamma, beta, mean, var = (_statistic(draft, node, slot) for slot in (1, 2, 3, 4))
+    # Mean and variance first: that they are computed says more than that scale and bias are.
+    mean, var, gamma, beta = (_statistic(draft, node, slot) for slot in (3, 4, 1, 2))
     rank = draft.shapes.rank(data)
     if rank is None:
         raise Refused("shape-unknown", f"the rank of {data.name!r} is not known", node.label)
@@ -145,7 +147,7 @@ def _is_computed(value: Value) -> bool:
 
 
 def _elementwise(draft: Draft, node: Node) -> AffineNode:
-    strange = attributes.unexpected(node, ("broadcast", "axis"))
+    strange = attributes.unexpected(node, ("broadcast", "axis") if node.scope.version < _NUMPY_BROADCAST else ())
     if strange:
         raise Refused("unknown-attribute", f"attribute {strange!r}", node.label)
     slot = next(i for i, value in enumerate(node.inputs) if draft.constants.get(value) is None)
@@ -200,7 +202,7 @@ def aligned(node: Node, source: TensorSource, rank: int) -> Float64:
     From opset 7 dimensions align on the right. Before, `broadcast = 1` aligns them at `axis`, or on the right without one.
     """
     values = float64(source)
-    if node.scope.version < 7 and node.attributes.get("axis") is not None:
+    if node.scope.version < _NUMPY_BROADCAST and node.attributes.get("axis") is not None:
         axis = int(attributes.get(node, "axis", 0)) % max(rank, 1)
         values = values.reshape(values.shape + (1,) * max(rank - axis - values.ndim, 0))
     if values.ndim > rank:

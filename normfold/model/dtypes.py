@@ -86,6 +86,11 @@ def byte_size(data_type: int, count: int) -> int | None:
     return None if bits is None else (bits * count + 7) // 8
 
 
+def unit_roundoff(data_type: int) -> float:
+    """Half the distance from 1 to the next number."""
+    return {FLOAT: 2.0**-24, FLOAT16: 2.0**-11, DOUBLE: 2.0**-53, BFLOAT16: 2.0**-8}[data_type]
+
+
 def type_name(data_type: int) -> str:
     """`FLOAT16` and so on; the number where onnx does not know it."""
     try:

@@ -43,6 +43,13 @@ class Opened:
         self.size = len(view)
         self._mapping = mapping
 
+    def release(self, offset: int, length: int) -> None:
+        """Let the system take back the pages of a range; they are read from the file again when needed."""
+        if self._mapping is None or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        start = offset - offset % mmap.PAGESIZE
+        self._mapping.madvise(mmap.MADV_DONTNEED, start, min(offset + length, self.size) - start)
+
     def close(self) -> None:
         """Release the mapping, unless arrays still look into it: then it goes with them."""
         try:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,10 @@ from normfold.model.opener import Opened, open_data
 Array = NDArray[np.generic]
 Float64 = NDArray[np.float64]
 
+A = TypeVar("A", bound=np.generic)
+
 _BLOCK_ELEMENTS = 1 << 18  # 1 MiB of float32 and 2 MiB of float64: stays in the cache
+_RELEASE_AFTER = 64  # blocks: what a mapped weight may occupy while it is read
 
 
 class Unreadable(Exception):
@@ -145,6 +148,11 @@ class FileTensor:
         values.flags.writeable = False
         return values
 
+    def release(self) -> None:
+        """Let the system take back the memory of a mapped payload; it is read again when it is needed again."""
+        if self.external is not None:
+            self._files.get(self.external.location, self.name).release(self.external.offset, self.nbytes)
+
     def _stored(self, wanted: int) -> memoryview:
         if self.external is not None:
             return self._from_data_file(self.external, wanted)
@@ -211,6 +219,8 @@ class NewTensor:
         factor: float64, broadcasts against the base, or None for 1.
         offset: float64, broadcasts against the base, or None for 0.
         dims: shape of the result; the base may broadcast up to it.
+        negligible: broadcasts against the base; True where a value that becomes subnormal or zero cannot be seen,
+            because what is added to the product is so much larger.
     """
 
     name: str
@@ -219,6 +229,7 @@ class NewTensor:
     dims: tuple[int, ...]
     factor: Float64 | None = None
     offset: Float64 | None = None
+    negligible: NDArray[np.bool_] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -236,8 +247,11 @@ class NewTensor:
         base = self.base.array()
         if base.shape != self.dims:
             base = np.broadcast_to(base, self.dims)
-        for index in _block_indices(self.dims):
-            yield guard.checked(self._block(base, index), base[index])
+        for count, index in enumerate(_block_indices(self.dims), start=1):
+            yield guard.checked(self._block(base, index), base[index], self._visible(index))
+            if count % _RELEASE_AFTER == 0:
+                _release(self.base)
+        _release(self.base)
         guard.finish()
 
     def array(self) -> Array:
@@ -249,6 +263,9 @@ class NewTensor:
         """All values as packed little-endian bytes."""
         return b"".join(block.tobytes() for block in self.blocks())
 
+    def _visible(self, index: tuple[slice, ...]) -> NDArray[np.bool_] | bool:
+        return True if self.negligible is None else ~_part(self.negligible, index, len(self.dims))
+
     def _block(self, base: Array, index: tuple[slice, ...]) -> Float64:
         values = base[index].astype(np.float64)
         if self.factor is not None:
@@ -256,6 +273,11 @@ class NewTensor:
         if self.offset is not None:
             values += _part(self.offset, index, len(self.dims))
         return values
+
+
+def _release(source: TensorSource) -> None:
+    if isinstance(source, FileTensor):
+        source.release()
 
 
 class _RangeGuard:
@@ -266,7 +288,7 @@ class _RangeGuard:
         self.tiny = dtypes.smallest_normal(data_type)
         self.nonzero = self.lost = 0
 
-    def checked(self, exact: Float64, before: Array) -> Array:
+    def checked(self, exact: Float64, before: Array, visible: NDArray[np.bool_] | bool) -> Array:
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             rounded: Array = exact.astype(self.storage)
         magnitude = np.abs(rounded)
@@ -276,7 +298,7 @@ class _RangeGuard:
         if small.any():
             # What was zero or subnormal before is not a loss of this fold.
             kept = np.abs(before) >= self.tiny
-            self.lost += int(np.count_nonzero(small & kept & (exact != 0)))
+            self.lost += int(np.count_nonzero(small & kept & (exact != 0) & visible))
         self.nonzero += rounded.size
         return rounded
 
@@ -285,7 +307,7 @@ class _RangeGuard:
             raise RangeRefusal(f"{self.lost} folded weights would become zero or subnormal")
 
 
-def _part(operand: Float64, index: tuple[slice, ...], rank: int) -> Float64:
+def _part(operand: NDArray[A], index: tuple[slice, ...], rank: int) -> NDArray[A]:
     """The slice of a broadcastable operand that belongs to a block."""
     full = operand.reshape((1,) * (rank - operand.ndim) + operand.shape)
     return full[tuple(part if size != 1 else slice(None) for part, size in zip(index, full.shape, strict=False))]

@@ -178,7 +178,7 @@ class _Planner:
         `x·1e30·1e-30` in float32 may overflow in the middle; one composed factor of 1 would not.
         """
         kind = self.draft.shapes.data_type(run[0].data) or dtypes.FLOAT
-        if not dtypes.is_float(kind):
+        if len(run) == 1 or not dtypes.is_float(kind):
             return
         for values in (affine.scale, *(member.affine.scale for member in run)):
             sizes = np.abs(values[values != 0])

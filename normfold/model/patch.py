@@ -1,0 +1,72 @@
+"""What changes in a model, in terms of its outline: the input of the splicer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from onnx import AttributeProto, NodeProto
+
+from normfold.model.graph import Scope
+from normfold.model.load import Model
+from normfold.model.tensors import NewTensor
+
+
+@dataclass(slots=True)
+class NodePatch:
+    """New inputs, outputs, operator or attributes of a node (None: unchanged; an attribute of None is removed)."""
+
+    inputs: list[str] | None = None
+    outputs: list[str] | None = None
+    op_type: str | None = None
+    attributes: dict[str, AttributeProto | None] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class ScopePatch:
+    """The changes of one graph or function body; nodes and initializers go by their position in the outline."""
+
+    nodes: dict[int, NodePatch] = field(default_factory=dict)
+    dropped_nodes: set[int] = field(default_factory=set)
+    before: dict[int, list[NodeProto]] = field(default_factory=dict)
+    after: dict[int, list[NodeProto]] = field(default_factory=dict)
+    constants: dict[int, list[NewTensor]] = field(default_factory=dict)
+    replaced: dict[int, NewTensor] = field(default_factory=dict)
+    dropped_initializers: set[int] = field(default_factory=set)
+    added: list[NewTensor] = field(default_factory=list)
+    dropped_inputs: set[str] = field(default_factory=set)
+    dropped_info: set[str] = field(default_factory=set)
+
+    def node(self, index: int) -> NodePatch:
+        """The patch of a node, created if there is none yet."""
+        return self.nodes.setdefault(index, NodePatch())
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A model and its changes: what is written if it verifies.
+
+    Args:
+        model: the original.
+        scopes: patches by scope identity; a scope without one is copied.
+        metadata: entries of `metadata_props` to set; those with our prefix that are not in it are removed.
+    """
+
+    model: Model
+    scopes: dict[int, ScopePatch]
+    metadata: dict[str, str]
+
+    @property
+    def is_original(self) -> bool:
+        """Whether nothing changes."""
+        return not self.scopes
+
+    def patch(self, scope: Scope) -> ScopePatch:
+        """The patch of a scope, created if there is none yet."""
+        return self.scopes.setdefault(id(scope), ScopePatch())
+
+    def new_tensors(self) -> list[NewTensor]:
+        """Every tensor that has to be computed."""
+        found: list[NewTensor] = []
+        for patch in self.scopes.values():
+            found += [*patch.replaced.values(), *patch.added, *(t for tensors in patch.constants.values() for t in tensors)]
+        return found

@@ -1,0 +1,282 @@
+"""Candidate -> bytes: untouched ranges are copied from the original file, changed ones are written anew.
+
+What nobody edited comes out byte for byte, unknown fields included, because it never goes through a parser. The result is
+a list of pieces, so that a weight is computed while it is written and never stands in memory as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from onnx import AttributeProto, NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto
+
+from normfold.model.graph import Scope
+from normfold.model.load import Model
+from normfold.model.outline import (
+    ATTRIBUTE_GRAPH,
+    ATTRIBUTE_GRAPHS,
+    ATTRIBUTE_TENSOR,
+    MODEL_FUNCTION,
+    MODEL_GRAPH,
+    MODEL_METADATA,
+    NODE_ATTRIBUTE,
+    NODE_INPUT,
+    NODE_OP_TYPE,
+    NODE_OUTPUT,
+    TENSOR_RAW,
+    NodeOutline,
+    parse,
+)
+from normfold.model.patch import Candidate, NodePatch, ScopePatch
+from normfold.model.tensors import External, FileTensor, NewTensor
+from normfold.model.wire import Field, fields, header
+
+METADATA_PREFIX = "pkg.normfold."
+
+Piece = bytes | memoryview | NewTensor
+Relocate = Callable[[FileTensor | NewTensor], External | None]
+
+
+class Pieces:
+    """A growing list of pieces that knows its length in bytes; adjacent ranges of the original are joined."""
+
+    def __init__(self, buffer: memoryview) -> None:
+        self.buffer = buffer
+        self.length = 0
+        self._items: list[Piece | tuple[int, int]] = []
+
+    def add(self, piece: Piece) -> None:
+        """Append new bytes, or a tensor whose payload is computed when it is written."""
+        self._items.append(piece)
+        self.length += piece.nbytes if isinstance(piece, NewTensor) else len(piece)
+
+    def copy(self, start: int, end: int) -> None:
+        """Append a range of the original."""
+        self.length += end - start
+        last = self._items[-1] if self._items else None
+        if isinstance(last, tuple) and last[1] == start:
+            self._items[-1] = (last[0], end)
+        else:
+            self._items.append((start, end))
+
+    def nest(self, number: int, inner: Pieces) -> None:
+        """Append a message as a field."""
+        self.add(header(number, inner.length))
+        self._items += inner._items
+        self.length += inner.length
+
+    def message(self, number: int, payload: bytes) -> None:
+        """Append a length-delimited field."""
+        self.add(header(number, len(payload)) + payload)
+
+    def __iter__(self) -> Iterator[Piece]:
+        for item in self._items:
+            yield self.buffer[item[0] : item[1]] if isinstance(item, tuple) else item
+
+
+def splice(candidate: Candidate, relocate: Relocate) -> Pieces:
+    """The candidate as pieces, in file order.
+
+    Args:
+        candidate: model and changes.
+        relocate: where a tensor lies in the new data file, None if it stays inline.
+    """
+    model = candidate.model
+    out = Pieces(model.buffer)
+    if candidate.is_original and not model.has_external_data():
+        out.copy(0, len(model.buffer))
+        return out
+    functions = {item.tag: scope for item, scope in model.functions}
+    writer = _Writer(candidate, relocate)
+    for item in model.order:
+        if item is model.graph_field:
+            out.nest(MODEL_GRAPH, writer.scope(model.graph))
+        elif item.number == MODEL_FUNCTION:
+            out.nest(MODEL_FUNCTION, writer.scope(functions[item.tag]))
+        elif item.number != MODEL_METADATA or not _is_ours(model, item):
+            out.copy(item.tag, item.end)
+    for key in sorted(candidate.metadata):
+        out.message(MODEL_METADATA, StringStringEntryProto(key=key, value=candidate.metadata[key]).SerializeToString())
+    return out
+
+
+def _is_ours(model: Model, item: Field) -> bool:
+    entry = parse(StringStringEntryProto, bytes(model.buffer[item.start : item.end]))
+    return entry.key.startswith(METADATA_PREFIX)
+
+
+class _Writer:
+    def __init__(self, candidate: Candidate, relocate: Relocate) -> None:
+        self.candidate = candidate
+        self.buffer = candidate.model.buffer
+        self.relocate = relocate
+
+    def scope(self, scope: Scope) -> Pieces:
+        outline, kind = scope.outline, scope.outline.kind
+        patch = self.candidate.scopes.get(id(scope)) or ScopePatch()
+        inner: dict[int, dict[tuple[int, int], Scope]] = {}
+        for node in scope.nodes:
+            if node.subgraphs:
+                subs = zip(node.outline.subgraphs, node.subgraphs, strict=True)
+                inner[node.index] = {(sub.attribute, sub.position): nested for sub, nested in subs}
+        out = Pieces(self.buffer)
+        nodes = initializers = 0
+        pending_added = bool(patch.added)
+        for item in outline.order:
+            if item.number == kind.node:
+                self._node_slot(out, patch, nodes, outline.nodes[nodes], inner.get(nodes, {}), kind.node)
+                nodes += 1
+            elif item.number == kind.initializer and kind.initializer:
+                self._initializer(out, patch, initializers, *outline.initializers[initializers])
+                initializers += 1
+                if initializers == len(outline.initializers) and pending_added:
+                    self._added(out, patch.added)
+                    pending_added = False
+            elif not self._is_dropped(item, kind.input, kind.value_info, patch):
+                out.copy(item.tag, item.end)
+        if pending_added:
+            self._added(out, patch.added)
+        return out
+
+    def _is_dropped(self, item: Field, input_number: int, info_number: int, patch: ScopePatch) -> bool:
+        dropped = patch.dropped_inputs if item.number == input_number else patch.dropped_info
+        if item.number not in (input_number, info_number) or not dropped:
+            return False
+        return parse(ValueInfoProto, bytes(self.buffer[item.start : item.end])).name in dropped
+
+    # --- nodes ---
+
+    def _node_slot(
+        self, out: Pieces, patch: ScopePatch, index: int, node: NodeOutline, inner: dict[tuple[int, int], Scope], number: int
+    ) -> None:
+        for tensor in patch.constants.get(index, ()):
+            out.nest(number, self._constant_node(tensor))
+        for extra in patch.before.get(index, ()):
+            out.message(number, extra.SerializeToString())
+        if index not in patch.dropped_nodes:
+            self._node(out, patch.nodes.get(index), node, inner, number)
+        for extra in patch.after.get(index, ()):
+            out.message(number, extra.SerializeToString())
+
+    def _node(self, out: Pieces, patch: NodePatch | None, node: NodeOutline, inner: dict[tuple[int, int], Scope], number: int) -> None:
+        touched = {attribute for attribute, _ in inner if self._changes(inner)}
+        touched |= {index for index, tensor in node.tensors.items() if tensor.external is not None}
+        if patch is None and not touched:
+            out.copy(node.field.tag, node.field.end)
+            return
+        out.nest(number, self._rewritten(patch or NodePatch(), node, inner, touched))
+
+    def _changes(self, inner: dict[tuple[int, int], Scope]) -> bool:
+        return any(
+            id(scope) in self.candidate.scopes or _has_external(scope) for nested in inner.values() for scope in nested.walk()
+        )
+
+    def _rewritten(self, patch: NodePatch, node: NodeOutline, inner: dict[tuple[int, int], Scope], touched: set[int]) -> Pieces:
+        """The node with its changed parts; every other field is copied as it stands."""
+        out = Pieces(self.buffer)
+        replaced = {NODE_INPUT: patch.inputs, NODE_OUTPUT: patch.outputs}
+        for number, names in replaced.items():
+            for name in names or ():
+                out.message(number, name.encode())
+        names = [attribute.name for attribute in node.proto.attribute]
+        attribute = -1
+        for item in fields(self.buffer, node.field.start, node.field.end):
+            if item.number in replaced and replaced[item.number] is not None:
+                continue
+            if item.number == NODE_OP_TYPE and patch.op_type is not None:
+                out.message(NODE_OP_TYPE, patch.op_type.encode())
+                continue
+            if item.number == NODE_ATTRIBUTE:
+                attribute += 1
+                if names[attribute] in patch.attributes:
+                    continue
+                if attribute in touched:
+                    out.nest(NODE_ATTRIBUTE, self._attribute(item, attribute, node, inner))
+                    continue
+            out.copy(item.tag, item.end)
+        for new in patch.attributes.values():
+            if new is not None:
+                out.message(NODE_ATTRIBUTE, new.SerializeToString())
+        return out
+
+    def _attribute(self, item: Field, index: int, node: NodeOutline, inner: dict[tuple[int, int], Scope]) -> Pieces:
+        out = Pieces(self.buffer)
+        position = 0
+        for part in fields(self.buffer, item.start, item.end):
+            if part.number in (ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS):
+                out.nest(part.number, self.scope(inner[index, position]))
+                position += 1
+            elif part.number == ATTRIBUTE_TENSOR and index in node.tensors:
+                out.nest(part.number, self._moved(part, node.tensors[index]))
+            else:
+                out.copy(part.tag, part.end)
+        return out
+
+    def _constant_node(self, tensor: NewTensor) -> Pieces:
+        """`Constant` with the tensor as its value, for bodies that cannot hold initializers."""
+        value = Pieces(self.buffer)
+        shell = AttributeProto(name="value", type=AttributeProto.TENSOR)
+        value.add(shell.SerializeToString())
+        value.nest(ATTRIBUTE_TENSOR, self._inline(tensor))
+        node = Pieces(self.buffer)
+        node.add(NodeProto(output=[tensor.name], op_type="Constant").SerializeToString())
+        node.nest(NODE_ATTRIBUTE, value)
+        return node
+
+    # --- tensors ---
+
+    def _initializer(self, out: Pieces, patch: ScopePatch, index: int, item: Field, tensor: FileTensor) -> None:
+        if index in patch.replaced:
+            out.nest(item.number, self._new(patch.replaced[index]))
+        elif index in patch.dropped_initializers:
+            return
+        elif tensor.external is not None:
+            out.nest(item.number, self._moved(item, tensor))
+        else:
+            out.copy(item.tag, item.end)
+
+    def _added(self, out: Pieces, tensors: Iterable[NewTensor]) -> None:
+        for tensor in tensors:
+            out.nest(5, self._new(tensor))
+
+    def _new(self, tensor: NewTensor) -> Pieces:
+        place = self.relocate(tensor)
+        if place is None:
+            return self._inline(tensor)
+        out = Pieces(self.buffer)
+        proto = TensorProto(dims=tensor.dims, data_type=tensor.data_type, name=tensor.name)
+        _set_external(proto, place)
+        out.add(proto.SerializeToString())
+        return out
+
+    def _inline(self, tensor: NewTensor) -> Pieces:
+        out = Pieces(self.buffer)
+        out.add(TensorProto(dims=tensor.dims, data_type=tensor.data_type, name=tensor.name).SerializeToString())
+        out.add(header(TENSOR_RAW, tensor.nbytes))
+        out.add(tensor)
+        return out
+
+    def _moved(self, item: Field, tensor: FileTensor) -> Pieces:
+        """An external tensor with its record pointing into the new data file."""
+        out = Pieces(self.buffer)
+        place = self.relocate(tensor)
+        if place is None:
+            out.copy(item.start, item.end)
+            return out
+        proto = parse(TensorProto, bytes(self.buffer[item.start : item.end]))
+        del proto.external_data[:]
+        _set_external(proto, place)
+        out.add(proto.SerializeToString())
+        return out
+
+
+def _has_external(scope: Scope) -> bool:
+    return any(tensor.external is not None for _, tensor in scope.outline.initializers) or any(
+        tensor.external is not None for node in scope.outline.nodes for tensor in node.tensors.values()
+    )
+
+
+def _set_external(proto: TensorProto, place: External) -> None:
+    proto.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", place.location), ("offset", str(place.offset)), ("length", str(place.length))):
+        proto.external_data.add(key=key, value=value)

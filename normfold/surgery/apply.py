@@ -1,0 +1,253 @@
+"""Model + Plan -> Candidate. The only place that decides what a changed graph looks like.
+
+Names: where a node is bypassed, the operator before it takes over its output name, so that readers and graph outputs stay
+as they are; only where others read the old name too are the readers renamed. A new tensor takes the name of the one that
+it replaces if nobody reads that any more, and a fresh one otherwise; nothing is ever edited in place.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from onnx import AttributeProto, NodeProto, helper
+
+from normfold.affine.change import Change, NewParameter
+from normfold.affine.search import build
+from normfold.model.graph import Node, Scope, Use, Value
+from normfold.model.load import FIRST_OVERRIDABLE_IR, Model
+from normfold.model.patch import Candidate
+from normfold.model.tensors import NewTensor
+from normfold.surgery.plan import Plan
+
+
+def apply(model: Model, plan: Plan, metadata: dict[str, str]) -> Candidate:
+    """The candidate that a plan describes. Weights are not computed here but when they are read.
+
+    Args:
+        model: the original, not changed.
+        plan: made for this very model.
+        metadata: `metadata_props` to set if anything changes at all.
+    """
+    return _Surgeon(model, plan, metadata).run()
+
+
+class _Surgeon:
+    def __init__(self, model: Model, plan: Plan, metadata: dict[str, str]) -> None:
+        self.model = model
+        self.plan = plan
+        self.draft = plan.draft
+        self.candidate = Candidate(model, {}, {} if plan.is_empty else metadata)
+        self.changes = [build(plan.draft, slot.node, slot.operand, affine) for slot, affine in plan.slots]
+        self.gone = {id(node) for node, _ in plan.draft.bypassed.values()}
+        self.lost: dict[int, int] = defaultdict(int)  # readings that a value lost, by identity
+        self.taken: set[str] | None = None
+        self.made: dict[tuple[object, ...], str] = {}
+
+    def run(self) -> Candidate:
+        if self.plan.is_empty:
+            return self.candidate
+        if self.plan.frozen:
+            self.candidate.patch(self.model.graph).dropped_inputs |= set(self.plan.frozen)
+        for node, _ in self.draft.bypassed.values():
+            self._drop(node)
+        dead = self._retire()
+        for change in self.changes:
+            self._carry_out(change, dead)
+        self._rename()
+        return self.candidate
+
+    # --- what is no longer needed ---
+
+    def _drop(self, node: Node) -> None:
+        self.candidate.patch(node.scope).dropped_nodes.add(node.index)
+        for value in node.inputs:
+            if value is not None:
+                self.lost[id(value)] += 1
+
+    def _retire(self) -> set[int]:
+        """Drop constants, and the operators that make them, whose last reader is gone. Returns identities of dead values."""
+        doubtful = [value for node, _ in self.draft.bypassed.values() for value in node.inputs if value is not None]
+        for change in self.changes:
+            for slot in change.inputs:
+                value = change.node.input(slot)
+                if value is not None:
+                    self.lost[id(value)] += 1
+                    doubtful.append(value)
+        dead: set[int] = set()
+        while doubtful:
+            value = doubtful.pop()
+            if id(value) in dead or not self._is_dead(value):
+                continue
+            dead.add(id(value))
+            doubtful += self._retire_source(value)
+        return dead
+
+    def _is_dead(self, value: Value) -> bool:
+        if value.is_output or self.lost[id(value)] < len(value.uses) or self.draft.constants.get(value) is None:
+            return False
+        producer = value.producer
+        return producer is None or all(
+            other is value or other is None or (not other.uses and not other.is_output) for other in producer.outputs
+        )
+
+    def _retire_source(self, value: Value) -> list[Value]:
+        patch = self.candidate.patch(value.scope)
+        if value.producer is not None:
+            self._drop(value.producer)
+            patch.dropped_info.add(value.name)
+            return [operand for operand in value.producer.inputs if operand is not None]
+        index = self._initializer_index(value)
+        if index is not None:
+            patch.dropped_initializers.add(index)
+            patch.dropped_info.add(value.name)
+            patch.dropped_inputs.add(value.name)
+        return []
+
+    def _initializer_index(self, value: Value) -> int | None:
+        if not hasattr(self, "_positions"):
+            self._positions = {
+                id(tensor): i for scope in self.model.scopes() for i, (_, tensor) in enumerate(scope.outline.initializers)
+            }
+        return self._positions.get(id(value.tensor)) if value.tensor is not None else None
+
+    # --- changed nodes ---
+
+    def _carry_out(self, change: Change, dead: set[int]) -> None:
+        node = change.node
+        patch = self.candidate.patch(node.scope).node(node.index)
+        if change.op_type is not None:
+            patch.op_type = change.op_type
+        for name, value in change.attributes.items():
+            patch.attributes[name] = _attribute(name, value)
+        if change.inputs:
+            names = patch.inputs if patch.inputs is not None else list(node.proto.input)
+            names += [""] * (max(change.inputs) + 1 - len(names))
+            for slot, parameter in change.inputs.items():
+                names[slot] = self._tensor(node, node.input(slot), parameter, dead)
+            patch.inputs = names
+        if change.add is not None:
+            self._append_add(node, change.add, dead)
+
+    def _tensor(self, node: Node, old: Value | None, parameter: NewParameter, dead: set[int]) -> str:
+        """The name of the new tensor; equal tensors made of one old one are shared as that was."""
+        key = (id(old) if old is not None else id(parameter), id(node.scope), *_recipe(parameter))
+        if key in self.made and old is not None:
+            return self.made[key]
+        reuse = self._may_take_over(node, old, parameter, dead)
+        name = old.name if reuse and old is not None else self._fresh(parameter.hint)
+        if reuse and old is not None:
+            self.made["name", id(old)] = name
+        self._place(node, old if reuse else None, _new_tensor(name, parameter))
+        self.made[key] = name
+        return name
+
+    def _may_take_over(self, node: Node, old: Value | None, parameter: NewParameter, dead: set[int]) -> bool:
+        """Whether the new tensor may have the name of the old one: it is dead, ours, and not declared with another shape."""
+        if old is None or id(old) not in dead or old.scope is not node.scope or ("name", id(old)) in self.made:
+            return False
+        declared = old.is_input and old.name not in self.model.frozen
+        return not declared or old.tensor is None or old.tensor.dims == parameter.dims
+
+    def _place(self, node: Node, old: Value | None, tensor: NewTensor) -> None:
+        """Put a tensor where the format allows: over the old one, among the initializers, or into a Constant node."""
+        patch = self.candidate.patch(node.scope)
+        index = None if old is None else self._initializer_index(old)
+        if index is not None:
+            patch.dropped_initializers.discard(index)
+            patch.replaced[index] = tensor
+            if tensor.name not in self.model.frozen:
+                patch.dropped_inputs.discard(tensor.name)
+            if old is not None and old.tensor is not None and old.tensor.dims == tensor.dims:
+                patch.dropped_info.discard(tensor.name)
+        elif node.scope.is_function or self._initializers_are_inputs(node.scope):
+            patch.constants.setdefault(node.index, []).append(tensor)
+        else:
+            patch.added.append(tensor)
+
+    def _initializers_are_inputs(self, scope: Scope) -> bool:
+        """Before IR 4 every initializer must be a graph input; a new one would change the interface."""
+        return self.model.ir_version < FIRST_OVERRIDABLE_IR
+
+    def _append_add(self, node: Node, bias: NewParameter, dead: set[int]) -> None:
+        patch = self.candidate.patch(node.scope)
+        inner = self._fresh(f"{node.output.name}.unbiased")
+        name = self._tensor(node, None, bias, dead)
+        patch.node(node.index).outputs = [inner, *list(node.proto.output)[1:]]
+        add = NodeProto(op_type="Add", name=self._fresh(f"{node.label}.bias_add"), input=[inner, name], output=[node.output.name])
+        patch.after.setdefault(node.index, []).append(add)
+
+    # --- names ---
+
+    def _fresh(self, hint: str) -> str:
+        if self.taken is None:
+            self.taken = {name for scope in self.model.scopes() for name in scope.values}
+            self.taken |= {node.proto.name for scope in self.model.scopes() for node in scope.nodes}
+        name, count = hint, 0
+        while name in self.taken or not name:
+            count += 1
+            name = f"{hint}_{count}"
+        self.taken.add(name)
+        return name
+
+    def _rename(self) -> None:
+        """Give every value that survived a bypass one name, and carry it to producer and readers."""
+        members: dict[int, list[Value]] = {}
+        roots: dict[int, Value] = {}
+        for node, _ in self.draft.bypassed.values():
+            root = self.draft.root(node.output)
+            roots[id(root)] = root
+            members.setdefault(id(root), []).append(node.output)
+        for key, root in roots.items():
+            final = self._final_name(root, members[key])
+            for value in (root, *members[key]):
+                if value.name != final:
+                    self._rename_readers(value, final)
+                    self.candidate.patch(value.scope).dropped_info.add(value.name)
+            if root.name != final and root.producer is not None:
+                self._rename_output(root.producer, root, final)
+
+    def _final_name(self, root: Value, members: list[Value]) -> str:
+        output = self.draft.output_of(root)
+        if output is not None:
+            return output.name
+        readers = self._live_readers(root)
+        if root.producer is None or readers or root.scope is not members[0].scope:
+            return root.name
+        return max(members, key=lambda value: len(self._live_readers(value))).name
+
+    def _live_readers(self, value: Value) -> list[Use]:
+        return [use for use in value.uses if id(use.node) not in self.gone]
+
+    def _rename_readers(self, value: Value, name: str) -> None:
+        for use in self._live_readers(value):
+            patch = self.candidate.patch(use.node.scope).node(use.node.index)
+            names = patch.inputs if patch.inputs is not None else list(use.node.proto.input)
+            names[use.slot] = name
+            patch.inputs = names
+
+    def _rename_output(self, producer: Node, root: Value, name: str) -> None:
+        scope_patch = self.candidate.patch(producer.scope)
+        added = [node for node in scope_patch.after.get(producer.index, ()) if root.name in node.output]
+        for node in added:
+            node.output[0] = name
+        if not added:
+            patch = scope_patch.node(producer.index)
+            names = patch.outputs if patch.outputs is not None else list(producer.proto.output)
+            names[root.output_slot] = name
+            patch.outputs = names
+
+
+def _attribute(name: str, value: object) -> AttributeProto | None:
+    return None if value is None else helper.make_attribute(name, value)
+
+
+def _recipe(parameter: NewParameter) -> tuple[object, ...]:
+    parts = (parameter.factor, parameter.offset)
+    return (id(parameter.base), parameter.data_type, parameter.dims, *(None if p is None else (p.shape, p.tobytes()) for p in parts))
+
+
+def _new_tensor(name: str, p: NewParameter) -> NewTensor:
+    return NewTensor(name, p.base, p.data_type, p.dims, p.factor, p.offset, p.negligible)
+
+

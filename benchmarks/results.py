@@ -66,7 +66,12 @@ class Total:
 
 
 def totals(rows: Sequence[Row], base: str) -> list[Total]:
-    """One `Total` per tool in order of appearance; wall and peak are ratios to the tool called `base`."""
+    """One `Total` per tool in order of appearance; wall and peak are ratios to the tool called `base`.
+
+    Models that the runtime cannot run even untouched are left out: nothing can be said about what a tool made of them.
+    """
+    unusable = {row.model for row in rows if row.tool == ORIGINAL and row.word == "unknown"}
+    rows = [row for row in rows if row.model not in unusable]
     tools = [tool for tool in dict.fromkeys(row.tool for row in rows) if tool != ORIGINAL]
     by_place = {(row.model, row.tool): row for row in rows}
     return [_total([row for row in rows if row.tool == tool], by_place, base) for tool in tools]

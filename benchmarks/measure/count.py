@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import onnx
 
 AFFINE_OPS = frozenset({"Mul", "Add", "Sub", "Div"})
+INTEGER_OPS = frozenset({"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"})
 Shape = tuple[int, ...]
 
 
@@ -29,6 +30,11 @@ def remaining(model: onnx.ModelProto) -> Remaining:
         norms += node.op_type == "BatchNormalization"
         affines += _is_affine(node, constants)
     return Remaining(norms, affines, nodes)
+
+
+def is_quantised(model: onnx.ModelProto) -> bool:
+    """Whether any node rounds to integers on purpose."""
+    return any("QuantizeLinear" in node.op_type or node.op_type in INTEGER_OPS for node, _ in _walk_model(model))
 
 
 def is_per_channel(shape: Shape) -> bool:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from benchmarks.measure.count import is_quantised
 from benchmarks.measure.feeds import Feeds, Recipe, draw, is_open, recipes
 from benchmarks.measure.jitter import jitter_feeds, jitter_weights
 from benchmarks.measure.session import plain
@@ -84,7 +85,26 @@ def reference(model: onnx.ModelProto, seeds: int = 3) -> Reference:
         raise RuntimeError("the original accepts none of the drawn inputs")
     names = [value.name for value in session.get_inputs()], tensor_outputs(session)
     pairs = [(recipe, seed) for recipe in accepted for seed in range(seeds)]
-    return Reference(*names, [_trial(session, sessions, draw(model.graph, *pair)) for pair in pairs])
+    trials = [_trial(session, sessions, draw(model.graph, *pair)) for pair in pairs]
+    return Reference(*names, stepped(trials) if is_quantised(model) else trials)
+
+
+def stepped(trials: list[Trial]) -> list[Trial]:
+    """The trials of a quantised model, whose noise comes in steps: either none on an input, or several at once.
+
+    An output's δ becomes the largest of all trials, and at least the smallest step between its values.
+    """
+    columns = zip(*(trial.outputs for trial in trials), strict=True)
+    noise = [max(smallest_step(some), *(t.noise[i] for t in trials)) for i, some in enumerate(columns)]
+    return [replace(trial, noise=noise) for trial in trials]
+
+
+def smallest_step(arrays: Sequence[NDArray[np.generic]]) -> float:
+    """The smallest gap between two values of floating arrays, 0 where there is none."""
+    values = np.unique(np.concatenate([array.ravel() for array in arrays]))
+    if values.dtype.kind != "f" or np.isfinite(values).sum() < 2:
+        return 0.0
+    return float(np.diff(values[np.isfinite(values)]).min())
 
 
 def tensor_outputs(session: Any) -> list[str]:

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from benchmarks.generate.small import BUILDERS
 from benchmarks.measure.compare import compare, judge_output, worst
 from benchmarks.measure.jitter import jitter_weights, nudge
-from benchmarks.measure.reference import Reference, difference, reference
+from benchmarks.measure.reference import Reference, Trial, difference, reference, stepped
 
 
 @pytest.fixture(scope="module")
@@ -131,3 +131,11 @@ def test_jitter_leaves_the_scales_of_a_resize() -> None:
     kept = [before.name for before, after in pairs if before.raw_data == after.raw_data]
     assert kept == [scales]
     assert count == len(model.graph.initializer) - 1
+
+
+def test_the_noise_of_a_quantised_model_is_pooled_and_at_least_one_step() -> None:
+    y = np.array([0.0, 0.5, 2.0], np.float32)
+    quiet, loud = Trial({}, [y], [0.0]), Trial({}, [y], [3.0])
+    assert [trial.noise for trial in stepped([quiet, quiet])] == [[0.5], [0.5]]
+    assert [trial.noise for trial in stepped([quiet, loud])] == [[3.0], [3.0]]
+    assert stepped([Trial({}, [np.array([1, 2])], [0.0])])[0].noise == [0.0]

@@ -6,7 +6,7 @@ import onnx
 import pytest
 
 from benchmarks.generate.small import BUILDERS
-from benchmarks.measure.count import is_per_channel, remaining
+from benchmarks.measure.count import is_per_channel, is_quantised, remaining
 
 NORMS_AND_AFFINES = {
     "conv_norm": (1, 0),
@@ -53,3 +53,12 @@ def test_an_affine_of_two_constants_is_no_affine() -> None:
         }
     """)
     assert remaining(model).affines == 0
+
+
+def test_a_quantised_model_is_known_by_its_nodes() -> None:
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[3] x) => (uint8[3] y) <float s = {0.1}> { y = QuantizeLinear (x, s) }
+    """)
+    assert is_quantised(model)
+    assert not is_quantised(BUILDERS["conv_norm"](0))

@@ -37,6 +37,11 @@ def test_what_a_wrong_result_removed_is_not_counted() -> None:
     assert (peer.norms, peer.norms_before, peer.affines, peer.affines_before) == (1, 4, 2, 2)
 
 
+def test_a_model_that_does_not_run_untouched_is_nobodys_failure() -> None:
+    unusable = [Row("g/d", ORIGINAL, "unknown", "no data"), Row("g/d", "peer", "failed", "exit 1")]
+    assert totals([*ROWS, *unusable], "normfold") == totals(ROWS, "normfold")
+
+
 def test_the_base_is_normfold_or_the_first_peer() -> None:
     assert base_tool(ROWS) == "normfold"
     assert base_tool([row for row in ROWS if row.tool != "normfold"]) == "peer"

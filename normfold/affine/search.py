@@ -6,6 +6,8 @@ alternatives at a branching, that of the first one, which is the preferred one.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from normfold.affine.algebra import Affine
 from normfold.affine.change import Absorber, Change
 from normfold.affine.cross import CLIP_BOUNDS, CROSSINGS, Way, build_clip_bound, build_operand, build_pad_value
@@ -36,7 +38,19 @@ class _Budget:
             raise Refused("search-limit", f"no operator with weights within {_VISITS} steps")
 
 
-def absorb_backward(draft: Draft, use: Use, affine: Affine) -> list[Absorption]:
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The result of a search: the slots that take the affine, and the nodes that it moves past."""
+
+    absorptions: tuple[Absorption, ...] = ()
+    crossed: tuple[Node, ...] = ()
+
+    def plus(self, other: Found) -> Found:
+        """Both together."""
+        return Found(self.absorptions + other.absorptions, self.crossed + other.crossed)
+
+
+def absorb_backward(draft: Draft, use: Use, affine: Affine) -> Found:
     """The slots that take an affine which acts on the value read by `use`.
 
     Args:
@@ -49,8 +63,9 @@ def absorb_backward(draft: Draft, use: Use, affine: Affine) -> list[Absorption]:
     return _search(draft, use, affine, _Budget(), 0)
 
 
-def _search(draft: Draft, use: Use, affine: Affine, budget: _Budget, depth: int) -> list[Absorption]:
-    found: list[Absorption] = []
+def _search(draft: Draft, use: Use, affine: Affine, budget: _Budget, depth: int) -> Found:
+    absorbed: list[Absorption] = []
+    crossed: list[Node] = []
     while True:
         budget.spend()
         node, slot = _producer(draft, use)
@@ -58,16 +73,17 @@ def _search(draft: Draft, use: Use, affine: Affine, budget: _Budget, depth: int)
             raise Refused("no-absorber", f"it reads output {slot} of {node.op_type} {node.label!r}", node.label)
         if node.op_type in ABSORBERS:
             try:
-                return [*found, ABSORBERS[node.op_type].accept(draft, node, affine)]
+                return Found((*absorbed, ABSORBERS[node.op_type].accept(draft, node, affine)), tuple(crossed))
             except Refused:
                 if node.op_type not in CROSSINGS:
                     raise
         ways = _ways(draft, node, slot, affine)
+        crossed.append(node)
         if len(ways) == 1 and len(ways[0].onward) == 1:
-            found += ways[0].absorbed
+            absorbed += ways[0].absorbed
             use, affine = ways[0].onward[0]
             continue
-        return [*found, *_branch(draft, ways, budget, depth)]
+        return Found(tuple(absorbed), tuple(crossed)).plus(_branch(draft, ways, budget, depth))
 
 
 def _ways(draft: Draft, node: Node, slot: int, affine: Affine) -> list[Way]:
@@ -88,16 +104,16 @@ def _ways(draft: Draft, node: Node, slot: int, affine: Affine) -> list[Way]:
     return ways
 
 
-def _branch(draft: Draft, ways: list[Way], budget: _Budget, depth: int) -> list[Absorption]:
+def _branch(draft: Draft, ways: list[Way], budget: _Budget, depth: int) -> Found:
     if depth >= _DEPTH:
         raise Refused("search-limit", f"more than {_DEPTH} branchings inside each other")
     first: Refused | None = None
     for way in ways:
         try:
-            found = list(way.absorbed)
+            found = Found(way.absorbed)
             for use, affine in way.onward:
                 if not affine.is_identity:
-                    found += _search(draft, use, affine, budget, depth + 1)
+                    found = found.plus(_search(draft, use, affine, budget, depth + 1))
             return found
         except Refused as reason:
             first = first or reason

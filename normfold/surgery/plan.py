@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from normfold.affine.draft import Draft, Slot
 from normfold.affine.algebra import Affine
+from normfold.affine.draft import Draft, Slot
 from normfold.model.graph import Node, Value
 
 
@@ -51,11 +51,13 @@ class Edit:
         id: the site of its first node.
         bypassed: the affine nodes that go.
         slots: the slots that took their affine, empty if it was the identity.
+        crossed: the nodes in between.
     """
 
     id: str
     bypassed: tuple[Node, ...]
     slots: tuple[Slot, ...]
+    crossed: tuple[Node, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,7 +7,7 @@ on the result finds nothing to do.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from normfold.affine.algebra import Affine, uniform
 from normfold.affine.draft import Absorption, Draft
 from normfold.affine.reasons import Refused
 from normfold.affine.recognise import BATCH_NORM, AffineNode, has_constant_operand, is_candidate, read
-from normfold.affine.search import absorb_backward, require_private
+from normfold.affine.search import Found, absorb_backward, require_private
 from normfold.model import dtypes
 from normfold.model.constants import Constants
 from normfold.model.graph import Node, Scope, Use, Value
@@ -144,21 +144,21 @@ class _Planner:
 
     def _attempt(self, run: list[AffineNode]) -> bool:
         try:
-            absorptions = self._absorptions(run)
-            self._require_gain(run, absorptions)
+            found = self._absorptions(run)
+            self._require_gain(run, found.absorptions)
         except Refused as reason:
             for member in run:
                 self.refusals[member.node.key] = reason
             return False
-        self._commit(run, absorptions)
+        self._commit(run, found)
         return True
 
-    def _absorptions(self, run: list[AffineNode]) -> list[Absorption]:
+    def _absorptions(self, run: list[AffineNode]) -> Found:
         affine = _composed(run)
         first, last = run[0], run[-1]
         if affine.is_identity:
             self._require_removable(first, last)
-            return []
+            return Found()
         self._require_normal_factors(run, affine)
         slot = next(i for i, value in enumerate(first.node.inputs) if value is first.data)
         return absorb_backward(self.draft, Use(first.node, slot), affine)
@@ -185,7 +185,7 @@ class _Planner:
             if sizes.size and (sizes.max() > dtypes.largest(kind) ** 0.5 or sizes.min() < dtypes.smallest_normal(kind) ** 0.5):
                 raise Refused("dtype-range", f"a factor of {sizes.max():.3g} or {sizes.min():.3g} is near the end of the range")
 
-    def _require_gain(self, run: list[AffineNode], absorptions: list[Absorption]) -> None:
+    def _require_gain(self, run: list[AffineNode], absorptions: Sequence[Absorption]) -> None:
         """An edit must remove more nodes than it adds."""
         added = sum(item.adds_node and not self._already_adds(item) for item in absorptions)
         if added >= len(run) and all(member.node.op_type != BATCH_NORM for member in run):
@@ -196,11 +196,11 @@ class _Planner:
         pending = self.draft.pending(item.slot.node, item.slot.operand)
         return pending is not None and pending.shifts
 
-    def _commit(self, run: list[AffineNode], absorptions: list[Absorption]) -> None:
-        self.draft.absorb(absorptions)
+    def _commit(self, run: list[AffineNode], found: Found) -> None:
+        self.draft.absorb(found.absorptions)
         for member in run:
             self.draft.bypass(member.node, member.data)
-        edit = Edit(run[0].node.key, tuple(m.node for m in run), tuple(item.slot for item in absorptions))
+        edit = Edit(run[0].node.key, tuple(m.node for m in run), tuple(item.slot for item in found.absorptions), found.crossed)
         self.edits.append(edit)
         for member in run:
             self.taken[member.node.key] = edit

@@ -11,6 +11,7 @@ import onnx
 
 from .protos import FLOATS, TensorType, attributes, free_inputs, infer_types, tensor_type, to_elem
 from .ranges import Meaning, draw, meanings
+from .spatial import any_size
 from .verdicts import Array
 
 Shape = tuple[int, ...]
@@ -40,12 +41,21 @@ class RegionTrial:
 
 @dataclass(frozen=True, slots=True)
 class RegionInputs:
-    """The inputs of one region: their types, dims per trial variant, and meanings of integer inputs."""
+    """The inputs of one region: types, dims per trial variant, meanings of integer inputs, size of the largest.
+
+    `small` are shapes for all trials but the first, where a region works at any spatial size but declares a large one.
+    """
 
     types: Mapping[str, TensorType]
     shapes: tuple[Mapping[str, Shape], ...]
     meaning: Mapping[str, Meaning]
-    heavy: bool
+    elements: int
+    small: tuple[Mapping[str, Shape], ...] = ()
+
+    @property
+    def heavy(self) -> bool:
+        """True if every trial costs so much that the plan must be short."""
+        return self.elements > _LARGE and not self.small
 
     def plan(self, trials: int) -> tuple[str, ...]:
         """Return the kinds of values to try, `trials` of them normal for a region of ordinary size."""
@@ -55,7 +65,8 @@ class RegionInputs:
 
     def trial(self, number: int, kind: str, seed: int, salt: int) -> RegionTrial:
         """Draw trial `number`; `salt` keeps regions of one batch from sharing their values."""
-        shapes = self.shapes[number % len(self.shapes)]
+        choice = self.small if self.small and number else self.shapes
+        shapes = choice[number % len(choice)]
         rng = np.random.default_rng([abs(seed) + number, salt])
         feeds = {name: self._draw(rng, name, shapes[name], kind) for name in self.types}
         return RegionTrial(kind, seed + number, shapes, feeds)
@@ -67,8 +78,8 @@ class RegionInputs:
         return to_elem(_values(rng, shape, kind, half=elem == onnx.TensorProto.FLOAT16), elem)
 
 
-def plan_inputs(region: onnx.ModelProto) -> RegionInputs:
-    """Choose shapes for the inputs of `region`.
+def plan_inputs(region: onnx.ModelProto, rewritten: onnx.ModelProto) -> RegionInputs:
+    """Choose shapes for the inputs of `region` and of what it was rewritten to.
 
     Raises:
         InputsError: an input is not a tensor or its rank is unknown.
@@ -87,7 +98,17 @@ def plan_inputs(region: onnx.ModelProto) -> RegionInputs:
     if len(set(map(str, shapes))) == 1:
         shapes = shapes[:1]
     largest = max((math.prod(shape) for shape in shapes[0].values()), default=0)
-    return RegionInputs(types, shapes, meanings(region.graph, infer_types(region, shapes[0])), largest > _LARGE)
+    whole = any(found.elem not in FLOATS for found in types.values())
+    said = meanings(region.graph, infer_types(region, shapes[0])) if whole else {}
+    free = {name: TensorType(found.elem, _free_space(found.dims)) for name, found in types.items()}
+    small: tuple[dict[str, Shape], ...] = ()
+    if largest > _LARGE and all(any_size(side.graph, types) for side in (region, rewritten)):
+        small = tuple(_assign(free, channels, least, variant) for variant in range(2))
+    return RegionInputs(types, shapes, said, largest, small)
+
+
+def _free_space(dims: tuple[int | str | None, ...] | None) -> tuple[int | str | None, ...]:
+    return tuple(dim if axis < 2 else None for axis, dim in enumerate(dims or ()))
 
 
 def _assign(types: Mapping[str, TensorType], channels: Mapping[str, int], least: int, variant: int) -> dict[str, Shape]:

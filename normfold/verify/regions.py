@@ -24,7 +24,7 @@ from .region_judge import Finding, Sides, judge, meets_truth
 from .runner import Job, JobResult, Worker
 from .verdicts import Array, Region, RegionVerdict, Status, VerifyOptions, number, worst
 
-_MOST_ITEMS, _MOST_WEIGHTS = 200, 64 << 20
+_MOST_ITEMS, _MOST_WEIGHTS, _MOST_ELEMENTS = 200, 64 << 20, 4 << 20
 _ISOLATED = ("worker.crashed", "resource.memory")  # endings that one region can cause to a whole batch
 _UNINFORMATIVE = "no trial gave finite, varying values"
 Progress = Callable[[int, int], None]
@@ -75,7 +75,7 @@ class _Judge:
             for item in items:
                 group = waiting[item.key]
                 group.append(item)
-                if len(group) >= _MOST_ITEMS or sum(one.weight for one in group) >= _MOST_WEIGHTS:
+                if _is_full(group):
                     yield self.batch(waiting.pop(item.key))
         for group in waiting.values():
             yield self.batch(group)
@@ -85,7 +85,7 @@ class _Judge:
         if [info.name for info in region.before.graph.output] != [info.name for info in region.after.graph.output]:
             return _verdict(region, Status.FAIL, "the region's outputs differ by name")
         try:
-            inputs = plan_inputs(region.before)
+            inputs = plan_inputs(region.before, region.after)
             item = prepare(index, region, inputs)
             again = item.elem == TensorProto.FLOAT16 and item.execution == "native"
             return [item, prepare(index, region, inputs, widen=True)] if again else [item]
@@ -188,6 +188,14 @@ class _Judge:
         except OracleError as error:
             return dataclasses.replace(verdict, reason=f"{verdict.reason}; no float64 evaluation: {error}")
         return _resolved(verdict, *_against_truth(item, sides, truths), improve=self.options.improve)
+
+
+def _is_full(group: Sequence[Item]) -> bool:
+    return (
+        len(group) >= _MOST_ITEMS
+        or sum(item.weight for item in group) >= _MOST_WEIGHTS
+        or sum(item.inputs.elements for item in group) >= _MOST_ELEMENTS
+    )
 
 
 def _against_truth(item: Item, sides: Sequence[Sides], truths: Sequence[Mapping[str, Array]]) -> tuple[bool, bool]:

@@ -18,6 +18,7 @@ from .verdicts import (
     Status,
     Verification,
     VerifyOptions,
+    with_regions,
     worst,
 )
 
@@ -34,5 +35,6 @@ __all__ = [
     "runtime_info",
     "verify_models",
     "verify_regions",
+    "with_regions",
     "worst",
 ]

@@ -22,6 +22,7 @@ from .copies import Copy, Decision, decisions, is_random, prepare_copy
 from .jitter import jitter
 from .metrics import Difference, difference
 from .model_inputs import InputsError, Trial, attempts
+from .repro import keep_trial
 from .runner import Job, JobResult, Worker
 from .verdicts import Array, OutputVerdict, Settings, Status, VerifyOptions, number, worst
 
@@ -83,7 +84,10 @@ def compare_end_to_end(
     noise = _Noise(copies[0], trials, level, first.outputs, worker, options)
     renamed = [(pair[0].scores, pair[1].scores) for pair in chosen]
     compared = _Comparison(options, trials, first.outputs, _align(second.outputs, renamed), noise)
-    return compared.result(models[0], chosen, settings)
+    result = compared.result(models[0], chosen, settings)
+    if options.keep_repro and not result.status.passed:
+        keep_trial(options.keep_repro, *paths, feeds)
+    return result
 
 
 def _decisions(models: tuple[onnx.ModelProto, onnx.ModelProto]) -> list[tuple[Decision, Decision]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -15,9 +15,9 @@ from .spatial import any_size
 from .verdicts import Array
 
 Shape = tuple[int, ...]
-_BATCHES = (2, 1, 3)
-_PRIMES = ((7, 11, 5, 3), (5, 3, 7, 11), (13, 9, 11, 7))  # per trial; never square, and odd
-_LARGE = 1 << 16  # elements: larger inputs get the short plan
+_BATCHES = (2, 1, 3, 2, 1)  # the last two variants are for small trials of large regions
+_PRIMES = ((7, 11, 5, 3), (5, 3, 7, 11), (13, 9, 11, 7), (3, 3, 5, 3), (3, 5, 3, 5))  # per trial; never square, and odd
+_LARGE = 1 << 13  # elements: larger inputs get one trial at the declared size, or the short plan
 _LIGHT_PLAN = (
     "normal", "normal", "normal", "mixed-space", "mixed-channel", "offset", "tiny", "huge", "zero", "subnormal",
     "one-hot", "constant",
@@ -51,6 +51,7 @@ class RegionInputs:
     meaning: Mapping[str, Meaning]
     elements: int
     small: tuple[Mapping[str, Shape], ...] = ()
+    rescaled: bool = False
 
     @property
     def heavy(self) -> bool:
@@ -70,6 +71,18 @@ class RegionInputs:
         rng = np.random.default_rng([abs(seed) + number, salt])
         feeds = {name: self._draw(rng, name, shapes[name], kind) for name in self.types}
         return RegionTrial(kind, seed + number, shapes, feeds)
+
+    def rescalings(self) -> Iterator[RegionInputs]:
+        """Yield versions in which some inputs have two or four times the free spatial size of others.
+
+        A region between a pooling and a resize has inputs of different sizes, and its types rarely say so.
+        """
+        names = list(self.types)
+        powers = [{name: 2 ** (i if up else len(names) - 1 - i) for i, name in enumerate(names)} for up in (1, 0)]
+        for factors in [*({name: by} for by in (2, 4) for name in names), *powers] if len(names) > 1 else []:
+            shapes = tuple(_rescale(self.types, one, factors) for one in self.shapes)
+            if shapes != self.shapes:
+                yield replace(self, shapes=shapes, small=(), rescaled=True)
 
     def _draw(self, rng: np.random.Generator, name: str, shape: Shape, kind: str) -> Array:
         elem = self.types[name].elem
@@ -94,7 +107,7 @@ def plan_inputs(region: onnx.ModelProto, rewritten: onnx.ModelProto) -> RegionIn
         types[info.name] = found
     channels = dict(_channel_hints(region))
     least = _least_space(region.graph)
-    shapes = tuple(_assign(types, channels, least, variant) for variant in range(len(_BATCHES)))
+    shapes = tuple(_assign(types, channels, least, variant) for variant in range(3))
     if len(set(map(str, shapes))) == 1:
         shapes = shapes[:1]
     largest = max((math.prod(shape) for shape in shapes[0].values()), default=0)
@@ -103,8 +116,27 @@ def plan_inputs(region: onnx.ModelProto, rewritten: onnx.ModelProto) -> RegionIn
     free = {name: TensorType(found.elem, _free_space(found.dims)) for name, found in types.items()}
     small: tuple[dict[str, Shape], ...] = ()
     if largest > _LARGE and all(any_size(side.graph, types) for side in (region, rewritten)):
-        small = tuple(_assign(free, channels, least, variant) for variant in range(2))
+        small = tuple(_assign(free, channels, least, variant) for variant in (3, 4))
     return RegionInputs(types, shapes, said, largest, small)
+
+
+def _rescale(types: Mapping[str, TensorType], shapes: Mapping[str, Shape], by: Mapping[str, int]) -> dict[str, Shape]:
+    symbols = {
+        dim: size * by[name]
+        for name in by
+        for axis, (dim, size) in enumerate(zip(types[name].dims or (), shapes[name], strict=True))
+        if isinstance(dim, str) and axis >= 2
+    }
+
+    def size(name: str, axis: int, dim: int | str | None, old: int) -> int:
+        if isinstance(dim, str):
+            return symbols.get(dim, old)
+        return old * by.get(name, 1) if dim is None and axis >= 2 else old
+
+    return {
+        name: tuple(size(name, axis, dim, shapes[name][axis]) for axis, dim in enumerate(found.dims or ()))
+        for name, found in types.items()
+    }
 
 
 def _free_space(dims: tuple[int | str | None, ...] | None) -> tuple[int | str | None, ...]:

@@ -19,13 +19,15 @@ from normfold.errors import WorkerError
 from .companion import NoCompanionError
 from .oracle import OracleError, evaluate
 from .region_batch import Item, feeds, merge, prepare, split
-from .region_inputs import InputsError, RegionTrial, plan_inputs
+from .region_inputs import InputsError, RegionInputs, RegionTrial, plan_inputs
 from .region_judge import Finding, Sides, judge, meets_truth
+from .repro import keep_region
 from .runner import Job, JobResult, Worker
 from .verdicts import Array, Region, RegionVerdict, Status, VerifyOptions, number, worst
 
 _MOST_ITEMS, _MOST_WEIGHTS, _MOST_ELEMENTS = 200, 64 << 20, 4 << 20
 _ISOLATED = ("worker.crashed", "resource.memory")  # endings that one region can cause to a whole batch
+_MOST_ORACLE = 3  # trials that float64 judges before a failing region may count as an improvement
 _UNINFORMATIVE = "no trial gave finite, varying values"
 Progress = Callable[[int, int], None]
 
@@ -85,14 +87,16 @@ class _Judge:
         if [info.name for info in region.before.graph.output] != [info.name for info in region.after.graph.output]:
             return _verdict(region, Status.FAIL, "the region's outputs differ by name")
         try:
-            inputs = plan_inputs(region.before, region.after)
-            item = prepare(index, region, inputs)
-            again = item.elem == TensorProto.FLOAT16 and item.execution == "native"
-            return [item, prepare(index, region, inputs, widen=True)] if again else [item]
+            planned = plan_inputs(region.before, region.after)
         except InputsError as error:
             return _verdict(region, Status.INCONCLUSIVE, f"unverified: {error}")
-        except NoCompanionError as error:
-            return self._by_noise_floor(region, str(error))
+        problem = ""
+        for inputs in (planned, *planned.rescalings()):
+            try:
+                return _items(index, region, inputs)
+            except NoCompanionError as error:
+                problem = problem or str(error)
+        return self._by_noise_floor(region, problem)
 
     def _by_noise_floor(self, region: Region, reason: str) -> RegionVerdict:
         from .noise_floor_regions import compare  # used by few regions
@@ -127,6 +131,11 @@ class _Judge:
     def _original_failed(self, item: Item, result: JobResult) -> RegionVerdict | None:
         if item.execution == "native" and item.elem == TensorProto.FLOAT16:
             return None  # no float16 kernel here; the widened run gives the verdict
+        for inputs in item.inputs.rescalings() if not item.inputs.rescaled else ():
+            widen = item.execution.startswith("widened")
+            verdict = self.batch([prepare(item.index, item.region, inputs, widen=widen)])[item.index]
+            if verdict.execution != "none":
+                return verdict
         return _verdict(item.region, Status.INCONCLUSIVE, f"the original region does not run: {result.message}")
 
     def _trials(self, items: Sequence[Item], *, times: int = 1) -> list[list[RegionTrial]]:
@@ -163,7 +172,10 @@ class _Judge:
             return dataclasses.replace(verdict, status=Status.INCONCLUSIVE, reason=_UNINFORMATIVE)
         if status is Status.PASS and not repaired:
             return verdict
-        return self._resolve(item, verdict, trials, sides, repaired=repaired)
+        verdict = self._resolve(item, verdict, trials, sides, repaired=repaired)
+        if self.options.keep_repro and not verdict.status.passed:
+            keep_region(self.options.keep_repro, item.index, item.region, trial.feeds)
+        return verdict
 
     def _resolve(
         self,
@@ -183,11 +195,25 @@ class _Judge:
             if not (before.ok and after.ok):
                 return verdict
             sides = _sides(item, trials, before, after)
+        else:  # an improvement must show where the difference is; elsewhere both sides agree already
+            chosen = [n for n, pair in enumerate(sides) if _differs(item, pair)][:_MOST_ORACLE]
+            trials, sides = [trials[n] for n in chosen], [sides[n] for n in chosen]
         try:
             truths = evaluate(item.region.before, [trial.feeds for trial in trials])
         except OracleError as error:
             return dataclasses.replace(verdict, reason=f"{verdict.reason}; no float64 evaluation: {error}")
         return _resolved(verdict, *_against_truth(item, sides, truths), improve=self.options.improve)
+
+
+def _items(index: int, region: Region, inputs: RegionInputs) -> list[Item]:
+    item = prepare(index, region, inputs)
+    again = item.elem == TensorProto.FLOAT16 and item.execution == "native"
+    return [item, prepare(index, region, inputs, widen=True)] if again else [item]
+
+
+def _differs(item: Item, pair: Sides) -> bool:
+    found = [judge(info.name, pair, item.lines, item.elem) for info in item.region.before.graph.output]
+    return any(one.status is not Status.PASS or one.repaired for one in found)
 
 
 def _is_full(group: Sequence[Item]) -> bool:

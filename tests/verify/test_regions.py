@@ -309,3 +309,31 @@ def test_no_regions():
 def test_models_are_valid():
     region = ConvBN(1).region()
     onnx.checker.check_model(region.before)
+
+
+def test_inputs_of_different_sizes_are_found_by_trying():
+    """One input is twice as large as the other and only the operators know."""
+
+    def side(nodes, weights):
+        inputs = [("x", ["N", 6, "a", "b"]), ("z", ["N", 6, "c", "d"])]
+        tail = [node("MaxPool", "m", "p", kernel_shape=[2, 2], strides=[2, 2]), node("Concat", "p", "z", "y", axis=1)]
+        return model([*nodes, *tail], inputs, [("y", None)], weights)
+
+    s = np.linspace(1, 2, 6)
+    before = side([node("Mul", "x", "s", "m")], {"s": s.reshape(6, 1, 1)})
+    after = side([node("Conv", "x", "W", "m")], {"W": np.diag(s).reshape(6, 6, 1, 1)})
+    (verdict,) = verify_regions([Region(("a",), before, after)], VerifyOptions())
+    assert verdict.status is Status.PASS, verdict
+
+
+def test_large_static_region_runs_once_at_its_size_and_then_smaller():
+    (good, bad) = verify_regions(
+        [ConvBN(2, 16, 16).region(bug, dims=(1, 16, 40, 33)) for bug in ("", "swap")], VerifyOptions()
+    )
+    assert (good.status, bad.status) == (Status.PASS, Status.FAIL)
+
+
+def test_repro_of_a_failure_is_kept(tmp_path):
+    verify_regions([ConvBN(2).region("swap", name="a/b")], VerifyOptions(keep_repro=tmp_path / "repro"))
+    (folder,) = (tmp_path / "repro").iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == ["after.onnx", "before.onnx", "command.txt", "inputs.npz"]

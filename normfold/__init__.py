@@ -1,1 +1,83 @@
-"""normfold makes the normalisation layers of an exported ONNX model cost nothing, and proves that nothing else changed."""
+"""normfold makes the normalisation layers of an exported ONNX model cost nothing, and proves that nothing else changed.
+
+    import normfold
+
+    result = normfold.optimize("model.onnx", "model.normfold.onnx")
+    result.report.verification.verdict          # "PASS"
+    normfold.verify("a.onnx", "b.onnx").status  # Status.PASS
+
+Everything is imported when it is first used: `import normfold` itself needs neither onnx nor a runtime.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from normfold._version import __version__
+
+if TYPE_CHECKING:
+    from normfold.config import Config, Target, VerifyLevel
+    from normfold.errors import (
+        EnvironmentProblem,
+        GateError,
+        InputError,
+        NormfoldError,
+        OutputError,
+        UsageError,
+        WorkerError,
+    )
+    from normfold.inspection import explain, inspect
+    from normfold.model.load import Initializers
+    from normfold.pipeline import Result, optimize, verify
+    from normfold.report.schema import InspectReport, Report, VerifyReport
+    from normfold.verify import Status, Verification
+
+__all__ = [
+    "Config",
+    "EnvironmentProblem",
+    "GateError",
+    "Initializers",
+    "InputError",
+    "InspectReport",
+    "NormfoldError",
+    "OutputError",
+    "Report",
+    "Result",
+    "Status",
+    "Target",
+    "UsageError",
+    "Verification",
+    "VerifyLevel",
+    "VerifyReport",
+    "WorkerError",
+    "__version__",
+    "explain",
+    "inspect",
+    "optimize",
+    "verify",
+]
+
+_HOME = {
+    **dict.fromkeys(("Config", "Target", "VerifyLevel"), "normfold.config"),
+    **dict.fromkeys(
+        ("EnvironmentProblem", "GateError", "InputError", "NormfoldError", "OutputError", "UsageError", "WorkerError"), "normfold.errors"
+    ),
+    **dict.fromkeys(("explain", "inspect"), "normfold.inspection"),
+    **dict.fromkeys(("Result", "optimize"), "normfold.pipeline"),
+    **dict.fromkeys(("InspectReport", "Report", "VerifyReport"), "normfold.report.schema"),
+    **dict.fromkeys(("Status", "Verification"), "normfold.verify"),
+    "Initializers": "normfold.model.load",
+}
+
+
+def verify(*args: Any, **kwargs: Any) -> Any:
+    """Are two models the same function? See `normfold.pipeline.verify`."""
+    return import_module("normfold.pipeline").verify(*args, **kwargs)
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'normfold' has no attribute {name!r}")
+    return getattr(import_module(home), name)

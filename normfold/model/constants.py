@@ -160,7 +160,7 @@ def _moved(source: TensorSource | None, values: Array) -> TensorSource | None:
     return None if source is None or values.size > _MOVE_LIMIT else Values(values, source.data_type)
 
 
-def _identity(node: Node, operands: Operands) -> TensorSource | None:
+def _identity(_node: Node, operands: Operands) -> TensorSource | None:
     return operands[0]
 
 
@@ -215,20 +215,22 @@ def _concat(node: Node, operands: Operands) -> TensorSource | None:
     return _moved(operands[0], np.concatenate([_read(o) for o in operands], int(attributes.get(node, "axis", 1))))
 
 
-def _expand(node: Node, operands: Operands) -> TensorSource | None:
+def _expand(_node: Node, operands: Operands) -> TensorSource | None:
     values = _read(operands[0])
     shape = np.broadcast_shapes(values.shape, tuple(_int_list(operands[1])))
     return _moved(operands[0], np.broadcast_to(values, shape)) if math.prod(shape) <= _MOVE_LIMIT else None
 
 
 def _gather(node: Node, operands: Operands) -> TensorSource | None:
-    values = np.take(_read(operands[0]), _read(operands[1], _COMPUTE_LIMIT), int(attributes.get(node, "axis", 0)))
-    return _moved(operands[0], values)
+    indices = _read(operands[1], _COMPUTE_LIMIT).astype(np.int64)
+    return _moved(operands[0], np.take(_read(operands[0]), indices, int(attributes.get(node, "axis", 0))))
 
 
 def _slice(node: Node, operands: Operands) -> TensorSource | None:
     values = _read(operands[0])
-    return _moved(operands[0], values[slice_index(values.ndim, slice_bounds(node, [_optional_ints(o) for o in operands[1:]]))])
+    return _moved(
+        operands[0], values[slice_index(values.ndim, slice_bounds(node, [_optional_ints(o) for o in operands[1:]]))]
+    )
 
 
 def _optional_ints(source: TensorSource | None) -> list[int] | None:
@@ -244,7 +246,12 @@ def slice_bounds(node: Node, inputs: list[list[int] | None]) -> list[tuple[int, 
     if len(node.inputs) > 1:
         starts, ends, axes, steps = (inputs + [None] * 4)[:4]
     else:
-        starts, ends, axes, steps = attributes.ints(node, "starts"), attributes.ints(node, "ends"), attributes.ints(node, "axes"), None
+        starts, ends, axes, steps = (
+            attributes.ints(node, "starts"),
+            attributes.ints(node, "ends"),
+            attributes.ints(node, "axes"),
+            None,
+        )
     if starts is None or ends is None:
         raise ValueError("unknown bounds")
     return list(zip(axes or range(len(starts)), starts, ends, steps or [1] * len(starts), strict=True))

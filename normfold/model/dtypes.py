@@ -29,7 +29,7 @@ _NUMPY: dict[int, np.dtype] = {
     TensorProto.BOOL: np.dtype("?"),
 }
 # Everything else that fills whole bytes; the two 4-bit families are packed two to a byte.
-_OTHER_BITS = {
+_OTHER_BITS: dict[int, int] = {
     TensorProto.COMPLEX64: 64,
     TensorProto.COMPLEX128: 128,
     TensorProto.FLOAT8E4M3FN: 8,
@@ -40,12 +40,14 @@ _OTHER_BITS = {
     TensorProto.INT4: 4,
     TensorProto.FLOAT4E2M1: 4,
 }
-_LIMITS = {
+_LIMITS: dict[int, tuple[float, float]] = {
     FLOAT: (float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)),
     FLOAT16: (65504.0, 2.0**-14),
     DOUBLE: (float(np.finfo(np.float64).max), float(np.finfo(np.float64).tiny)),
-    BFLOAT16: (float(ml_dtypes.finfo(ml_dtypes.bfloat16).max), 2.0**-126),
+    BFLOAT16: ((2.0 - 2.0**-7) * 2.0**127, 2.0**-126),
 }
+
+_ROUNDOFF: dict[int, float] = {FLOAT: 2.0**-24, FLOAT16: 2.0**-11, DOUBLE: 2.0**-53, BFLOAT16: 2.0**-8}
 
 
 def numpy_dtype(data_type: int) -> np.dtype | None:
@@ -88,12 +90,12 @@ def byte_size(data_type: int, count: int) -> int | None:
 
 def unit_roundoff(data_type: int) -> float:
     """Half the distance from 1 to the next number."""
-    return {FLOAT: 2.0**-24, FLOAT16: 2.0**-11, DOUBLE: 2.0**-53, BFLOAT16: 2.0**-8}[data_type]
+    return _ROUNDOFF[data_type]
 
 
 def type_name(data_type: int) -> str:
     """`FLOAT16` and so on; the number where onnx does not know it."""
     try:
-        return str(TensorProto.DataType.Name(data_type))  # type: ignore[arg-type]
+        return str(TensorProto.DataType.Name(data_type))
     except ValueError:
         return str(data_type)

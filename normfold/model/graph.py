@@ -29,7 +29,18 @@ class Use(NamedTuple):
 class Value:
     """One tensor of a scope. `producer` is None for inputs, initializers and values that subgraph inputs bind."""
 
-    __slots__ = ("exposed", "is_input", "is_output", "name", "output_slot", "producer", "scope", "tensor", "type", "uses")
+    __slots__ = (
+        "exposed",
+        "is_input",
+        "is_output",
+        "name",
+        "output_slot",
+        "producer",
+        "scope",
+        "tensor",
+        "type",
+        "uses",
+    )
 
     def __init__(self, name: str, scope: Scope) -> None:
         self.name = name
@@ -149,7 +160,9 @@ class Scope:
             InputError: `graph.ssa`, the name is taken in this scope.
         """
         if name in self.values:
-            raise InputError("graph.ssa", f"the value {name!r} is defined twice", hint="the model is invalid; export it again")
+            raise InputError(
+                "graph.ssa", f"the value {name!r} is defined twice", hint="the model is invalid; export it again"
+            )
         value = self.values[name] = Value(name, self)
         return value
 
@@ -239,12 +252,9 @@ def _producers(node: Node) -> list[Node]:
     pending = [node]
     while pending:
         current = pending.pop()
-        for value in current.inputs:
-            if value is not None and value.scope is node.scope and value.producer is not None:
-                found.append(value.producer)
+        read = list(current.inputs)
         for inner in current.subgraphs:
             pending.extend(inner.nodes)
-            for value in inner.outputs:
-                if value.scope is node.scope and value.producer is not None:
-                    found.append(value.producer)
+            read += inner.outputs
+        found += [v.producer for v in read if v is not None and v.scope is node.scope and v.producer is not None]
     return found

@@ -73,7 +73,10 @@ class Model:
         return any(
             tensor.external is not None for scope in self.scopes() for _, tensor in scope.outline.initializers
         ) or any(
-            tensor.external is not None for scope in self.scopes() for node in scope.nodes for tensor in node.outline.tensors.values()
+            tensor.external is not None
+            for scope in self.scopes()
+            for node in scope.nodes
+            for tensor in node.outline.tensors.values()
         )
 
 
@@ -104,11 +107,14 @@ def load(source: str | Path | ModelProto, *, initializers: Initializers = Initia
 
 def _serialised(model: ModelProto) -> bytes:
     try:
-        return model.SerializeToString(deterministic=True)
+        data: bytes = model.SerializeToString(deterministic=True)
     except Exception as error:  # protobuf raises different types for one cause: more than 2 GiB
         raise InputError(
-            "input.proto_2gib", f"the model cannot be serialised: {error}", hint="save it with external data and pass its path"
+            "input.proto_2gib",
+            f"the model cannot be serialised: {error}",
+            hint="save it with external data and pass its path",
         ) from None
+    return data
 
 
 def _outline(buffer: memoryview, path: Path | None) -> Model:
@@ -120,14 +126,18 @@ def _outline(buffer: memoryview, path: Path | None) -> Model:
         raise malformed("no graph" if not graphs else "more than one graph", 0)
     version = next((item for item in order if item.number == IR_VERSION and item.wire_type == VARINT), None)
     if version is None:
-        raise InputError("input.malformed", "not an ONNX model: it has no IR version", hint="is this really an ONNX file?")
+        raise InputError(
+            "input.malformed", "not an ONNX model: it has no IR version", hint="is this really an ONNX file?"
+        )
     opset = _opset(reader, [item for item in order if item.number == MODEL_OPSET])
     entries = [parse(StringStringEntryProto, reader.bytes(item)) for item in order if item.number == MODEL_METADATA]
     ir_version = read_varint(buffer, version.start, version.end)[0]
     graph = reader.scope(graphs[0].start, graphs[0].end, GRAPH)
     functions = [(item, _function(reader, item)) for item in order if item.number == MODEL_FUNCTION]
     metadata = {entry.key: entry.value for entry in entries}
-    return Model(path, buffer, order, graphs[0], ir_version, opset, metadata, Scope("graph", graph, opset), functions, files)
+    return Model(
+        path, buffer, order, graphs[0], ir_version, opset, metadata, Scope("graph", graph, opset), functions, files
+    )
 
 
 def _opset(reader: Reader, items: list[Field]) -> dict[str, int]:
@@ -142,7 +152,8 @@ def _opset(reader: Reader, items: list[Field]) -> dict[str, int]:
         domain = "" if entry.domain in STANDARD else entry.domain
         if versions.setdefault(domain, entry.version) != entry.version:
             raise InputError(
-                "opset.ambiguous", f"domain {domain or 'ai.onnx'!r} is imported in versions {versions[domain]} and {entry.version}"
+                "opset.ambiguous",
+                f"domain {domain or 'ai.onnx'!r} is imported in versions {versions[domain]} and {entry.version}",
             )
     return versions
 
@@ -150,8 +161,12 @@ def _opset(reader: Reader, items: list[Field]) -> dict[str, int]:
 def _function(reader: Reader, item: Field) -> Scope:
     outline = reader.scope(item.start, item.end, FUNCTION)
     opset = _opset(reader, [part for part in outline.order if part.number == 9])
-    name = next((bytes(reader.bytes(part)).decode("utf-8", "replace") for part in outline.order if part.number == 1), "")
-    domain = next((bytes(reader.bytes(part)).decode("utf-8", "replace") for part in outline.order if part.number == 10), "")
+    name = next(
+        (bytes(reader.bytes(part)).decode("utf-8", "replace") for part in outline.order if part.number == 1), ""
+    )
+    domain = next(
+        (bytes(reader.bytes(part)).decode("utf-8", "replace") for part in outline.order if part.number == 10), ""
+    )
     return Scope(f"function {domain}::{name}", outline, opset)
 
 
@@ -232,12 +247,15 @@ def _connect(root: Scope, warnings: list[str]) -> None:
         for name in _outputs(scope):
             value = scope.lookup(name)
             if value is None:
-                raise InputError("graph.dangling", f"the output {name!r} is never produced", hint="export the model again")
+                raise InputError(
+                    "graph.dangling", f"the output {name!r} is never produced", hint="export the model again"
+                )
             value.is_output = True
             scope.outputs.append(value)
-    for scope in reversed(scopes):
-        if sort(scope):
-            warnings.append(f"the nodes of {scope.path} are not in execution order; normfold keeps the order of the file")
+    unsorted = [scope.path for scope in reversed(scopes) if sort(scope)]
+    warnings += [
+        f"the nodes of {path} are not in execution order; normfold keeps the order of the file" for path in unsorted
+    ]
 
 
 def _expose(model: Model, policy: Initializers) -> None:
@@ -277,5 +295,6 @@ def find_nodes(model: Model, name: str) -> list[Node]:
         node
         for scope in model.scopes()
         for node in scope.nodes
-        if name in (node.proto.name, node.key, node.label) or any(v is not None and v.name == name for v in node.outputs)
+        if name in (node.proto.name, node.key, node.label)
+        or any(v is not None and v.name == name for v in node.outputs)
     ]

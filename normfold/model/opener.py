@@ -62,7 +62,7 @@ class Opened:
 
 def absolute(path: str | os.PathLike[str]) -> Path:
     """The path, absolute and normalised, links not resolved."""
-    return Path(os.path.abspath(os.fspath(path)))
+    return Path(os.path.abspath(os.fspath(path)))  # noqa: PTH100 - resolve() would follow links
 
 
 def open_model(path: Path) -> Opened:
@@ -168,6 +168,10 @@ def _reject_other_formats(path: Path, head: bytes) -> None:
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     for magic, what, hint in _LOOKS_LIKE:
         if (text if magic[:1] in b"<{v" else head).startswith(magic):
-            raise InputError("input.wrong_format", f"this looks like {what}, not an ONNX model", where=str(path), hint=hint)
+            raise InputError(
+                "input.wrong_format", f"this looks like {what}, not an ONNX model", where=str(path), hint=hint
+            )
     if head[4:8] in _FORMATS_AT_4:
-        raise InputError("input.wrong_format", f"this is {_FORMATS_AT_4[head[4:8]]}, not an ONNX model", where=str(path))
+        raise InputError(
+            "input.wrong_format", f"this is {_FORMATS_AT_4[head[4:8]]}, not an ONNX model", where=str(path)
+        )

@@ -6,10 +6,11 @@ Field numbers are those of onnx.proto3.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import dataclasses
+from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 from onnx import AttributeProto, NodeProto, TensorProto
 
 from normfold.errors import InputError
@@ -46,7 +47,7 @@ FUNCTION = ScopeKind("function", node=7, initializer=0, input=4, output=5, value
 
 
 class SubgraphOutline(NamedTuple):
-    """A graph attribute of a node: index of the attribute among the node's attributes, position in `graphs`, outline."""
+    """A graph attribute of a node: index among the node's attributes, position in `graphs`, outline."""
 
     attribute: int
     position: int
@@ -59,8 +60,8 @@ class NodeOutline:
 
     field: Field
     proto: NodeProto
-    tensors: dict[int, FileTensor] = field(default_factory=dict)
-    subgraphs: list[SubgraphOutline] = field(default_factory=list)
+    tensors: dict[int, FileTensor] = dataclasses.field(default_factory=dict)
+    subgraphs: list[SubgraphOutline] = dataclasses.field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -165,7 +166,8 @@ def parse(kind: type[M], data: bytes) -> M:
         InputError: `input.malformed`.
     """
     try:
-        return kind.FromString(data)
+        message: M = kind.FromString(data)
+        return message
     except (DecodeError, UnicodeDecodeError) as error:
         raise InputError("input.malformed", f"not a valid ONNX file: {kind.__name__}: {error}") from None
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from onnx import AttributeProto, NodeProto
 
-from normfold.model.graph import Scope
+from normfold.model.graph import Node, Scope
 from normfold.model.load import Model
 from normfold.model.tensors import NewTensor
 
@@ -48,12 +48,14 @@ class Candidate:
     Args:
         model: the original.
         scopes: patches by scope identity; a scope without one is copied.
+        owners: the node for which a new tensor was made, by identity of the tensor.
         metadata: entries of `metadata_props` to set; those with our prefix that are not in it are removed.
     """
 
     model: Model
     scopes: dict[int, ScopePatch]
     metadata: dict[str, str]
+    owners: dict[int, Node] = field(default_factory=dict)
 
     @property
     def is_original(self) -> bool:
@@ -68,5 +70,9 @@ class Candidate:
         """Every tensor that has to be computed."""
         found: list[NewTensor] = []
         for patch in self.scopes.values():
-            found += [*patch.replaced.values(), *patch.added, *(t for tensors in patch.constants.values() for t in tensors)]
+            found += [
+                *patch.replaced.values(),
+                *patch.added,
+                *(t for tensors in patch.constants.values() for t in tensors),
+            ]
         return found

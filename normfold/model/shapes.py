@@ -1,7 +1,8 @@
+# ruff: noqa: ARG001 - all rules have one signature
 """Shapes and element types, derived from graph inputs, weights and operators; asked for one value at a time.
 
-A declared `value_info` may be stale, so nothing is taken from it: a dimension that is not proven is None. A dimension is
-an int, a symbolic name (two equal names are the same number), or None. No native code runs here.
+A declared `value_info` may be stale, so nothing is taken from it: a dimension that is not proven is None. A dimension
+is an int, a symbolic name (two equal names are the same number), or None. No native code runs here.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from onnx import TypeProto
 
-from normfold.model import attributes, dtypes
+from normfold.model import attributes
 from normfold.model.constants import Constants, slice_bounds, slice_index
 from normfold.model.graph import Node, Value
 
@@ -239,7 +240,9 @@ def _windows(node: Node, spatial: Sequence[Dim], kernel: Sequence[int]) -> list[
     ceil = bool(attributes.get(node, "ceil_mode", 0))
     if ceil:
         return [None] * count  # runtimes differ on the last partial window
-    return [window(s, kernel[i], strides[i], dilations[i], pads[i] + pads[i + count], ceil) for i, s in enumerate(spatial)]
+    return [
+        window(s, kernel[i], strides[i], dilations[i], pads[i] + pads[i + count], ceil) for i, s in enumerate(spatial)
+    ]
 
 
 def _conv(shapes: Shapes, node: Node, slot: int) -> Dims | None:
@@ -279,7 +282,9 @@ def _stretched(node: Node, data: Dims | None, weight: Dims) -> list[Dim]:
     sizes: list[Dim] = []
     for i, (size, kernel) in enumerate(zip(data[2:], weight[2:], strict=True)):
         if isinstance(size, int) and isinstance(kernel, int):
-            sizes.append((size - 1) * strides[i] + extra[i] + (kernel - 1) * dilations[i] + 1 - pads[i] - pads[i + count])
+            sizes.append(
+                (size - 1) * strides[i] + extra[i] + (kernel - 1) * dilations[i] + 1 - pads[i] - pads[i + count]
+            )
         else:
             sizes.append(None)
     return sizes
@@ -329,7 +334,10 @@ def _reshape(shapes: Shapes, node: Node, slot: int) -> Dims | None:
     if wanted is None:
         return None
     if not attributes.get(node, "allowzero", 0):
-        wanted = [(data[i] if data is not None and i < len(data) else None) if size == 0 else size for i, size in enumerate(wanted)]
+        wanted = [
+            (data[i] if data is not None and i < len(data) else None) if size == 0 else size
+            for i, size in enumerate(wanted)
+        ]
     return tuple(_inferred(list(wanted), data))
 
 
@@ -380,7 +388,9 @@ def node_axes(shapes: Shapes, node: Node, slot: int = 1) -> list[int] | None:
 
 def _squeeze(shapes: Shapes, node: Node, slot: int) -> Dims | None:
     data, axes = shapes.known(node.input(0)), node_axes(shapes, node)
-    if data is None or (axes is None and (node.input(1) is not None or None in data or any(isinstance(d, str) for d in data))):
+    if data is None or (
+        axes is None and (node.input(1) is not None or None in data or any(isinstance(d, str) for d in data))
+    ):
         return None
     gone = {i for i, d in enumerate(data) if d == 1} if axes is None else {a % len(data) for a in axes}
     return tuple(dim for i, dim in enumerate(data) if i not in gone)
@@ -403,7 +413,9 @@ def _concat(shapes: Shapes, node: Node, slot: int) -> Dims | None:
     axis = int(attributes.get(node, "axis", 1)) % len(known[0])
     sizes = [dims[axis] for dims in known]
     whole = len(known) == len(node.inputs) and all(isinstance(s, int) for s in sizes)
-    result: list[Dim] = [next((d for d in column if isinstance(d, int)), column[0]) for column in zip(*known, strict=True)]
+    result: list[Dim] = [
+        next((d for d in column if isinstance(d, int)), column[0]) for column in zip(*known, strict=True)
+    ]
     result[axis] = sum(s for s in sizes if isinstance(s, int)) if whole else None
     return tuple(result)
 
@@ -469,7 +481,11 @@ def _pad(shapes: Shapes, node: Node, slot: int) -> Dims | None:
 
 def pad_amounts(shapes: Shapes, node: Node, rank: int) -> list[tuple[int, int]] | None:
     """(before, after) of a Pad for every axis of the data; None if unknown."""
-    pads = shapes.constants.ints(node.input(1)) if len(node.inputs) > 1 else attributes.ints(node, "pads") or attributes.ints(node, "paddings")
+    pads = (
+        shapes.constants.ints(node.input(1))
+        if len(node.inputs) > 1
+        else attributes.ints(node, "pads") or attributes.ints(node, "paddings")
+    )
     if pads is None:
         return None
     axes = list(range(rank))
@@ -501,7 +517,11 @@ def resize_sizes(shapes: Shapes, node: Node, data: Dims) -> list[Dim] | None:
     axes = [a % rank for a in attributes.ints(node, "axes") or range(rank)]
     if node.op_type == "Resize" and node.input(3) is not None:
         sizes = shapes.data(node.input(3))
-        if sizes is None or len(sizes) != len(axes) or attributes.get(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
+        if (
+            sizes is None
+            or len(sizes) != len(axes)
+            or attributes.get(node, "keep_aspect_ratio_policy", "stretch") != "stretch"
+        ):
             return None
         return _on_axes(data, axes, list(sizes))
     scales = _scales(shapes, node)
@@ -585,7 +605,8 @@ def _recurrent(shapes: Shapes, node: Node, slot: int) -> Dims | None:
 
 
 _RNN_LAYOUT_FREE = (
-    "hidden_size", "direction", "activations", "activation_alpha", "activation_beta", "clip", "input_forget", "linear_before_reset",
+    "hidden_size", "direction", "activations", "activation_alpha", "activation_beta", "clip", "input_forget",
+    "linear_before_reset",
 )  # fmt: skip
 
 Rule = Callable[[Shapes, Node, int], Dims | None]
@@ -595,11 +616,11 @@ _ELEMENTWISE = (
     "GreaterOrEqual", "And", "Or", "Xor", "Mod",
 )  # fmt: skip
 _UNARY = (
-    "Relu", "LeakyRelu", "PRelu", "Sigmoid", "Tanh", "Clip", "Elu", "Selu", "Softplus", "Softsign", "HardSigmoid", "HardSwish",
-    "Mish", "Gelu", "Erf", "Exp", "Log", "Sqrt", "Reciprocal", "Neg", "Abs", "Floor", "Ceil", "Round", "Sign", "Sin", "Cos",
-    "Identity", "Cast", "Softmax", "LogSoftmax", "Not", "LRN", "LpNormalization", "MeanVarianceNormalization",
-    "InstanceNormalization", "GroupNormalization", "RMSNormalization", "BatchNormalization", "LayerNormalization",
-    "QuantizeLinear", "DequantizeLinear", "ThresholdedRelu", "Celu", "CumSum", "Trilu", "ImageScaler",
+    "Relu", "LeakyRelu", "PRelu", "Sigmoid", "Tanh", "Clip", "Elu", "Selu", "Softplus", "Softsign", "HardSigmoid",
+    "HardSwish", "Mish", "Gelu", "Erf", "Exp", "Log", "Sqrt", "Reciprocal", "Neg", "Abs", "Floor", "Ceil",
+    "Round", "Sign", "Sin", "Cos", "Identity", "Cast", "Softmax", "LogSoftmax", "Not", "LRN", "LpNormalization",
+    "MeanVarianceNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization", "BatchNormalization",
+    "LayerNormalization", "QuantizeLinear", "DequantizeLinear", "ThresholdedRelu", "Celu", "CumSum", "Trilu", "ImageScaler",
 )  # fmt: skip
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(_UNARY, _same),
@@ -626,7 +647,9 @@ _RULES: dict[str, Rule] = {
     "Pad": _pad,
     "Resize": _resize,
     "Upsample": _resize,
-    **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceL1", "ReduceSumSquare"), _reduce),
+    **dict.fromkeys(
+        ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceL1", "ReduceSumSquare"), _reduce
+    ),
     "DepthToSpace": _depth_to_space,
     "SpaceToDepth": _depth_to_space,
     "Expand": _expand,
@@ -635,11 +658,14 @@ _RULES: dict[str, Rule] = {
     "GRU": _recurrent,
     "RNN": _recurrent,
 }
-_ALL_INPUTS = frozenset((*_ELEMENTWISE, "Concat", "MatMul", "Gemm", "Conv", "ConvTranspose", "Gather", "LSTM", "GRU", "RNN"))
+_ALL_INPUTS = frozenset(
+    (*_ELEMENTWISE, "Concat", "MatMul", "Gemm", "Conv", "ConvTranspose", "Gather", "LSTM", "GRU", "RNN")
+)
 _SHAPE_INPUT = {"Reshape": 1, "Expand": 1, "Resize": 3}
 _FIXED_TYPE = {
     "Shape": _INT64, "Size": _INT64, "ArgMax": _INT64, "ArgMin": _INT64, "NonZero": _INT64, "QuantizeLinear": None,
-    "DequantizeLinear": None, **dict.fromkeys(("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "And", "Or", "Xor", "Not"), _BOOL),
+    "DequantizeLinear": None,
+    **dict.fromkeys(("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "And", "Or", "Xor", "Not"), _BOOL),
 }  # fmt: skip
 _TYPE_INPUT = {"Where": 1}
 _SAME_TYPE_OUTPUTS = ("Split", "LSTM", "GRU", "RNN", "BatchNormalization")
@@ -659,7 +685,9 @@ def _data_same(shapes: Shapes, node: Node) -> list[Dim] | None:
 
 def _data_concat(shapes: Shapes, node: Node) -> list[Dim] | None:
     parts = [shapes.data(operand) for operand in node.inputs]
-    return None if any(part is None for part in parts) else [item for part in parts if part is not None for item in part]
+    return (
+        None if any(part is None for part in parts) else [item for part in parts if part is not None for item in part]
+    )
 
 
 def _data_gather(shapes: Shapes, node: Node) -> list[Dim] | None:

@@ -1,7 +1,7 @@
 """Candidate -> bytes: untouched ranges are copied from the original file, changed ones are written anew.
 
-What nobody edited comes out byte for byte, unknown fields included, because it never goes through a parser. The result is
-a list of pieces, so that a weight is computed while it is written and never stands in memory as a whole.
+What nobody edited comes out byte for byte, unknown fields included, because it never goes through a parser. The result
+is a list of pieces, so that a weight is computed while it is written and never stands in memory as a whole.
 """
 
 from __future__ import annotations
@@ -147,7 +147,13 @@ class _Writer:
     # --- nodes ---
 
     def _node_slot(
-        self, out: Pieces, patch: ScopePatch, index: int, node: NodeOutline, inner: dict[tuple[int, int], Scope], number: int
+        self,
+        out: Pieces,
+        patch: ScopePatch,
+        index: int,
+        node: NodeOutline,
+        inner: dict[tuple[int, int], Scope],
+        number: int,
     ) -> None:
         for tensor in patch.constants.get(index, ()):
             out.nest(number, self._constant_node(tensor))
@@ -158,7 +164,9 @@ class _Writer:
         for extra in patch.after.get(index, ()):
             out.message(number, extra.SerializeToString())
 
-    def _node(self, out: Pieces, patch: NodePatch | None, node: NodeOutline, inner: dict[tuple[int, int], Scope], number: int) -> None:
+    def _node(
+        self, out: Pieces, patch: NodePatch | None, node: NodeOutline, inner: dict[tuple[int, int], Scope], number: int
+    ) -> None:
         touched = {attribute for attribute, _ in inner if self._changes(inner)}
         touched |= {index for index, tensor in node.tensors.items() if tensor.external is not None}
         if patch is None and not touched:
@@ -168,10 +176,14 @@ class _Writer:
 
     def _changes(self, inner: dict[tuple[int, int], Scope]) -> bool:
         return any(
-            id(scope) in self.candidate.scopes or _has_external(scope) for nested in inner.values() for scope in nested.walk()
+            id(scope) in self.candidate.scopes or _has_external(scope)
+            for nested in inner.values()
+            for scope in nested.walk()
         )
 
-    def _rewritten(self, patch: NodePatch, node: NodeOutline, inner: dict[tuple[int, int], Scope], touched: set[int]) -> Pieces:
+    def _rewritten(
+        self, patch: NodePatch, node: NodeOutline, inner: dict[tuple[int, int], Scope], touched: set[int]
+    ) -> Pieces:
         """The node with its changed parts; every other field is copied as it stands."""
         out = Pieces(self.buffer)
         replaced = {NODE_INPUT: patch.inputs, NODE_OUTPUT: patch.outputs}

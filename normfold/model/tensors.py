@@ -30,8 +30,8 @@ _BLOCK_ELEMENTS = 1 << 18  # 1 MiB of float32 and 2 MiB of float64: stays in the
 _RELEASE_AFTER = 64  # blocks: what a mapped weight may occupy while it is read
 
 
-class Unreadable(Exception):
-    """The values of a tensor cannot be used for arithmetic: strings, 4-bit and 8-bit floats, sparse or segmented data."""
+class Unreadable(Exception):  # noqa: N818 - a property of the tensor, no error
+    """The values cannot be used for arithmetic: strings, 4-bit and 8-bit floats, sparse or segmented data."""
 
 
 class TensorSource(Protocol):
@@ -76,7 +76,7 @@ class DataFiles:
 
 @dataclass(frozen=True, slots=True)
 class External:
-    """Where an external tensor lies: file name relative to the model, byte offset, byte length (None: from the shape)."""
+    """Where an external tensor lies: file relative to the model, byte offset, byte length (None: from the shape)."""
 
     location: str
     offset: int
@@ -200,12 +200,13 @@ class Values:
         return self.values
 
 
-class RangeRefusal(Exception):
-    """A computed tensor leaves the range of its type; `reason` says how, in words."""
+class RangeRefusal(Exception):  # noqa: N818 - a refusal, no error
+    """A computed tensor leaves the range of its type; `reason` says how, `tensor` which."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, tensor: NewTensor) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.tensor = tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -243,7 +244,7 @@ class NewTensor:
             RangeRefusal: a value is not finite in the storage type, or more than 0.1 % of the non-zero values
                 would become zero or subnormal.
         """
-        guard = _RangeGuard(self.data_type)
+        guard = _RangeGuard(self)
         base = self.base.array()
         if base.shape != self.dims:
             base = np.broadcast_to(base, self.dims)
@@ -283,9 +284,10 @@ def _release(source: TensorSource) -> None:
 class _RangeGuard:
     """Watches one tensor while it is rounded to its storage type."""
 
-    def __init__(self, data_type: int) -> None:
-        self.storage = dtypes.numpy_dtype(data_type)
-        self.tiny = dtypes.smallest_normal(data_type)
+    def __init__(self, tensor: NewTensor) -> None:
+        self.tensor = tensor
+        self.storage = dtypes.numpy_dtype(tensor.data_type)
+        self.tiny = dtypes.smallest_normal(tensor.data_type)
         self.nonzero = self.lost = 0
 
     def checked(self, exact: Float64, before: Array, visible: NDArray[np.bool_] | bool) -> Array:
@@ -293,7 +295,7 @@ class _RangeGuard:
             rounded: Array = exact.astype(self.storage)
         magnitude = np.abs(rounded)
         if rounded.size and not np.isfinite(magnitude.max()):
-            raise RangeRefusal("a folded weight exceeds the largest finite value of its type")
+            raise RangeRefusal("a folded weight exceeds the largest finite value of its type", self.tensor)
         small = magnitude < self.tiny
         if small.any():
             # What was zero or subnormal before is not a loss of this fold.
@@ -304,7 +306,7 @@ class _RangeGuard:
 
     def finish(self) -> None:
         if self.lost * 1000 > self.nonzero:
-            raise RangeRefusal(f"{self.lost} folded weights would become zero or subnormal")
+            raise RangeRefusal(f"{self.lost} folded weights would become zero or subnormal", self.tensor)
 
 
 def _part(operand: NDArray[A], index: tuple[slice, ...], rank: int) -> NDArray[A]:

@@ -1,9 +1,9 @@
 """Protobuf at the level of bytes: where each field of a message lies, and how to write one.
 
-normfold never re-encodes what it did not change: it copies byte ranges. For that it must know the ranges, so this module
-reads the wire format itself (https://protobuf.dev/programming-guides/encoding/). It never recurses and never copies a
-payload. What two parsers could read differently is refused: a length past the end of its parent, a varint of more than
-ten bytes, a group, field number 0.
+normfold never re-encodes what it did not change: it copies byte ranges. For that it must know the ranges, so this
+module reads the wire format itself (https://protobuf.dev/programming-guides/encoding/). It never recurses and never
+copies a payload. What two parsers could read differently is refused: a length past the end of its parent, a varint of
+more than ten bytes, a group, field number 0.
 """
 
 from __future__ import annotations

@@ -64,7 +64,9 @@ class Staging:
             raise _cannot_write(self.beside, error) from None
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
@@ -116,18 +118,20 @@ def stage(candidate: Candidate, staging: Staging, name: str) -> Staged:
 
 
 def _stage_original(candidate: Candidate, staging: Staging, path: Path) -> Staged:
-    """Nothing changed: the same bytes, which name the same data files; they are copied unless they are there already."""
+    """The same bytes, which name the same data files; these are copied unless they are there already."""
     model = candidate.model
     with _create(path) as stream:
         stream.write(model.buffer)
         _sync(stream)
-    for location in sorted({tensor.external.location for tensor in _external(candidate) if tensor.external is not None}):
+    for location in sorted(
+        {tensor.external.location for tensor in _external(candidate) if tensor.external is not None}
+    ):
         source = model.files.get(location, location)
         target = staging.beside / location
-        if target.exists() and os.path.samefile(target, source.path):
+        if target.exists() and target.samefile(source.path):
             link = staging.path / location
             link.parent.mkdir(parents=True, exist_ok=True)
-            os.symlink(source.path, link)
+            link.symlink_to(source.path)
             continue
         if target.exists():
             raise OutputError(
@@ -152,13 +156,13 @@ def to_bytes(candidate: Candidate) -> bytes:
         InputError: `input.proto_2gib`, it does not fit in one message.
         RangeRefusal: as `stage`.
     """
-    pieces = splice(candidate, lambda tensor: None)
+    pieces = splice(candidate, lambda _: None)
     if pieces.length >= 1 << 31:
         raise InputError("input.proto_2gib", "the result is larger than 2 GiB", hint="write it to a file instead")
     return b"".join(bytes(chunk) for piece in pieces for chunk in _chunks(piece))
 
 
-# --- the data file -----------------------------------------------------------------------------------------------------
+# --- the data file ---------------------------------------------------------------------------------------------------
 
 
 class _Hashed:
@@ -215,7 +219,8 @@ def _write_data(candidate: Candidate, directory: Path, stem: str) -> tuple[Place
     with _create(temporary) as stream:
         out = _Hashed(stream)
         shared: dict[tuple[str, int, int], External] = {}
-        for tensor in [*kept, *new]:
+        tensors: list[FileTensor | NewTensor] = [*kept, *new]
+        for tensor in tensors:
             places[id(tensor)] = _write_tensor(out, tensor, shared)
         digest = out.hexdigest()
         _sync(stream)
@@ -224,9 +229,15 @@ def _write_data(candidate: Candidate, directory: Path, stem: str) -> tuple[Place
     return {key: External(name, place.offset, place.length) for key, place in places.items()}, name
 
 
-def _write_tensor(out: _Hashed, tensor: FileTensor | NewTensor, shared: dict[tuple[str, int, int], External]) -> External:
+def _write_tensor(
+    out: _Hashed, tensor: FileTensor | NewTensor, shared: dict[tuple[str, int, int], External]
+) -> External:
     """Tied weights, two tensors over one range, stay one range."""
-    key = (tensor.external.location, tensor.external.offset, tensor.nbytes) if isinstance(tensor, FileTensor) and tensor.external else None
+    key = (
+        (tensor.external.location, tensor.external.offset, tensor.nbytes)
+        if isinstance(tensor, FileTensor) and tensor.external
+        else None
+    )
     if key is not None and key in shared:
         return shared[key]
     align = _PAGE if tensor.nbytes >= _WORTH_A_PAGE else _ALIGN
@@ -246,7 +257,7 @@ def _write_tensor(out: _Hashed, tensor: FileTensor | NewTensor, shared: dict[tup
     return place
 
 
-# --- the model file ----------------------------------------------------------------------------------------------------
+# --- the model file --------------------------------------------------------------------------------------------------
 
 
 def _write_model(candidate: Candidate, path: Path, places: Places) -> int:
@@ -277,7 +288,7 @@ def _sync(stream: BinaryIO) -> None:
     os.fsync(stream.fileno())
 
 
-# --- the destination ---------------------------------------------------------------------------------------------------
+# --- the destination -------------------------------------------------------------------------------------------------
 
 
 def commit(staged: Staged, destination: Path, superseded: str | None = None) -> None:
@@ -322,4 +333,6 @@ def _sync_directory(directory: Path) -> None:
 
 def _cannot_write(where: Path, error: OSError) -> OutputError:
     reason = (error.strerror or str(error)).lower()
-    return OutputError("output.unwritable", f"cannot write: {reason}", where=str(where), hint="nothing was changed there")
+    return OutputError(
+        "output.unwritable", f"cannot write: {reason}", where=str(where), hint="nothing was changed there"
+    )

@@ -152,6 +152,7 @@ class _Surgeon:
     def _place(self, node: Node, old: Value | None, tensor: NewTensor) -> None:
         """Put a tensor where the format allows: over the old one, among the initializers, or into a Constant node."""
         patch = self.candidate.patch(node.scope)
+        self.candidate.owners[id(tensor)] = node
         index = None if old is None else self._initializer_index(old)
         if index is not None:
             patch.dropped_initializers.discard(index)

@@ -12,7 +12,7 @@ from normfold.errors import InputError
 
 from .end_to_end import compare_end_to_end
 from .runner import Worker
-from .structure import check_wellformed, compare_structure
+from .structure import check_wellformed, compare_structure, crashes_runtime
 from .verdicts import Status, Verification, VerifyOptions
 
 _STEPS = 2
@@ -49,6 +49,9 @@ def verify_models(
         return Verification(Status.FAIL, "L0", reason="; ".join(problems))
     if malformed := check_wellformed(original, candidate):
         return Verification(Status.FAIL, "L0", reason=malformed)
+    for model, status in zip(models, (Status.INCONCLUSIVE, Status.FAIL), strict=True):
+        if reason := crashes_runtime(model):
+            return Verification(status, "L0", reason=reason)
     if progress:
         progress(1, _STEPS)
     with Worker(

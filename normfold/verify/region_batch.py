@@ -51,7 +51,7 @@ class Item:
         """Items with equal keys may share a session."""
         sides = [(side.ir_version, _opsets(side)) for side in (self.before, self.after)]
         alone = self.index if self.before.functions or self.after.functions else -1
-        return (*sides, self.execution, self.inputs.heavy, alone)
+        return (*sides, self.execution, self.inputs.plan(1), alone)
 
 
 def _opsets(model: onnx.ModelProto) -> tuple[tuple[str, int], ...]:

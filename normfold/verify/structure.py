@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 
-from .protos import tensor_type
+from .protos import tensor_type, walk
 
 Infos = Sequence[onnx.ValueInfoProto]
 
@@ -24,6 +24,15 @@ def compare_structure(original: onnx.ModelProto, candidate: onnx.ModelProto, fro
     for model, which in ((original, "original"), (candidate, "candidate")):
         problems += [f"the {which} has the output {name!r} more than once" for name in _repeated(model.graph.output)]
     return problems
+
+
+def crashes_runtime(model: onnx.ModelProto) -> str:
+    """Return why running `model` would end the process: onnxruntime segfaults on this form; "" if nothing is known."""
+    for node in walk(model.graph):
+        training = any(attribute.name == "training_mode" and attribute.i for attribute in node.attribute)
+        if node.op_type == "BatchNormalization" and training and not all(node.output):
+            return f"BatchNormalization {node.name!r} in training form leaves out an output; onnxruntime crashes on it"
+    return ""
 
 
 def check_wellformed(original: Path, candidate: Path) -> str:

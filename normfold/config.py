@@ -1,0 +1,68 @@
+"""The settings of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from normfold.model.load import Initializers
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class VerifyLevel(StrEnum):
+    """How much evidence a result needs before it may be written."""
+
+    FULL = "full"
+    REGION = "region"
+    OFF = "off"
+
+
+class Target(StrEnum):
+    """The deployment target. More targets come with the lowering of norms."""
+
+    PORTABLE = "portable"
+
+
+class Config(BaseModel):
+    """Settings of `optimize`; every field has the default of the command line.
+
+    Args:
+        target: deployment target.
+        initializers: what to do with initializers that are also graph inputs.
+        verify: `full` compares every region and the whole model, `region` the regions only, `off` nothing.
+        skip, only: rule codes (`NF101`) to leave out, or to use exclusively.
+        seed: base of all random inputs.
+        trials: seeded trials of the whole model.
+        inputs: user data by graph input, one array or one per trial; preferred over random data.
+        shapes: dims for graph inputs.
+        rtol, atol: tolerances by output name, "" for all; None measures the model's own noise floor.
+        strict: an inconclusive verdict is a refusal.
+        all_or_nothing: a failing edit refuses everything instead of being dropped.
+        metadata: write provenance into `metadata_props`.
+        timeout_s: seconds that one job in the worker process may take.
+        memory_limit: bytes of address space of the worker process, None for no limit.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    target: Target = Target.PORTABLE
+    initializers: Initializers = Initializers.AUTO
+    verify: VerifyLevel = VerifyLevel.FULL
+    skip: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    seed: int = 0
+    trials: int = Field(default=3, ge=1, le=100)
+    inputs: Mapping[str, Array | Sequence[Array]] = Field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = Field(default_factory=dict)
+    rtol: Mapping[str, float] = Field(default_factory=dict)
+    atol: Mapping[str, float] = Field(default_factory=dict)
+    strict: bool = False
+    all_or_nothing: bool = False
+    metadata: bool = True
+    timeout_s: float = Field(default=600.0, gt=0)
+    memory_limit: int | None = Field(default=None, gt=0)

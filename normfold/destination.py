@@ -1,0 +1,96 @@
+"""Where a result may go: never over the input, never over a file that is not ours unless told to."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from normfold.errors import NormfoldError, OutputError
+from normfold.model.load import Initializers, load
+from normfold.model.opener import absolute
+from normfold.model.splice import METADATA_PREFIX
+from normfold.model.write import DATA_KEY
+
+_LOCK_SECONDS = 10.0
+VERSION_KEY = METADATA_PREFIX + "version"
+
+
+def default_destination(source: Path) -> Path:
+    """`model.onnx` becomes `model.normfold.onnx`, beside it."""
+    return source.with_name(f"{source.stem}.normfold.onnx")
+
+
+def check_destination(destination: Path, source: Path | None, *, in_place: bool) -> Path:
+    """The absolute destination.
+
+    Raises:
+        OutputError: `output.is_input`, `output.is_link`, `output.is_directory`, `output.no_directory`.
+    """
+    path = absolute(destination)
+    if path.is_dir():
+        raise OutputError("output.is_directory", "this is a directory", where=str(path), hint=f"name a file, such as {path}/model.onnx")
+    if not path.parent.is_dir():
+        raise OutputError("output.no_directory", "there is no such directory", where=str(path.parent), hint="create it first")
+    if source is not None and path.exists() and os.path.samefile(path, source):
+        if not in_place:
+            raise OutputError("output.is_input", "the output is the input", where=str(path), hint="choose another -o, or add --in-place")
+        return Path(os.path.realpath(path))
+    if path.is_symlink():
+        raise OutputError("output.is_link", "the output is a symbolic link", where=str(path), hint="name the file that it leads to")
+    return path
+
+
+def require_ours(destination: Path, content: Path) -> None:
+    """A default destination may only replace what normfold wrote, or what is equal anyway.
+
+    Raises:
+        OutputError: `output.exists`.
+    """
+    if not destination.exists() or claims(destination) is not None:
+        return
+    if destination.stat().st_size == content.stat().st_size and destination.read_bytes() == content.read_bytes():
+        return
+    raise OutputError(
+        "output.exists",
+        "a file of this name exists, and normfold did not write it",
+        where=str(destination),
+        hint="name the output with -o, or add --force",
+    )
+
+
+def claims(path: Path) -> dict[str, str] | None:
+    """The metadata of a model that normfold wrote; None for any other file."""
+    try:
+        metadata = load(path, initializers=Initializers.KEEP).metadata
+    except NormfoldError:
+        return None
+    return metadata if VERSION_KEY in metadata else None
+
+
+def superseded_data(destination: Path) -> str | None:
+    """The data file that the model at the destination names as written with it."""
+    found = claims(destination) if destination.exists() else None
+    name = (found or {}).get(DATA_KEY)
+    return name if name and name == Path(name).name and name.endswith(".data") else None
+
+
+def lock(destination: Path) -> FileLock:
+    """A lock on a destination, outside of its directory so that nothing is left there.
+
+    Raises:
+        OutputError: `output.locked`.
+    """
+    folder = Path(tempfile.gettempdir()) / f"normfold-{os.getuid() if hasattr(os, 'getuid') else 0}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    held = FileLock(folder / f"{hashlib.sha256(os.fsencode(destination)).hexdigest()[:32]}.lock", timeout=_LOCK_SECONDS)
+    try:
+        held.acquire()
+    except Timeout:
+        raise OutputError(
+            "output.locked", "another normfold run is writing this file", where=str(destination), hint="wait for it, or choose another -o"
+        ) from None
+    return held

@@ -1,0 +1,75 @@
+"""The gate: which edits have earned their place, and which must go.
+
+An edit needs evidence: its region passed, or its region could not run and the whole model passed. A region that fails
+names its edits. If every region passes and the whole model does not, the edits are halved until the culprits stand alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from normfold.surgery.plan import Edit
+from normfold.verify import RegionVerdict, Status, Verification, worst
+
+_GUILTY = (Status.FAIL, Status.SUSPECT, Status.ERROR)
+
+
+def judge_regions(verdicts: Sequence[RegionVerdict]) -> dict[str, str]:
+    """Edits whose region failed, with the reason."""
+    return {
+        edit: f"{verdict.status.value}: {verdict.reason or verdict.location}"
+        for verdict in verdicts
+        if verdict.status in _GUILTY
+        for edit in verdict.edits
+    }
+
+
+def unproven(verdicts: Sequence[RegionVerdict]) -> dict[str, str]:
+    """Edits whose region could not be judged, with the reason."""
+    return {edit: verdict.reason for verdict in verdicts if verdict.status is Status.INCONCLUSIVE for edit in verdict.edits}
+
+
+def combine(regions: Sequence[RegionVerdict], whole: Verification | None) -> Verification:
+    """One verification of regions and whole model.
+
+    A whole model that says nothing (it is random, or cannot run here) leaves the verdict to the regions; it stays
+    INCONCLUSIVE, because nobody saw the wiring.
+    """
+    judged = [verdict.status for verdict in regions if verdict.status is not Status.INCONCLUSIVE]
+    passed = sum(status.passed for status in judged)
+    evidence = (f"{passed} of {len(regions)} changed regions equal within the rounding bound",) if regions else ()
+    skipped = len(regions) - len(judged)
+    warnings = (f"{skipped} regions could not run by themselves and rest on the whole model",) if skipped else ()
+    if whole is None:
+        status = worst(verdict.status for verdict in regions) if regions else Status.PASS
+        return Verification(status, "L2", tuple(regions), coverage=passed / max(len(regions), 1), evidence=evidence, warnings=warnings)
+    return replace(
+        whole,
+        status=worst((*judged, whole.status)),
+        regions=tuple(regions),
+        evidence=(*evidence, *whole.evidence),
+        warnings=(*warnings, *whole.warnings),
+    )
+
+
+def bisect(edits: Sequence[Edit], fails: Callable[[Sequence[Edit]], bool]) -> list[Edit]:
+    """A small set of edits without which the model passes, found by halving.
+
+    Args:
+        edits: together they fail.
+        fails: whether a subset alone fails.
+    """
+    pending: list[Sequence[Edit]] = [edits]
+    guilty: list[Edit] = []
+    while pending:
+        group = pending.pop()
+        if len(group) == 1:
+            guilty += group
+            continue
+        half = len(group) // 2
+        bad = [part for part in (group[:half], group[half:]) if fails(part)]
+        if not bad:
+            guilty += group  # neither half fails alone: only together, so both go
+        pending += bad
+    return guilty

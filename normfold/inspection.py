@@ -1,0 +1,126 @@
+"""What is in a model, and why a node was folded or not: `inspect` and `explain`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from onnx import ModelProto
+
+from normfold._version import __version__
+from normfold.affine.recognise import BATCH_NORM
+from normfold.config import Config
+from normfold.errors import UsageError
+from normfold.model import attributes
+from normfold.model.constants import Constants
+from normfold.model.graph import Node
+from normfold.model.load import Model, find_nodes, node_count
+from normfold.norm.sites import is_norm_operator, parameters
+from normfold.pipeline import plan_only
+from normfold.report.schema import InspectReport, NormReport
+from normfold.surgery.plan import Decision, Plan
+
+Parameter = float | int | str | list[int] | list[float] | None
+
+
+def explain(source: str | Path | ModelProto, node: str | None = None, *, config: Config | None = None) -> tuple[Decision, ...]:
+    """Why each norm or affine was, or was not, folded.
+
+    Args:
+        source: the model.
+        node: name of a node or of one of its outputs; None for all sites. A node that is no site itself is answered with
+            the sites that concern it.
+
+    Raises:
+        UsageError: `usage.no_node`, the model has no such node.
+    """
+    model, plan = plan_only(source, config)
+    if node is None:
+        return plan.decisions
+    return _about(model, plan, node)
+
+
+def _about(model: Model, plan: Plan, name: str) -> tuple[Decision, ...]:
+    found = find_nodes(model, name)
+    if not found:
+        raise UsageError("usage.no_node", f"the model has no node and no output named {name!r}", hint="`normfold inspect` lists the norms")
+    keys = {node.key for node in found}
+    labels = {node.label for node in found}
+    own = tuple(decision for decision in plan.decisions if decision.site in keys)
+    return own or tuple(decision for decision in plan.decisions if labels & set(decision.nodes))
+
+
+def inspect(source: str | Path | ModelProto, *, config: Config | None = None) -> InspectReport:
+    """The norms of a model with their parameters at a glance, and what would become of them."""
+    model, plan = plan_only(source, config)
+    decisions = {decision.site: decision for decision in plan.decisions}
+    constants = Constants()
+    norms = [_norm(node, constants, decisions.get(node.key)) for scope in model.scopes() for node in scope.nodes if _is_norm(node)]
+    return InspectReport(
+        version=__version__,
+        path="<ModelProto>" if model.path is None else str(model.path),
+        ir_version=model.ir_version,
+        opsets={domain or "ai.onnx": version for domain, version in sorted(model.opset.items())},
+        nodes=node_count(model),
+        functions=len(model.functions),
+        parameters_bytes=_parameter_bytes(model),
+        external_data=model.has_external_data(),
+        inputs=tuple(value.name for value in model.graph.inputs if value.tensor is None),
+        outputs=tuple(value.name for value in model.graph.outputs),
+        norms=tuple(norms),
+        affines=sum(decision.rule == "NF102" for decision in plan.decisions),
+        warnings=tuple(model.warnings),
+    )
+
+
+def _is_norm(node: Node) -> bool:
+    return is_norm_operator(node) or (not node.domain and node.op_type == BATCH_NORM)
+
+
+def _parameter_bytes(model: Model) -> int:
+    return sum(tensor.nbytes for scope in model.scopes() for _, tensor in scope.outline.initializers)
+
+
+def _norm(node: Node, constants: Constants, decision: Decision | None) -> NormReport:
+    batch_norm = node.op_type == BATCH_NORM
+    scale = constants.get(node.input(1))
+    shown: dict[str, Parameter] = dict(_batch_norm(node, constants)) if batch_norm else _plain(parameters(node))
+    return NormReport(
+        node=node.label,
+        op_type=node.op_type,
+        kind="running statistics" if batch_norm else "statistics of its input",
+        scope=node.scope.path,
+        channels=scale.dims[0] if scale is not None and len(scale.dims) == 1 else None,
+        parameters=shown,
+        foldable="" if decision is None else f"{decision.outcome.value} {decision.code}: {decision.message}",
+    )
+
+
+def _plain(values: dict[str, object]) -> dict[str, Parameter]:
+    return {name: value if isinstance(value, (int, float, str)) else str(value) for name, value in values.items()}
+
+
+def _batch_norm(node: Node, constants: Constants) -> dict[str, Parameter]:
+    """Epsilon and the range of each statistic: enough to see a dead or exploding one."""
+    result: dict[str, Parameter] = {"epsilon": float(np.float32(attributes.get(node, "epsilon", 1e-5)))}
+    if attributes.get(node, "training_mode", 0):
+        result["training_mode"] = 1
+    for slot, name in enumerate(("gamma", "beta", "mean", "var"), start=1):
+        values = constants.array(node.input(slot))
+        if values is not None and values.size:
+            result[name] = _range(values.astype(np.float64))
+    return result
+
+
+def _range(values: np.ndarray) -> list[float] | None:
+    low, high = float(values.min()), float(values.max())
+    return [low, high] if np.isfinite([low, high]).all() else None
+
+
+def counts(decisions: Sequence[Decision]) -> dict[str, int]:
+    """How often each code occurs."""
+    result: dict[str, int] = {}
+    for decision in decisions:
+        result[decision.code] = result.get(decision.code, 0) + 1
+    return dict(sorted(result.items()))

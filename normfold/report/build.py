@@ -1,0 +1,94 @@
+"""Plan, verdict and files -> Report. No decisions are made here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from normfold.errors import NormfoldError
+from normfold.model.load import Model
+from normfold.model.patch import Candidate
+from normfold.report.schema import (
+    DecisionReport,
+    ErrorReport,
+    OpCount,
+    OutputReport,
+    RegionReport,
+    VerificationReport,
+)
+from normfold.surgery.plan import Decision
+from normfold.verify import OutputVerdict, RegionVerdict, Verification
+
+
+def decision_reports(decisions: Sequence[Decision]) -> tuple[DecisionReport, ...]:
+    """Decisions in the form of the report."""
+    return tuple(
+        DecisionReport(code=d.code, outcome=d.outcome.value, op_type=d.op_type, node=d.node, nodes=d.nodes, message=d.message, site=d.site)
+        for d in decisions
+    )
+
+
+def op_counts(model: Model, candidate: Candidate) -> tuple[OpCount, ...]:
+    """Nodes per operator before and after, by name."""
+    before: Counter[str] = Counter()
+    after: Counter[str] = Counter()
+    for scope in model.scopes():
+        patch = candidate.scopes.get(id(scope))
+        for node in scope.nodes:
+            before[node.op_type] += 1
+            if patch is None:
+                after[node.op_type] += 1
+            elif node.index not in patch.dropped_nodes:
+                changed = patch.nodes.get(node.index)
+                after[(changed.op_type if changed else None) or node.op_type] += 1
+        if patch is not None:
+            after.update(extra.op_type for extras in (*patch.before.values(), *patch.after.values()) for extra in extras)
+            after["Constant"] += sum(len(tensors) for tensors in patch.constants.values())
+    names = sorted(set(before) | {name for name, count in after.items() if count})
+    return tuple(OpCount(op_type=name, before=before[name], after=after[name]) for name in names)
+
+
+def verification_report(found: Verification) -> VerificationReport:
+    """A verification in the form of the report."""
+    return VerificationReport(
+        verdict=found.status.value,
+        level=found.level,
+        evidence=found.evidence,
+        warnings=found.warnings,
+        reason=found.reason,
+        coverage=found.coverage,
+        regions=tuple(_region(item) for item in found.regions),
+        outputs=tuple(_output(item) for item in found.outputs),
+        seeds=found.settings.seeds,
+        random_inputs=found.settings.random_inputs,
+        runtime=found.settings.ort_version,
+        optimization=found.settings.optimization,
+    )
+
+
+def verification_off() -> VerificationReport:
+    """The report of a run that verified nothing, on request."""
+    return VerificationReport(
+        verdict="OFF", level="none", evidence=(), warnings=("verification was switched off",), reason="--verify off", coverage=0.0,
+        regions=(), outputs=(), seeds=(), random_inputs=False, runtime="", optimization="",
+    )  # fmt: skip
+
+
+def _region(item: RegionVerdict) -> RegionReport:
+    return RegionReport(
+        edits=item.edits, status=item.status.value, level=item.level, execution=item.execution, max_abs=item.max_abs,
+        bound=item.bound, ratio=item.ratio, location=item.location, reason=item.reason,
+    )  # fmt: skip
+
+
+def _output(item: OutputVerdict) -> OutputReport:
+    return OutputReport(
+        name=item.name, status=item.status.value, max_abs=item.max_abs, max_rel=item.max_rel, rms=item.rms, cosine=item.cosine,
+        max_ulp=item.max_ulp, noise_floor=item.noise_floor, bound=item.bound, ratio=item.ratio, location=item.location,
+        reason=item.reason,
+    )  # fmt: skip
+
+
+def error_report(error: NormfoldError) -> ErrorReport:
+    """An error in the form of the report."""
+    return ErrorReport(code=error.code, message=error.message, where=error.where, hint=error.hint)

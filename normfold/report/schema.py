@@ -1,0 +1,182 @@
+"""The report: one value, many renderings. The JSON form is versioned and documented in docs/report.md.
+
+Additions raise the minor number of `schema_version`; anything that could break a reader raises the major one.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION = "1.0"
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DecisionReport(_Value):
+    """What became of one site."""
+
+    code: str
+    outcome: Literal["applied", "refused", "kept"]
+    op_type: str
+    node: str
+    nodes: tuple[str, ...]
+    message: str
+    site: str
+
+
+class OpCount(_Value):
+    """Nodes of one operator, in all scopes."""
+
+    op_type: str
+    before: int
+    after: int
+
+
+class SizeReport(_Value):
+    """Bytes of the model with its data."""
+
+    before: int
+    after: int | None
+
+
+class RegionReport(_Value):
+    """The comparison of one changed region."""
+
+    edits: tuple[str, ...]
+    status: str
+    level: str
+    execution: str
+    max_abs: float | None
+    bound: float | None
+    ratio: float | None
+    location: str
+    reason: str
+
+
+class OutputReport(_Value):
+    """The comparison of one graph output, end to end."""
+
+    name: str
+    status: str
+    max_abs: float | None
+    max_rel: float | None
+    rms: float | None
+    cosine: float | None
+    max_ulp: float | None
+    noise_floor: float | None
+    bound: float | None
+    ratio: float | None
+    location: str
+    reason: str
+
+
+class VerificationReport(_Value):
+    """What verification established. `verdict` is `PASS`, `PASS (improved)`, `INCONCLUSIVE`, `FAIL` or `OFF`."""
+
+    verdict: str
+    level: str
+    evidence: tuple[str, ...]
+    warnings: tuple[str, ...]
+    reason: str
+    coverage: float
+    regions: tuple[RegionReport, ...]
+    outputs: tuple[OutputReport, ...]
+    seeds: tuple[int, ...]
+    random_inputs: bool
+    runtime: str
+    optimization: str
+
+
+class DroppedEdit(_Value):
+    """An edit that verification refused."""
+
+    site: str
+    node: str
+    reason: str
+
+
+class ErrorReport(_Value):
+    """Why there is no result."""
+
+    code: str
+    message: str
+    where: str
+    hint: str
+
+
+class FileReport(_Value):
+    """What was read or written."""
+
+    path: str
+    sha256: str | None
+    data: str | None = None
+
+
+class Report(_Value):
+    """Everything that one run of `optimize` has to say."""
+
+    schema_version: str = SCHEMA_VERSION
+    tool: Literal["normfold"] = "normfold"
+    version: str
+    command: Literal["optimize"] = "optimize"
+    status: Literal["optimized", "unchanged", "planned", "refused", "error"]
+    input: FileReport | None = None
+    output: FileReport | None = None
+    target: str = "portable"
+    decisions: tuple[DecisionReport, ...] = ()
+    ops: tuple[OpCount, ...] = ()
+    bytes: SizeReport | None = None
+    verification: VerificationReport | None = None
+    dropped: tuple[DroppedEdit, ...] = ()
+    warnings: tuple[str, ...] = ()
+    error: ErrorReport | None = None
+
+
+class VerifyReport(_Value):
+    """Everything that one run of `verify` has to say."""
+
+    schema_version: str = SCHEMA_VERSION
+    tool: Literal["normfold"] = "normfold"
+    version: str
+    command: Literal["verify"] = "verify"
+    original: str
+    candidate: str
+    verification: VerificationReport | None = None
+    error: ErrorReport | None = None
+
+
+class NormReport(_Value):
+    """One normalisation of a model, with its parameters at a glance."""
+
+    node: str
+    op_type: str
+    kind: str
+    scope: str
+    channels: int | None
+    parameters: dict[str, float | int | str | list[int] | list[float] | None]
+    foldable: str
+
+
+class InspectReport(_Value):
+    """What is in a model."""
+
+    schema_version: str = SCHEMA_VERSION
+    tool: Literal["normfold"] = "normfold"
+    version: str
+    command: Literal["inspect"] = "inspect"
+    path: str
+    ir_version: int
+    opsets: dict[str, int]
+    nodes: int
+    functions: int
+    parameters_bytes: int
+    external_data: bool
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    norms: tuple[NormReport, ...]
+    affines: int
+    warnings: tuple[str, ...]

@@ -617,10 +617,11 @@ _ELEMENTWISE = (
 )  # fmt: skip
 _UNARY = (
     "Relu", "LeakyRelu", "PRelu", "Sigmoid", "Tanh", "Clip", "Elu", "Selu", "Softplus", "Softsign", "HardSigmoid",
-    "HardSwish", "Mish", "Gelu", "Erf", "Exp", "Log", "Sqrt", "Reciprocal", "Neg", "Abs", "Floor", "Ceil",
-    "Round", "Sign", "Sin", "Cos", "Identity", "Cast", "Softmax", "LogSoftmax", "Not", "LRN", "LpNormalization",
-    "MeanVarianceNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization", "BatchNormalization",
-    "LayerNormalization", "QuantizeLinear", "DequantizeLinear", "ThresholdedRelu", "Celu", "CumSum", "Trilu", "ImageScaler",
+    "HardSwish", "Mish", "Gelu", "Erf", "Exp", "Log", "Sqrt", "Reciprocal", "Neg", "Abs", "Floor", "Ceil", "Round",
+    "Sign", "Sin", "Cos", "Identity", "Cast", "Softmax", "LogSoftmax", "Not", "LRN", "LpNormalization",
+    "MeanVarianceNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization",
+    "BatchNormalization", "LayerNormalization", "QuantizeLinear", "DequantizeLinear", "ThresholdedRelu", "Celu",
+    "CumSum", "Trilu", "ImageScaler",
 )  # fmt: skip
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(_UNARY, _same),

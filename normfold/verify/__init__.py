@@ -18,7 +18,6 @@ from .verdicts import (
     Status,
     Verification,
     VerifyOptions,
-    with_regions,
     worst,
 )
 
@@ -35,6 +34,5 @@ __all__ = [
     "runtime_info",
     "verify_models",
     "verify_regions",
-    "with_regions",
     "worst",
 ]

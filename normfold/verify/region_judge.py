@@ -77,7 +77,8 @@ def _bounded(
     finite = np.isfinite(y0) & np.isfinite(y1)
     odd = ~finite & ~((y0 == y1) | (np.isnan(y0) & np.isnan(y1)))
     repaired = odd & ~np.isfinite(y0) & np.isfinite(y1)
-    broken = odd & ~repaired & (np.abs(y0) + limit < largest)
+    edge = np.isfinite(y0) & (np.abs(y0) > largest / 2)  # rounding may carry it over the end of the range
+    broken = odd & ~repaired & ~edge
     if hostile:  # an intermediate may leave the range on one side only
         broken, repaired = broken & (both < largest), repaired & (both < largest)
     if broken.any():

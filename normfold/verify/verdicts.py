@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -174,22 +174,6 @@ class Verification:
     warnings: tuple[str, ...] = ()
     reason: str = ""
     settings: Settings = field(default_factory=Settings)
-
-
-def with_regions(ran: Verification, regions: Sequence[RegionVerdict]) -> Verification:
-    """Return `ran` together with the verdicts of the rewritten regions; the gravest decides."""
-    bad = [region for region in regions if not region.status.passed]
-    status = worst([ran.status, *(region.status for region in regions)])
-    reasons = [ran.reason] if ran.reason else []
-    reasons += [f"region {', '.join(region.edits)}: {region.reason}" for region in bad if region.status is status][:3]
-    passed = len(regions) - len(bad)
-    return replace(
-        ran,
-        status=status,
-        regions=tuple(regions),
-        reason="" if status.passed else "; ".join(reasons),
-        evidence=(*ran.evidence, f"{passed} of {len(regions)} rewritten regions within their rounding bound"),
-    )
 
 
 def number(value: float) -> float | None:

@@ -238,3 +238,12 @@ def test_model_without_weights_jitters_its_inputs(compare):
     nodes = [node("Neg", "x", "n"), node("Exp", "n", "e"), node("Sub", "e", "m", "d"), node("Reciprocal", "d", "y")]
     after = model(nodes, [("x", ["N", 9])], [("y", ["N", 9])], {"m": np.float32(-1)})
     assert compare(before, after).status is Status.PASS
+
+
+def test_training_form_that_crashes_the_runtime_is_not_run(compare):
+    weights = {name: np.ones(3) for name in ("g", "b", "m", "v")}
+    nodes = [helper.make_node("BatchNormalization", ["x", *weights], ["y", "", "z"], training_mode=1, name="bn")]
+    one = model(nodes, [("x", ["N", 3])], [("y", ["N", 3]), ("z", [3])], weights, opset=15)
+    verdict = compare(one, one)
+    assert verdict.status is Status.INCONCLUSIVE
+    assert "crashes" in verdict.reason

@@ -337,3 +337,19 @@ def test_repro_of_a_failure_is_kept(tmp_path):
     verify_regions([ConvBN(2).region("swap", name="a/b")], VerifyOptions(keep_repro=tmp_path / "repro"))
     (folder,) = (tmp_path / "repro").iterdir()
     assert sorted(path.name for path in folder.iterdir()) == ["after.onnx", "before.onnx", "command.txt", "inputs.npz"]
+
+
+def test_repaired_overflow_is_an_improvement_unless_forbidden():
+    """x·2¹²⁷·2⁻¹²⁶ overflows from |x| = 2 on; the rewrite x·2 does not, and is right."""
+
+    def side(*gains):
+        names = ["x", *(f"m{i}" for i in range(len(gains) - 1)), "y"]
+        nodes = [node("Mul", names[i], f"g{i}", names[i + 1]) for i in range(len(gains))]
+        return elementwise(nodes, {f"g{i}": np.full((6, 1, 1), gain) for i, gain in enumerate(gains)})
+
+    before, right, wrong = side(2.0**127, 2.0**-126), side(2.0), side(2.5)
+    regions = [Region(("right",), before, right), Region(("wrong",), before, wrong), Region(("back",), right, before)]
+    verdicts = verify_regions(regions, VerifyOptions())
+    assert [v.status for v in verdicts] == [Status.IMPROVED, Status.FAIL, Status.FAIL], verdicts
+    (kept,) = verify_regions(regions[:1], VerifyOptions(improve=False))
+    assert kept.status is Status.SUSPECT

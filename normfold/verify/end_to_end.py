@@ -167,6 +167,12 @@ class _Noise:
         if not result.ok:
             self.failed = f"the noise floor could not be measured: {result.message}"
             return
+        if not self.on_inputs and _broke(self.base, result.outputs):
+            self.on_inputs = True  # some constant is a setting, not a weight; the inputs never are
+            self.delta.clear()
+            self.flips.clear()
+            self._run(seed)
+            return
         for number_, (base, moved) in enumerate(zip(self.base, result.outputs, strict=True)):
             for name, value in base.items():
                 found = difference(value, moved[name])
@@ -192,6 +198,16 @@ class _Noise:
     def _budget(self) -> int:
         limit = self.options.memory_limit_bytes
         return _BUDGET if limit is None else min(_BUDGET, limit // 4)
+
+
+def _broke(base: Outputs, moved: Outputs) -> bool:
+    """Whether a value that was finite no longer is."""
+    return any(
+        np.asarray(value).dtype.kind == "f" and bool((np.isfinite(value) & ~np.isfinite(after[name])).any())
+        for before, after in zip(base, moved, strict=True)
+        for name, value in before.items()
+        if np.shape(value) == np.shape(after[name])
+    )
 
 
 def _moved(value: Array, rng: np.random.Generator) -> Array:

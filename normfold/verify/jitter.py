@@ -12,6 +12,12 @@ from typing import Any
 
 import numpy as np
 
+# Operator: first input slot whose constants are settings.
+_SETTINGS = {
+    "Pow": 1, "Resize": 1, "Upsample": 1, "Range": 0, "Cast": 0, "Floor": 0, "Ceil": 0, "Round": 0, "Mod": 0, "OneHot": 1,
+    "Clip": 1, "Pad": 2, "Equal": 0, "Less": 0, "Greater": 0, "LessOrEqual": 0, "GreaterOrEqual": 0, "Dropout": 1,
+    "NonMaxSuppression": 2, "QuantizeLinear": 1, "DequantizeLinear": 1,
+}  # fmt: skip
 _FLOATS = {1: 4, 10: 2, 11: 8}  # bytes of FLOAT, FLOAT16, DOUBLE of onnx.TensorProto
 
 
@@ -37,15 +43,19 @@ def jittered_model(job: dict[str, Any], options: Any) -> tuple[str | bytes, dict
     by_name = any(_outside(tensor) for tensor in model.graph.initializer)
     budget, moved, total = int(job["jitter"]["budget"]), 0, 0
     keep = []
-    for tensor in model.graph.initializer if by_name else _tensors(model.graph):
-        if tensor.data_type not in _FLOATS:
+    fixed = _settings(model.graph)
+    for name, tensor in [(t.name, t) for t in model.graph.initializer] if by_name else _tensors(model.graph):
+        if tensor.data_type not in _FLOATS or name in fixed:
             continue
         count = int(np.prod(tensor.dims, dtype=np.int64))
         total += count
         if count * _FLOATS[tensor.data_type] > budget:
             continue
         budget, moved = budget - count * _FLOATS[tensor.data_type], moved + count
-        values = jitter(onnx.numpy_helper.to_array(tensor, base), rng)
+        stored = onnx.numpy_helper.to_array(tensor, base)
+        if stored.size == 1 and float(stored.reshape(-1)[0]).is_integer():
+            continue  # a count, an exponent, a bound: exact in every precision, so no rounding ever moves it
+        values = jitter(stored, rng)
         if by_name:
             keep.append(_replace(options, tensor.name, values))
         else:
@@ -54,6 +64,21 @@ def jittered_model(job: dict[str, Any], options: Any) -> tuple[str | bytes, dict
     if not by_name:
         return model.SerializeToString(), facts, keep
     return (Path(job["model"]).read_bytes() if job["data_dir"] else job["model"]), facts, keep
+
+
+def _settings(graph: Any) -> set[str]:
+    """Names of constants that are settings rather than weights: a last place decides what they mean.
+
+    An exponent of 2 moved by one ulp makes NaN of every negative number, a scale of 2 another image size.
+    """
+    found: set[str] = set()
+    for node in graph.node:
+        if node.op_type in _SETTINGS:
+            found.update(node.input[_SETTINGS[node.op_type] :])
+        for attribute in node.attribute:
+            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                found |= _settings(inner)
+    return found
 
 
 def _outside(tensor: Any) -> bool:
@@ -68,14 +93,14 @@ def _replace(options: Any, name: str, values: Any) -> Any:
     return value
 
 
-def _tensors(graph: Any) -> Iterator[Any]:
-    """Yield every floating weight: initializers and Constant nodes, subgraphs included."""
+def _tensors(graph: Any) -> Iterator[tuple[str, Any]]:
+    """Yield every floating weight with its name: initializers and Constant nodes, subgraphs included."""
     for tensor in graph.initializer:
         if tensor.data_type in _FLOATS:
-            yield tensor
+            yield tensor.name, tensor
     for node in graph.node:
         for attribute in node.attribute:
             if node.op_type == "Constant" and attribute.name == "value" and attribute.t.data_type in _FLOATS:
-                yield attribute.t
+                yield node.output[0], attribute.t
             for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
                 yield from _tensors(inner)

@@ -1,0 +1,122 @@
+"""The options that several commands share, declared once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from normfold import Config
+
+
+class Format(StrEnum):
+    """How results are printed."""
+
+    HUMAN = "human"
+    JSON = "json"
+
+
+class Level(StrEnum):
+    """Mirror of `normfold.VerifyLevel`, here so that `--help` imports nothing heavy; a test compares the two."""
+
+    FULL = "full"
+    REGION = "region"
+    OFF = "off"
+
+
+class Policy(StrEnum):
+    """Mirror of `normfold.Initializers`."""
+
+    AUTO = "auto"
+    FREEZE = "freeze"
+    KEEP = "keep"
+
+
+class TargetName(StrEnum):
+    """Mirror of `normfold.Target`."""
+
+    PORTABLE = "portable"
+
+
+Model = Annotated[Path, typer.Argument(help="The ONNX model.", metavar="MODEL", show_default=False)]
+FormatOption = Annotated[Format, typer.Option("--format", help="human: tables; json: one document on stdout.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option("--inputs", metavar="NAME=FILE.npy|FILE.npz", help="Data to compare on, instead of random data. Repeatable.", show_default=False),
+]
+Shapes = Annotated[
+    list[str] | None, typer.Option("--shape", metavar="NAME=1x3x224x224", help="Dims for an input. Repeatable.", show_default=False)
+]
+Rtol = Annotated[
+    list[str] | None,
+    typer.Option("--rtol", metavar="[OUTPUT:]NUMBER", help="Relative tolerance; default: the model's own noise floor. Repeatable.", show_default=False),
+]
+Atol = Annotated[
+    list[str] | None, typer.Option("--atol", metavar="[OUTPUT:]NUMBER", help="Absolute tolerance, likewise. Repeatable.", show_default=False)
+]
+Seed = Annotated[int, typer.Option("--seed", help="Base of all random inputs.")]
+Trials = Annotated[int, typer.Option("--trials", min=1, max=100, help="Seeded trials of the whole model.")]
+Strict = Annotated[bool, typer.Option("--strict", help="An inconclusive verdict is a refusal.")]
+Timeout = Annotated[float, typer.Option("--timeout", min=1.0, help="Seconds that one job of the worker process may take.")]
+Memory = Annotated[int | None, typer.Option("--max-memory", metavar="MIB", min=256, help="Memory of the worker process, in MiB.", show_default=False)]
+Initializers = Annotated[Policy, typer.Option("--initializers", help="Initializers that are also graph inputs: freeze or keep them.")]
+
+
+def tolerances(specs: list[str] | None, flag: str) -> dict[str, float]:
+    """`[OUTPUT:]NUMBER` by output name.
+
+    Raises:
+        UsageError: `usage.tolerance`.
+    """
+    import math
+
+    from normfold import UsageError
+
+    result: dict[str, float] = {}
+    for spec in specs or []:
+        name, _, text = spec.rpartition(":")
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value >= 0):
+            raise UsageError("usage.tolerance", f"{flag} {spec!r} is not a tolerance", hint=f"write {flag} 1e-5 or {flag} OUTPUT:1e-5")
+        result[name] = value
+    return result
+
+
+def comparison(
+    inputs: list[str] | None, shapes: list[str] | None, rtol: list[str] | None, atol: list[str] | None, memory: int | None
+) -> dict[str, Any]:
+    """The part of the configuration that says how to compare.
+
+    Raises:
+        NormfoldError: an option cannot be read.
+    """
+    from normfold.verify import load_user_inputs, parse_shapes
+
+    return {
+        "inputs": load_user_inputs(inputs or []),
+        "shapes": parse_shapes(shapes or []),
+        "rtol": tolerances(rtol, "--rtol"),
+        "atol": tolerances(atol, "--atol"),
+        "memory_limit": None if memory is None else memory << 20,
+    }
+
+
+def configuration(**settings: Any) -> Config:
+    """A `Config`, with a one-line error for a value that it does not accept."""
+    from pydantic import ValidationError
+
+    from normfold import Config, UsageError
+
+    try:
+        return Config(**settings)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(str(part) for part in problem["loc"])
+        raise UsageError("usage.config", f"{place}: {problem['msg']}") from None

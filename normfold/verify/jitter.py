@@ -14,9 +14,9 @@ import numpy as np
 
 # Operator: first input slot whose constants are settings.
 _SETTINGS = {
-    "Pow": 1, "Resize": 1, "Upsample": 1, "Range": 0, "Cast": 0, "Floor": 0, "Ceil": 0, "Round": 0, "Mod": 0, "OneHot": 1,
-    "Clip": 1, "Pad": 2, "Equal": 0, "Less": 0, "Greater": 0, "LessOrEqual": 0, "GreaterOrEqual": 0, "Dropout": 1,
-    "NonMaxSuppression": 2, "QuantizeLinear": 1, "DequantizeLinear": 1,
+    "Pow": 1, "Resize": 1, "Upsample": 1, "Range": 0, "Cast": 0, "Floor": 0, "Ceil": 0, "Round": 0, "Mod": 0,
+    "OneHot": 1, "Clip": 1, "Pad": 2, "Equal": 0, "Less": 0, "Greater": 0, "LessOrEqual": 0, "GreaterOrEqual": 0,
+    "Dropout": 1, "NonMaxSuppression": 2, "QuantizeLinear": 1, "DequantizeLinear": 1,
 }  # fmt: skip
 _FLOATS = {1: 4, 10: 2, 11: 8}  # bytes of FLOAT, FLOAT16, DOUBLE of onnx.TensorProto
 

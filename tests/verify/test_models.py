@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from normfold.errors import InputError, UsageError
-from normfold.verify import Status, VerifyOptions, verify_models
+from normfold.verify import Status, VerifyOptions, noise, verify_models
 
 from .builders import model, net
 
@@ -247,3 +247,17 @@ def test_training_form_that_crashes_the_runtime_is_not_run(compare):
     verdict = compare(one, one)
     assert verdict.status is Status.INCONCLUSIVE
     assert "crashes" in verdict.reason
+
+
+def test_noise_floor_of_a_share_of_the_weights_is_scaled_and_said(compare, monkeypatch):
+    monkeypatch.setattr(noise, "_BUDGET", 9000)
+    good = compare(net(20), net(20, folded=True))
+    assert good.status is Status.PASS
+    assert any("of the weights" in warning for warning in good.warnings)
+    assert compare(net(20), net(20, folded=True, bug_at=4)).status is Status.FAIL
+
+
+def test_inputs_of_a_failure_are_kept(compare, tmp_path):
+    compare(embedding(), embedding(1.01), VerifyOptions(keep_repro=tmp_path / "repro"))
+    kept = sorted(path.name for path in (tmp_path / "repro").iterdir())
+    assert kept == ["command.txt", "inputs0.npz", "inputs1.npz", "inputs2.npz"]

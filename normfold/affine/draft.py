@@ -101,7 +101,9 @@ class Draft:
         if output is not None:
             self._output[id(root)] = output
         self.bypassed[id(node)] = (node, root)
-        self.slots.pop((id(node), OUTPUT), None)
+        # What its own slots had collected was part of its meaning.
+        for operand in (OUTPUT, *range(len(node.inputs))):
+            self.slots.pop((id(node), operand), None)
 
     def parameter(self, node: Node, operand: int) -> TensorSource:
         """The constant in an input slot.

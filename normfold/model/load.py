@@ -105,6 +105,19 @@ def load(source: str | Path | ModelProto, *, initializers: Initializers = Initia
     return model
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The `metadata_props` of a model file; nothing else of it is read.
+
+    Raises:
+        InputError: the file cannot be opened or is no protobuf message.
+    """
+    opened = open_model(path)
+    items = [item for item in fields(opened.view, 0, opened.size) if item.number == MODEL_METADATA]
+    entries = [parse(StringStringEntryProto, bytes(opened.view[item.start : item.end])) for item in items]
+    opened.close()
+    return {entry.key: entry.value for entry in entries}
+
+
 def _serialised(model: ModelProto) -> bytes:
     try:
         data: bytes = model.SerializeToString(deterministic=True)

@@ -35,6 +35,8 @@ _ARITHMETIC: dict[str, Callable[..., Any]] = {
     "Abs": np.abs,
     "Exp": np.exp,
 }
+# "To the end" in the words of exporters.
+_NO_END = (2**31 - 1, 2**63 - 1)
 _INTEGER = {"Add", "Sub", "Mul", "Neg", "Abs"}
 
 
@@ -113,7 +115,7 @@ class Constants:
 
 
 def _constant_node(node: Node) -> TensorSource | None:
-    if len(node.proto.attribute) != 1:
+    if len(node.proto.attribute) != 1 or node.proto.attribute[0].ref_attr_name:
         return None
     attribute = node.proto.attribute[0]
     tensor = node.outline.tensors.get(0)
@@ -241,7 +243,7 @@ def slice_bounds(node: Node, inputs: list[list[int] | None]) -> list[tuple[int, 
     """(axis, start, end, step) of a Slice; bounds come as inputs from opset 10 and as attributes before.
 
     Raises:
-        ValueError: starts or ends are unknown.
+        ValueError: starts or ends are unknown, or implementations read them differently.
     """
     if len(node.inputs) > 1:
         starts, ends, axes, steps = (inputs + [None] * 4)[:4]
@@ -254,7 +256,12 @@ def slice_bounds(node: Node, inputs: list[list[int] | None]) -> list[tuple[int, 
         )
     if starts is None or ends is None:
         raise ValueError("unknown bounds")
-    return list(zip(axes or range(len(starts)), starts, ends, steps or [1] * len(starts), strict=True))
+    bounds = list(zip(axes or range(len(starts)), starts, ends, steps or [1] * len(starts), strict=True))
+    # Backwards, a start before the first element is clamped to it (numpy: nothing is left), and a huge end is nothing
+    # by the standard and everything by onnxruntime.
+    if any(step < 0 and (start < -1 or end in _NO_END) for _, start, end, step in bounds):
+        raise ValueError("backwards from or to a place outside")
+    return bounds
 
 
 def slice_index(rank: int, bounds: list[tuple[int, int, int, int]]) -> tuple[slice, ...]:

@@ -149,7 +149,7 @@ class Shapes:
         if node.domain:
             return None, None
         if node.op_type == "Cast":
-            return int(attributes.get(node, "to", 0)) or None, None
+            return None if attributes.unexpected(node, ("to", "saturate")) else int(attributes.get(node, "to", 0)) or None, None
         if node.op_type in _FIXED_TYPE:
             return _FIXED_TYPE[node.op_type], None
         if node.op_type in ("Constant", "ConstantOfShape"):
@@ -295,6 +295,9 @@ def _pool(shapes: Shapes, node: Node, slot: int) -> Dims | None:
     kernel = attributes.ints(node, "kernel_shape")
     if data is None or kernel is None:
         return None
+    dilated = any(step != 1 for step in attributes.ints(node, "dilations") or ())
+    if dilated and attributes.get(node, "auto_pad", "NOTSET").startswith("SAME"):
+        return (*data[:2], *([None] * len(kernel)))  # runtimes forget the dilation when they compute the padding
     return (*data[:2], *_windows(node, data[2:], kernel))
 
 
@@ -524,13 +527,14 @@ def resize_sizes(shapes: Shapes, node: Node, data: Dims) -> list[Dim] | None:
         ):
             return None
         return _on_axes(data, axes, list(sizes))
-    scales = _scales(shapes, node)
+    scales = resize_scales(shapes, node)
     if scales is None or len(scales) != len(axes):
         return None
     return _on_axes(data, axes, [_scaled(data[a], scale) for a, scale in zip(axes, scales, strict=True)])
 
 
-def _scales(shapes: Shapes, node: Node) -> list[float] | None:
+def resize_scales(shapes: Shapes, node: Node) -> list[float] | None:
+    """The factors of Resize or Upsample, one for each of its axes; None if unknown or if it is told sizes instead."""
     listed = attributes.get(node, "scales", None)
     if listed is not None:
         return [float(item) for item in listed]

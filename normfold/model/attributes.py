@@ -33,6 +33,11 @@ def get(node: Node, name: str, default: Any) -> Any:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
+def is_bound_by_caller(node: Node) -> bool:
+    """Whether an attribute of a node in a function body gets its value where the function is called."""
+    return any(attribute.ref_attr_name for attribute in node.proto.attribute)
+
+
 def ints(node: Node, name: str) -> list[int] | None:
     """An attribute that is a list of integers; None if absent."""
     value = get(node, name, None)
@@ -51,9 +56,12 @@ def _defaults(op_type: str, domain: str, version: int) -> dict[str, Any] | None:
 def unexpected(node: Node, known: Collection[str]) -> str | None:
     """The first attribute outside `known` whose value is not the schema's default; None if there is none.
 
-    An attribute that the schema does not know counts as unexpected.
+    An attribute that the schema does not know counts as unexpected, and so does one that refers to an attribute of the
+    enclosing function: its value is not known here.
     """
     for name, attribute in node.attributes.items():
+        if attribute.ref_attr_name:
+            return name  # bound by whoever calls the function that holds the node
         if name in known or name == _CONSUMED or (node.op_type, name) in _WITHOUT_EFFECT:
             continue
         defaults = _defaults(node.op_type, node.domain, node.scope.version)

@@ -97,7 +97,7 @@ class Constants:
         if value.tensor is not None:
             return value.tensor
         node = value.producer
-        if node is None or node.domain or value.output_slot:
+        if node is None or node.domain or value.output_slot or attributes.is_bound_by_caller(node):
             return None
         if node.op_type == "Constant":
             return _constant_node(node)

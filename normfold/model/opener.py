@@ -24,13 +24,13 @@ _LOOKS_LIKE: tuple[tuple[bytes, str, str], ...] = (
     (b"PK\x03\x04", "a zip archive (or a pickled .pt file)", "unpack it, or export the model to ONNX first"),
     (b"\x28\xb5\x2f\xfd", "a zstd archive", "unpack it first"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it first"),
-    (b"<!DOCTYPE", "an HTML page", "the download failed; fetch the model again"),
     (b"<!doctype", "an HTML page", "the download failed; fetch the model again"),
     (b"<html", "an HTML page", "the download failed; fetch the model again"),
     (b"{", "JSON", "normfold reads binary ONNX models"),
     (b"\x80\x02", "a pickle", "export the model to ONNX first"),
     (b"\x80\x04", "a pickle", "export the model to ONNX first"),
 )
+_SAFETENSORS_HEADER = 100_000_000  # bytes, the limit of that format
 _FORMATS_AT_4 = {b"TFL3": "a TFLite model", b"ORTM": "an .ort model"}
 
 
@@ -135,9 +135,21 @@ def _open(path: Path, *, follow: bool) -> Opened:
             raise _directory_error(path)
         if not stat.S_ISREG(status.st_mode):
             raise InputError("input.not_regular", "this is not a regular file", where=str(path))
+        if not follow:
+            _require_unmoved(path, descriptor)
         return _read(path, descriptor, status.st_size)
     finally:
         os.close(descriptor)
+
+
+def _require_unmoved(path: Path, descriptor: int) -> None:
+    """What was checked is what was opened, even if a directory on the way was exchanged in between."""
+    try:
+        really = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 - this is no path that a user named
+    except OSError:
+        return  # no such view of descriptors on this system
+    if really != str(path):
+        raise InputError("extdata.escape", "its directory was exchanged while it was opened", where=str(path))
 
 
 def _read(path: Path, descriptor: int, size: int) -> Opened:
@@ -167,10 +179,12 @@ def _directory_error(path: Path) -> InputError:
 def _reject_other_formats(path: Path, head: bytes) -> None:
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     for magic, what, hint in _LOOKS_LIKE:
-        if (text if magic[:1] in b"<{v" else head).startswith(magic):
+        if (text.lower() if magic[:1] in b"<{v" else head).startswith(magic):
             raise InputError(
                 "input.wrong_format", f"this looks like {what}, not an ONNX model", where=str(path), hint=hint
             )
+    if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < _SAFETENSORS_HEADER:
+        raise InputError("input.wrong_format", "this is a safetensors file, not an ONNX model", where=str(path))
     if head[4:8] in _FORMATS_AT_4:
         raise InputError(
             "input.wrong_format", f"this is {_FORMATS_AT_4[head[4:8]]}, not an ONNX model", where=str(path)

@@ -97,7 +97,7 @@ class Shapes:
         if source is not None:
             return source.dims
         node = value.producer
-        rule = None if node.domain else _RULES.get(node.op_type)
+        rule = None if node.domain or attributes.is_bound_by_caller(node) else _RULES.get(node.op_type)
         if rule is None:
             return None
         try:
@@ -116,7 +116,7 @@ class Shapes:
             return self._data[id(value)]
         node = value.producer
         rule = None if node is None or node.domain else _DATA_RULES.get(node.op_type)
-        if rule is None or node is None or self._data_depth > _DATA_DEPTH:
+        if rule is None or node is None or self._data_depth > _DATA_DEPTH or attributes.is_bound_by_caller(node):
             return None
         self._data_depth += 1
         try:
@@ -149,7 +149,8 @@ class Shapes:
         if node.domain:
             return None, None
         if node.op_type == "Cast":
-            return None if attributes.unexpected(node, ("to", "saturate")) else int(attributes.get(node, "to", 0)) or None, None
+            known = not attributes.unexpected(node, ("to", "saturate"))
+            return (int(attributes.get(node, "to", 0)) or None if known else None), None
         if node.op_type in _FIXED_TYPE:
             return _FIXED_TYPE[node.op_type], None
         if node.op_type in ("Constant", "ConstantOfShape"):

@@ -16,6 +16,7 @@ from normfold.errors import InputError
 Buffer = bytes | memoryview
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
+_LAST_NUMBER = (1 << 29) - 1
 
 
 class Field(NamedTuple):
@@ -66,8 +67,8 @@ def fields(buffer: Buffer, start: int, end: int) -> Iterator[Field]:
         if tag >= 0x80:
             tag, at = read_varint(buffer, tag_at, end)
         number, wire_type = tag >> 3, tag & 7
-        if number == 0:
-            raise malformed("field number 0", tag_at)
+        if not 0 < number <= _LAST_NUMBER:
+            raise malformed(f"field number {number}", tag_at)
         if wire_type == LENGTH:
             if at >= end:
                 raise malformed("the data ends in the middle of a field", at)

@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from normfold.errors import NormfoldError, OutputError
-from normfold.model.load import Initializers, load
+from normfold.model.load import read_metadata
 from normfold.model.opener import absolute
 from normfold.model.splice import METADATA_PREFIX
 from normfold.model.write import DATA_KEY
@@ -65,7 +65,7 @@ def require_ours(destination: Path, content: Path) -> None:
 def claims(path: Path) -> dict[str, str] | None:
     """The metadata of a model that normfold wrote; None for any other file."""
     try:
-        metadata = load(path, initializers=Initializers.KEEP).metadata
+        metadata = read_metadata(path)
     except NormfoldError:
         return None
     return metadata if VERSION_KEY in metadata else None

@@ -42,24 +42,29 @@ class Lines:
     """Factors of (A + A₀): at most `passing` is PASS; above `failing` is FAIL; None where γ_K does not exist.
 
     `storage` times A joins both where the region ran wider than its constants are stored: one rounding of every
-    rewritten constant, and nothing else, may show.
+    rewritten constant, and nothing else, may show. `underflow` joins both as it is: below the smallest normal number
+    rounding is absolute, not relative.
     """
 
     passing: float
     failing: float | None
     storage: float = 0.0
+    underflow: float = 0.0
 
 
-def lines(reduction: int, unit: float, *, storage: float = 0.0) -> Lines:
+def lines(reduction: int, unit: float, *, storage: float = 0.0, smallest: float = 0.0) -> Lines:
     """Return the lines for reduction length `reduction` and unit roundoff `unit`.
 
     `storage` is what rounding the rewritten constants once may cost, relative to A, when they run in a wider type.
+    `smallest` is the smallest normal number of the type: a result below it is off by up to u·smallest, whatever A is
+    (Higham, Accuracy and Stability of Numerical Algorithms, §2.8: fl(x·y) = x·y·(1 + δ) + η).
     """
     length = max(1, reduction)
+    underflow = _PASS_FLOOR * length * unit * smallest
     passing = max(_PASS_FLOOR, _PASS_GROWTH * math.sqrt(length)) * unit
     if length * unit >= 1:
-        return Lines(passing, None, storage)
-    return Lines(passing, max(passing, 2 * length * unit / (1 - length * unit)), storage)
+        return Lines(passing, None, storage, underflow)
+    return Lines(passing, max(passing, 2 * length * unit / (1 - length * unit)), storage, underflow)
 
 
 def coarsest(elems: Iterable[int]) -> int:

@@ -87,7 +87,7 @@ def prepare(index: int, region: Region, inputs: RegionInputs, *, widen: bool = F
     if widen:  # one rounding per scaling constant on the way, and a little for products of roundings
         unit, storage = UNIT_ROUNDOFF[TensorProto.FLOAT], 1.02 * max(1, scalings) * unit
         elem = TensorProto.FLOAT
-    limits = lines(max(length, other), unit, storage=storage)
+    limits = lines(max(length, other), unit, storage=storage, smallest=SMALLEST_NORMAL[elem])
     return Item(index, region, inputs, before, after, elem, limits, execution, weight_bytes(before))
 
 

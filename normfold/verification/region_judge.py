@@ -73,7 +73,7 @@ def _bounded(
 ) -> Finding:
     """Compare two floating outputs; `sizes` are the magnitudes A + A₀ and A."""
     both, own = sizes
-    limit = lines.passing * both + lines.storage * own
+    limit = lines.passing * both + lines.storage * own + lines.underflow
     finite = np.isfinite(y0) & np.isfinite(y1)
     odd = ~finite & ~((y0 == y1) | (np.isnan(y0) & np.isnan(y1)))
     repaired = odd & ~np.isfinite(y0) & np.isfinite(y1)
@@ -112,7 +112,7 @@ def _ratio(gap: Array, limit: Array) -> Array:
 def _status(gap: Array, ratio: Array, both: Array, own: Array, lines: Lines) -> tuple[Status, str]:
     if ratio.max() <= 1:
         return Status.PASS, ""
-    if lines.failing is not None and _ratio(gap, lines.failing * both + lines.storage * own).max() > 1:
+    if lines.failing is not None and _ratio(gap, lines.failing * both + lines.storage * own + lines.underflow).max() > 1:
         return Status.FAIL, "rounding cannot explain the difference"
     return Status.SUSPECT, "the difference is larger than rounding usually makes it"
 
@@ -135,7 +135,7 @@ def meets_truth(name: str, sides: Sides, truth: Array, lines: Lines) -> tuple[bo
     y0, y1 = (np.asarray(side[name], np.float64) for side in (sides.before, sides.after))
     with np.errstate(all="ignore"):
         own = np.broadcast_to(sides.after[name + SUFFIX].astype(np.float64), y1.shape)
-        limit = (lines.passing + lines.storage) * own
+        limit = (lines.passing + lines.storage) * own + lines.underflow
         judged = np.isfinite(truth) & np.isfinite(limit)
         e0, e1 = np.abs(y0 - truth), np.abs(y1 - truth)
         e0 = np.where(np.isfinite(e0), e0, np.inf)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import onnx
 
-from .protos import tensor_type, walk
+from .protos import free_inputs, tensor_type, walk
 
+_OVERRIDABLE_IR = 4
 Infos = Sequence[onnx.ValueInfoProto]
 
 
@@ -16,14 +17,19 @@ def compare_structure(original: onnx.ModelProto, candidate: onnx.ModelProto, fro
     """Return what differs in the interface, one sentence each; empty when nothing does.
 
     Names, order, element types and dims (symbols included) of inputs and outputs must be identical. Inputs named in
-    `frozen` may be missing from the candidate.
+    `frozen` may be missing from the candidate. Before IR 4 every initializer had to be listed as an input; such a listing
+    is no part of the interface.
     """
-    expected = [info for info in original.graph.input if info.name not in frozen]
-    found = [info for info in candidate.graph.input if info.name not in frozen]
+    expected = [info for info in _interface(original) if info.name not in frozen]
+    found = [info for info in _interface(candidate) if info.name not in frozen]
     problems = [*_compare("input", expected, found), *_compare("output", original.graph.output, candidate.graph.output)]
     for model, which in ((original, "original"), (candidate, "candidate")):
         problems += [f"the {which} has the output {name!r} more than once" for name in _repeated(model.graph.output)]
     return problems
+
+
+def _interface(model: onnx.ModelProto) -> Infos:
+    return free_inputs(model.graph) if model.ir_version < _OVERRIDABLE_IR else model.graph.input
 
 
 def crashes_runtime(model: onnx.ModelProto) -> str:

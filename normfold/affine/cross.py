@@ -20,7 +20,7 @@ from normfold.affine.recognise import aligned
 from normfold.model import attributes, dtypes
 from normfold.model.constants import slice_bounds, slice_index
 from normfold.model.graph import Node, Use, Value
-from normfold.model.shapes import Dims, node_axes, pad_amounts, reduce_axes, resize_sizes, split_sizes
+from normfold.model.shapes import Dims, node_axes, pad_amounts, reduce_axes, resize_scales, resize_sizes, split_sizes
 from normfold.model.tensors import Values
 
 
@@ -88,6 +88,7 @@ def _dropout(draft: Draft, node: Node, slot: int, affine: Affine) -> Iterator[Wa
 
 
 def _cast(draft: Draft, node: Node, slot: int, affine: Affine) -> Iterator[Way]:
+    _closed(node, ("to",))
     value = node.input(0)
     source = None if value is None else draft.shapes.data_type(value)
     if source is None or source != attributes.get(node, "to", 0):
@@ -319,12 +320,27 @@ def _resize(draft: Draft, node: Node, slot: int, affine: Affine) -> Iterator[Way
     _closed(node, known)
     if attributes.get(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
         raise Refused("shift-blocked", f"Resize {node.label!r} fills positions outside of the image with a constant", node.label)
-    before = _dims(draft, node)
-    after = resize_sizes(draft.shapes, node, before) if affine.varying else None
-    for axis in affine.varying:
-        if after is None or after[axis] is None or after[axis] != before[axis]:
-            raise Refused("shape-unknown", f"Resize {node.label!r} may change the axis along which it varies", node.label)
+    if not set(affine.varying) <= _untouched_by_resize(draft, node):
+        raise Refused("shape-unknown", f"Resize {node.label!r} may change the axis along which it varies", node.label)
     yield _to(node, affine)
+
+
+def _untouched_by_resize(draft: Draft, node: Node) -> set[int]:
+    """The axes that stay as they are. An equal size is no proof: 3 · 1.2 is 3 again, and yet other elements are read."""
+    if attributes.get(node, "coordinate_transformation_mode", "half_pixel") == "tf_half_pixel_for_nn" and (
+        attributes.get(node, "nearest_mode", "round_prefer_floor") in ("ceil", "round_prefer_ceil")
+    ):
+        return set()  # it reads at x + 1/2 even where nothing is resized, and rounds that up
+    before = _dims(draft, node)
+    after = resize_sizes(draft.shapes, node, before)
+    if after is None:
+        return set()
+    same = {axis for axis, size in enumerate(before) if size is not None and after[axis] == size}
+    if node.op_type == "Resize" and node.input(3) is not None:
+        return same
+    scales = resize_scales(draft.shapes, node) or []
+    axes = attributes.ints(node, "axes") or range(len(before))
+    return same - {axis % len(before) for axis, scale in zip(axes, scales, strict=False) if scale != 1.0}
 
 
 _PAD_VALUE = 2

@@ -221,6 +221,8 @@ def _gemm_bias(draft: Draft, node: Node, scale: Float64, shift: Float64, weight:
     return NewParameter(source, source.data_type, dims, hint, scale * beta, shift)
 
 
+_NUMPY_BROADCAST = 7  # before this opset, operands stretched only by the attributes `broadcast` and `axis`
+
 # --- MatMul ------------------------------------------------------------------------------------------------------------
 
 
@@ -234,6 +236,8 @@ def _accept_matmul(draft: Draft, node: Node, affine: Affine) -> Absorption:
     require_range(affine, weight.data_type, node)
     require_affordable(draft, node, slot, weight)
     needs_add = affine.shifts and not _becomes_gemm(draft, node)
+    if needs_add and node.scope.version < _NUMPY_BROADCAST:
+        raise Refused("shift-blocked", f"an Add behind {node.label!r} would have to broadcast by the rules before opset 7", node.label)
     return into_weights(node, affine, adds_node=needs_add)
 
 
@@ -280,7 +284,7 @@ def _becomes_gemm(draft: Draft, node: Node) -> bool:
         and len(right.dims) == 2
         and data is not None
         and draft.shapes.rank(data) == 2
-        and node.scope.version >= 7
+        and node.scope.version >= _NUMPY_BROADCAST
         and right.data_type in _GEMM_TYPES
     )
 

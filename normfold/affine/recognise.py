@@ -115,6 +115,10 @@ def batch_norm_affine(node: Node, gamma: Float64, beta: Float64, mean: Float64, 
 def _require_inference(node: Node) -> None:
     """The rules per opset; extra outputs are looked at as they are, never dropped first."""
     version = node.scope.version
+    known = ("epsilon", "momentum", "spatial", "is_test", "training_mode")
+    strange = attributes.unexpected(node, known)
+    if strange:
+        raise Refused("unknown-attribute", f"attribute {strange!r}", node.label)
     if version < 7 and not attributes.get(node, "is_test", 0):
         raise Refused("training-mode", f"is_test is not set: before opset 7 that means training (opset {version})", node.label)
     if attributes.get(node, "training_mode", 0):
@@ -123,10 +127,6 @@ def _require_inference(node: Node) -> None:
         raise Refused("training-mode", f"it has {node.named_outputs()} outputs, which selects training", node.label)
     if not attributes.get(node, "spatial", 1):
         raise Refused("spatial", "spatial = 0: one parameter per activation", node.label)
-    known = ("epsilon", "momentum", "spatial", "is_test", "training_mode")
-    strange = attributes.unexpected(node, known)
-    if strange:
-        raise Refused("unknown-attribute", f"attribute {strange!r}", node.label)
 
 
 def _statistic(draft: Draft, node: Node, slot: int) -> Float64:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from normfold.model.load import Initializers
     from normfold.pipeline import Result, optimize, verify
     from normfold.report.schema import InspectReport, Report, VerifyReport
-    from normfold.verify import Status, Verification
+    from normfold.verification import Status, Verification
 
 __all__ = [
     "Config",
@@ -64,16 +64,11 @@ _HOME = {
         ("EnvironmentProblem", "GateError", "InputError", "NormfoldError", "OutputError", "UsageError", "WorkerError"), "normfold.errors"
     ),
     **dict.fromkeys(("explain", "inspect"), "normfold.inspection"),
-    **dict.fromkeys(("Result", "optimize"), "normfold.pipeline"),
+    **dict.fromkeys(("Result", "optimize", "verify"), "normfold.pipeline"),
     **dict.fromkeys(("InspectReport", "Report", "VerifyReport"), "normfold.report.schema"),
-    **dict.fromkeys(("Status", "Verification"), "normfold.verify"),
+    **dict.fromkeys(("Status", "Verification"), "normfold.verification"),
     "Initializers": "normfold.model.load",
 }
-
-
-def verify(*args: Any, **kwargs: Any) -> Any:
-    """Are two models the same function? See `normfold.pipeline.verify`."""
-    return import_module("normfold.pipeline").verify(*args, **kwargs)
 
 
 def __getattr__(name: str) -> Any:

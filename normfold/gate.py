@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from normfold.surgery.plan import Edit
-from normfold.verify import RegionVerdict, Status, Verification, worst
+from normfold.verification import RegionVerdict, Status, Verification, worst
 
 _GUILTY = (Status.FAIL, Status.SUSPECT, Status.ERROR)
 

@@ -32,8 +32,8 @@ from normfold.surgery.apply import apply
 from normfold.surgery.codes import RULES
 from normfold.surgery.plan import Edit, Outcome, Plan
 from normfold.surgery.planner import Exclusions, make_plan
-from normfold.verify import Status, Verification, VerifyOptions, runtime_info, verify_models, verify_regions
-from normfold.verify.plan_regions import RegionList
+from normfold.verification import Status, Verification, VerifyOptions, runtime_info, verify_models, verify_regions
+from normfold.verification.plan_regions import RegionList
 
 Progress = Callable[[str, int, int], None]
 

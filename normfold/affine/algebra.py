@@ -68,10 +68,6 @@ class Affine:
         """The same scale without a shift."""
         return Affine(self.scale, np.zeros((1,) * self.rank))
 
-    def expanded(self) -> tuple[Float64, Float64]:
-        """Scale and shift, both of shape `shape`."""
-        return np.broadcast_to(self.scale, self.shape), np.broadcast_to(self.shift, self.shape)
-
     def compressed(self) -> Affine:
         """The same map with every axis along which nothing varies reduced to size 1."""
         return Affine(_compress(self.scale), _compress(self.shift))
@@ -84,8 +80,12 @@ class Affine:
         """
         if any(a != axis for a in self.varying) or self.shape[axis] not in (1, size):
             raise Refused("not-per-channel", f"it varies as {list(self.shape)}, wanted one value for each of {size} channels on axis {axis}")
-        scale, shift = self.expanded()
-        return tuple(np.ascontiguousarray(np.broadcast_to(part.reshape(-1), (size,))) for part in (scale, shift))  # type: ignore[return-value]
+        return _vector(self.scale, size), _vector(self.shift, size)
+
+
+def _vector(values: Float64, size: int) -> Float64:
+    flat = values.reshape(-1)
+    return np.full(size, flat[0]) if flat.size == 1 else flat
 
 
 def _compress(values: Float64) -> Float64:

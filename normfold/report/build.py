@@ -17,7 +17,7 @@ from normfold.report.schema import (
     VerificationReport,
 )
 from normfold.surgery.plan import Decision
-from normfold.verify import OutputVerdict, RegionVerdict, Verification
+from normfold.verification import OutputVerdict, RegionVerdict, Verification
 
 
 def decision_reports(decisions: Sequence[Decision]) -> tuple[DecisionReport, ...]:

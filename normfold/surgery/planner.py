@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from normfold.affine.algebra import Affine, uniform
+from normfold.affine.algebra import Affine
 from normfold.affine.draft import Absorption, Draft
 from normfold.affine.reasons import Refused
 from normfold.affine.recognise import BATCH_NORM, AffineNode, has_constant_operand, is_candidate, read
@@ -252,9 +252,9 @@ def _norm_decision(node: Node) -> Decision:
 
 
 def _composed(run: list[AffineNode]) -> Affine:
-    affine = uniform(1.0, 0.0, run[0].affine.rank)
-    for member in run:
+    affine = run[0].affine
+    for member in run[1:]:
         affine = affine.then(member.affine)
-    return affine.compressed()
+    return affine if len(run) == 1 else affine.compressed()
 
 

@@ -97,11 +97,13 @@ def comparison(
     Raises:
         NormfoldError: an option cannot be read.
     """
-    from normfold.verify import load_user_inputs, parse_shapes
+    given: dict[str, Any] = {}
+    if inputs or shapes:
+        from normfold.verification import load_user_inputs, parse_shapes
 
+        given = {"inputs": load_user_inputs(inputs or []), "shapes": parse_shapes(shapes or [])}
     return {
-        "inputs": load_user_inputs(inputs or []),
-        "shapes": parse_shapes(shapes or []),
+        **given,
         "rtol": tolerances(rtol, "--rtol"),
         "atol": tolerances(atol, "--atol"),
         "memory_limit": None if memory is None else memory << 20,

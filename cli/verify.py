@@ -32,7 +32,7 @@ def verify(
     """
     with errors("verify", format, debug):
         import normfold
-        from normfold.verify import Status
+        from normfold.verification import Status
 
         from . import render
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from onnx import ModelProto
 
@@ -20,20 +21,22 @@ from normfold._version import __version__
 from normfold.config import Config, VerifyLevel
 from normfold.destination import VERSION_KEY, check_destination, lock, require_ours, superseded_data
 from normfold.errors import GateError, UsageError
-from normfold.gate import bisect, combine, judge_regions, unproven
 from normfold.model.load import Model, load
 from normfold.model.patch import Candidate
 from normfold.model.splice import METADATA_PREFIX
 from normfold.model.tensors import RangeRefusal
 from normfold.model.write import Staged, Staging, commit, stage, to_bytes
-from normfold.report.build import decision_reports, op_counts, verification_off, verification_report
+from normfold.report.build import decision_reports, op_counts, verification_equal, verification_off, verification_report
 from normfold.report.schema import DroppedEdit, FileReport, Report, SizeReport
 from normfold.surgery.apply import apply
 from normfold.surgery.codes import RULES
 from normfold.surgery.plan import Edit, Outcome, Plan
 from normfold.surgery.planner import Exclusions, make_plan
-from normfold.verification import Status, Verification, VerifyOptions, runtime_info, verify_models, verify_regions
-from normfold.verification.plan_regions import RegionList
+
+if TYPE_CHECKING:
+    from normfold.verification import Verification, VerifyOptions
+
+# The gate and everything behind it are imported where they are used: a run without verification does not pay for them.
 
 Progress = Callable[[str, int, int], None]
 
@@ -114,6 +117,8 @@ def verify(
     Raises:
         NormfoldError: a file, the data or the runtime cannot be used.
     """
+    from normfold.verification import runtime_info, verify_models
+
     settings = config or Config()
     runtime_info()
     report = progress or _silent
@@ -125,6 +130,8 @@ def _silent(stage: str, done: int, total: int) -> None:
 
 
 def _options(config: Config) -> VerifyOptions:
+    from normfold.verification import VerifyOptions
+
     return VerifyOptions(
         seed=config.seed,
         trials=config.trials,
@@ -161,6 +168,8 @@ class _Run:
     def run(self, output: str | Path | None, in_place: bool, overwrite: bool, dry_run: bool) -> Result:
         self._check_codes()
         if self.config.verify is not VerifyLevel.OFF and not dry_run:
+            from normfold.verification import runtime_info
+
             runtime_info()
         self.progress("load", 0, 1)
         model = load(self.source, initializers=self.config.initializers)
@@ -242,6 +251,10 @@ class _Run:
 
     def _judge(self, model: Model, attempt: _Round, staging: Staging, name: str) -> dict[str, str]:
         """Edits that must go, with the reason; the verification is left in the round."""
+        from normfold.gate import combine, judge_regions, unproven
+        from normfold.verification import Status, verify_regions
+        from normfold.verification.plan_regions import RegionList
+
         assert attempt.staged is not None
         regions = RegionList(attempt.plan, attempt.candidate)
         verdicts = verify_regions(regions, _options(self.config), progress=lambda n, of: self.progress("regions", n, of or len(regions)))
@@ -265,6 +278,8 @@ class _Run:
         return {}
 
     def _compare(self, model: Model, staged: Staged) -> Verification:
+        from normfold.verification import verify_models
+
         options = _options(self.config)
         report = lambda n, of: self.progress("whole model", n, of)  # noqa: E731
         with self._on_disk(model) as original:
@@ -282,6 +297,8 @@ class _Run:
 
     def _find_culprits(self, model: Model, attempt: _Round, staging: Staging, name: str, whole: Verification) -> dict[str, str]:
         """Every region passed and the model did not: halve the edits until the culprits stand alone."""
+        from normfold.gate import bisect
+
         reason = f"the whole model differs: {whole.reason or _worst_output(whole)}"
         edits = attempt.plan.edits
         if not edits:
@@ -334,7 +351,7 @@ class _Run:
         if done.verification is not None:
             verification = verification_report(done.verification)
         elif candidate.is_original and not dry_run:
-            verification = verification_report(Verification(Status.PASS, "L0", coverage=1.0, evidence=("the bytes are equal",)))
+            verification = verification_equal()
         else:
             verification = verification_off()
         report = Report(

@@ -26,8 +26,8 @@ Float64 = NDArray[np.float64]
 
 A = TypeVar("A", bound=np.generic)
 
-_BLOCK_ELEMENTS = 1 << 18  # 1 MiB of float32 and 2 MiB of float64: stays in the cache
-_RELEASE_AFTER = 64  # blocks: what a mapped weight may occupy while it is read
+_BLOCK_ELEMENTS = 1 << 17  # half a MiB of float32: stays in the cache
+_RELEASE_AFTER = 128  # blocks: what a mapped weight may occupy while it is read
 
 
 class Unreadable(Exception):  # noqa: N818 - a property of the tensor, no error
@@ -238,7 +238,7 @@ class NewTensor:
         return dtypes.byte_size(self.data_type, math.prod(self.dims)) or 0
 
     def blocks(self) -> Iterator[Array]:
-        """The values in storage type, in memory order, in blocks of about one MiB.
+        """The values in storage type, in memory order, in blocks of about half a MiB.
 
         Raises:
             RangeRefusal: a value is not finite in the storage type, or more than 0.1 % of the non-zero values
@@ -249,7 +249,12 @@ class NewTensor:
         if base.shape != self.dims:
             base = np.broadcast_to(base, self.dims)
         for count, index in enumerate(_block_indices(self.dims), start=1):
-            yield guard.checked(self._block(base, index), base[index], self._visible(index))
+            rounded = self._rounded(base, index)
+            if guard.has_small(rounded):
+                # What was zero or subnormal before is not a loss of this fold.
+                lost = (np.abs(base[index]) >= guard.tiny) & (self._exact(base, index) != 0) & self._visible(index)
+                guard.lost += int(np.count_nonzero(lost & (np.abs(rounded) < guard.tiny)))
+            yield rounded
             if count % _RELEASE_AFTER == 0:
                 _release(self.base)
         _release(self.base)
@@ -267,13 +272,25 @@ class NewTensor:
     def _visible(self, index: tuple[slice, ...]) -> NDArray[np.bool_] | bool:
         return True if self.negligible is None else ~_part(self.negligible, index, len(self.dims))
 
-    def _block(self, base: Array, index: tuple[slice, ...]) -> Float64:
+    def _exact(self, base: Array, index: tuple[slice, ...]) -> Float64:
         values = base[index].astype(np.float64)
         if self.factor is not None:
             values *= _part(self.factor, index, len(self.dims))
         if self.offset is not None:
             values += _part(self.offset, index, len(self.dims))
         return values
+
+    def _rounded(self, base: Array, index: tuple[slice, ...]) -> Array:
+        """The block in storage type. A product alone is rounded by numpy while it multiplies: no float64 block is made."""
+        storage = dtypes.numpy_dtype(self.data_type)
+        assert storage is not None
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            if self.offset is not None or self.factor is None or "V" in (storage.kind, base.dtype.kind):
+                return self._exact(base, index).astype(storage)
+            block = base[index]
+            result: Array = np.empty(block.shape, storage)
+            factor = _part(self.factor, index, len(self.dims))
+            return np.multiply(block, factor, out=result, casting="same_kind", dtype=np.float64)
 
 
 def _release(source: TensorSource) -> None:
@@ -286,26 +303,21 @@ class _RangeGuard:
 
     def __init__(self, tensor: NewTensor) -> None:
         self.tensor = tensor
-        self.storage = dtypes.numpy_dtype(tensor.data_type)
         self.tiny = dtypes.smallest_normal(tensor.data_type)
-        self.nonzero = self.lost = 0
+        self.count = self.lost = 0
 
-    def checked(self, exact: Float64, before: Array, visible: NDArray[np.bool_] | bool) -> Array:
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            rounded: Array = exact.astype(self.storage)
+    def has_small(self, rounded: Array) -> bool:
+        """Whether the block holds zeros or subnormal numbers; refuses one that is not finite."""
+        if not rounded.size:
+            return False
+        self.count += rounded.size
         magnitude = np.abs(rounded)
-        if rounded.size and not np.isfinite(magnitude.max()):
+        if not np.isfinite(magnitude.max()):
             raise RangeRefusal("a folded weight exceeds the largest finite value of its type", self.tensor)
-        small = magnitude < self.tiny
-        if small.any():
-            # What was zero or subnormal before is not a loss of this fold.
-            kept = np.abs(before) >= self.tiny
-            self.lost += int(np.count_nonzero(small & kept & (exact != 0) & visible))
-        self.nonzero += rounded.size
-        return rounded
+        return bool(magnitude.min() < self.tiny)
 
     def finish(self) -> None:
-        if self.lost * 1000 > self.nonzero:
+        if self.lost * 1000 > self.count:
             raise RangeRefusal(f"{self.lost} folded weights would become zero or subnormal", self.tensor)
 
 

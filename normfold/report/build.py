@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from normfold.errors import NormfoldError
 from normfold.model.load import Model
@@ -17,7 +18,9 @@ from normfold.report.schema import (
     VerificationReport,
 )
 from normfold.surgery.plan import Decision
-from normfold.verification import OutputVerdict, RegionVerdict, Verification
+
+if TYPE_CHECKING:
+    from normfold.verification import OutputVerdict, RegionVerdict, Verification
 
 
 def decision_reports(decisions: Sequence[Decision]) -> tuple[DecisionReport, ...]:
@@ -68,8 +71,19 @@ def verification_report(found: Verification) -> VerificationReport:
 
 def verification_off() -> VerificationReport:
     """The report of a run that verified nothing, on request."""
+    return _without_runs("OFF", "none", 0.0, (), ("verification was switched off",), "--verify off")
+
+
+def verification_equal() -> VerificationReport:
+    """The report of a run that changed nothing."""
+    return _without_runs("PASS", "L0", 1.0, ("the bytes are equal",), (), "")
+
+
+def _without_runs(
+    verdict: str, level: str, coverage: float, evidence: tuple[str, ...], warnings: tuple[str, ...], reason: str
+) -> VerificationReport:
     return VerificationReport(
-        verdict="OFF", level="none", evidence=(), warnings=("verification was switched off",), reason="--verify off", coverage=0.0,
+        verdict=verdict, level=level, evidence=evidence, warnings=warnings, reason=reason, coverage=coverage,
         regions=(), outputs=(), seeds=(), random_inputs=False, runtime="", optimization="",
     )  # fmt: skip
 

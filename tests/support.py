@@ -45,7 +45,9 @@ def positive(*shape: int, seed: int = 0, dtype: Any = np.float32) -> np.ndarray:
     return random(*shape, seed=seed, low=0.5, high=2.0, dtype=dtype)
 
 
-def batch_norm(channels: int, *, seed: int = 0, prefix: str = "", sign: bool = True, dtype: Any = np.float32) -> dict[str, np.ndarray]:
+def batch_norm(
+    channels: int, *, seed: int = 0, prefix: str = "", sign: bool = True, dtype: Any = np.float32
+) -> dict[str, np.ndarray]:
     """The four parameters `g`, `b`, `m`, `v` of a BatchNormalization."""
     gamma = random(channels, seed=seed + 1, low=0.5, high=1.5, dtype=dtype)
     if sign:
@@ -87,9 +89,13 @@ def build(
     """
     declared = "[" in outputs
     head = outputs if declared else ", ".join(f"float[] {name.strip()}" for name in outputs.split(","))
-    graph = parse_graph(f"g ({inputs}) => ({head}) {{ {body} }}")
+    graph = parse_graph(f"g ({inputs}) => ({head}) {{ {body.replace('<>', '')} }}")
     for name, array in (init or {}).items():
-        tensor = array if isinstance(array, TensorProto) else numpy_helper.from_array(np.ascontiguousarray(array).reshape(np.shape(array)), name)
+        tensor = (
+            array
+            if isinstance(array, TensorProto)
+            else numpy_helper.from_array(np.ascontiguousarray(array).reshape(np.shape(array)), name)
+        )
         graph.initializer.append(tensor)
     imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(d, v) for d, v in (domains or {}).items())]
     for tensor in graph.initializer:
@@ -253,7 +259,8 @@ def feeds(model: ModelProto, sizes: dict[str, int] | None = None, seed: int = 0)
             rng = np.random.default_rng([seed, kind, index])
             elem = info.type.tensor_type.elem_type
             shape = [
-                d.dim_value if d.HasField("dim_value") else sizes.get(d.dim_param, 2) for d in info.type.tensor_type.shape.dim
+                d.dim_value if d.HasField("dim_value") else sizes.get(d.dim_param, 2)
+                for d in info.type.tensor_type.shape.dim
             ]
             feed[info.name] = _values(rng, kind, shape, elem)
         found.append(feed)
@@ -300,7 +307,9 @@ def _largest(values: list[np.ndarray]) -> float:
 
 
 def _constants(model: ModelProto) -> list[np.ndarray]:
-    return [numpy_helper.to_array(t) for g in graphs(model) for t in getattr(g, "initializer", ()) if t.data_type in UNIT]
+    return [
+        numpy_helper.to_array(t) for g in graphs(model) for t in getattr(g, "initializer", ()) if t.data_type in UNIT
+    ]
 
 
 def compare(original: ModelProto, result: ModelProto, *, sizes: dict[str, int] | None = None, seed: int = 0) -> None:
@@ -352,7 +361,7 @@ def check(
     _check_leftovers(model, result)
     again, second = optimise(result, policy, exclusions)
     # Passing a ModelProto serialises it afresh, which puts fields in order; hence not `== data`.
-    assert again == result.SerializeToString(deterministic=True), f"a second pass changed something"
+    assert again == result.SerializeToString(deterministic=True), "a second pass changed something"
     assert not second.edits, "a second pass edited"
     if run:
         compare(model, result, sizes=sizes, seed=seed)
@@ -369,12 +378,19 @@ def _is_valid(model: ModelProto, *, full: bool) -> bool:
 
 def _check_interface(model: ModelProto, result: ModelProto, frozen: tuple[str, ...]) -> None:
     listed = {tensor.name for tensor in model.graph.initializer} if model.ir_version < 4 else set(frozen)
-    for was, now in (([i for i in model.graph.input if i.name not in listed], [i for i in result.graph.input if i.name not in listed]),):
+    for was, now in (
+        (
+            [i for i in model.graph.input if i.name not in listed],
+            [i for i in result.graph.input if i.name not in listed],
+        ),
+    ):
         assert [i.SerializeToString() for i in was] == [i.SerializeToString() for i in now], "the inputs changed"
     assert [o.SerializeToString() for o in model.graph.output] == [o.SerializeToString() for o in result.graph.output]
     if model.ir_version < 4:
         names = {info.name for info in result.graph.input}
-        assert {tensor.name for tensor in result.graph.initializer} <= names, "before IR 4 every initializer is an input"
+        assert {tensor.name for tensor in result.graph.initializer} <= names, (
+            "before IR 4 every initializer is an input"
+        )
     assert [(e.domain, e.version) for e in model.opset_import] == [(e.domain, e.version) for e in result.opset_import]
 
 

@@ -26,7 +26,7 @@ from normfold.affine.change import (
 )
 from normfold.affine.draft import Absorption, Draft
 from normfold.affine.reasons import Refused
-from normfold.model import attributes
+from normfold.model import attributes, dtypes
 from normfold.model.graph import Node
 from normfold.model.tensors import Float64, TensorSource
 
@@ -174,9 +174,14 @@ def _accept_gemm_uniform(draft: Draft, node: Node, affine: Affine) -> Absorption
     if kind is None:
         raise Refused("shape-unknown", f"the element type of {node.output.name!r} is not known", node.label)
     require_range(affine, kind, node)
+    before = draft.pending(node)
+    total = affine if before is None else before.then(affine)
     for name in ("alpha", "beta"):
-        wanted = float(attributes.get(node, name, 1.0)) * float(affine.scale.reshape(-1)[0])
-        if not math.isfinite(float(np.float32(wanted))) or (kind == 11 and float(np.float32(wanted)) != wanted):
+        wanted = float(attributes.get(node, name, 1.0)) * float(total.scale.reshape(-1)[0])
+        with np.errstate(over="ignore", under="ignore"):
+            stored = float(np.float32(wanted))
+        normal = stored == wanted or dtypes.smallest_normal(dtypes.FLOAT) <= abs(stored) <= dtypes.largest(dtypes.FLOAT)
+        if not normal or (kind == dtypes.DOUBLE and stored != wanted):
             raise Refused("dtype-range", f"{name} = {wanted:g} does not fit a float32 attribute", node.label)
     return into_weights(node, affine)
 

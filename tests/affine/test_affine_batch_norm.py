@@ -29,7 +29,8 @@ def test_epsilon_is_the_stored_float32():
     """An epsilon of 0.1 is 0.100000001490116… in the file; with variance 0 the difference would show in float64."""
     init = {"w": random(4, 3, 1, 1, dtype=np.float64), **batch_norm(4, dtype=np.float64), "v": np.zeros(4)}
     result = folds(
-        build("c = Conv(x, w) y = BatchNormalization<epsilon=0.1>(c, g, b, m, v)", "double[1,3,4,4] x", "y", init), ["Conv"]
+        build("c = Conv(x, w) y = BatchNormalization<epsilon=0.1>(c, g, b, m, v)", "double[1,3,4,4] x", "y", init),
+        ["Conv"],
     )
     scale = init["g"] / np.sqrt(np.float64(np.float32(0.1)))
     assert np.array_equal(result.operand("Conv", 1), init["w"] * scale.reshape(4, 1, 1, 1))
@@ -43,7 +44,11 @@ def test_before_opset_7_is_test_decides(opset):
     # The reference implementation has no BatchNormalization-1 that the checker's inference accepts: compare from 6 on.
     folds(conv_norm(conv_norm_text, outputs=shape, opset=opset), ["Conv"], run=opset >= 6)
     stays(conv_norm(outputs=shape, opset=opset), "training-mode", run=False)
-    stays(conv_norm("y = BatchNormalization<is_test=0>(c, g, b, m, v)", outputs=shape, opset=opset), "training-mode", run=False)
+    stays(
+        conv_norm("y = BatchNormalization<is_test=0>(c, g, b, m, v)", outputs=shape, opset=opset),
+        "training-mode",
+        run=False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -75,7 +80,9 @@ def test_empty_outputs_are_absent(opset):
 
 def test_spatial_0_stays():
     init = {"w": W, **{n: random(4, 6, 6, seed=i) for i, n in enumerate("gbm")}, "v": positive(4, 6, 6)}
-    model = build("c = Conv(x, w) y = BatchNormalization<spatial=0>(c, g, b, m, v)", "float[N,3,8,8] x", "y", init, opset=7)
+    model = build(
+        "c = Conv(x, w) y = BatchNormalization<spatial=0>(c, g, b, m, v)", "float[N,3,8,8] x", "y", init, opset=7
+    )
     stays(model, "spatial", run=False)
     stays(conv_norm("y = BatchNormalization<spatial=0>(c, g, b, m, v)", opset=8), "spatial", run=False)
     folds(conv_norm("y = BatchNormalization<spatial=1>(c, g, b, m, v)", opset=8), ["Conv"])
@@ -106,7 +113,12 @@ def test_ranks(inputs, weight, extra):
 def test_rank_1_has_one_channel():
     """`[N]` means C = 1."""
     init = {"w": random(5), **batch_norm(1)}
-    model = build("a = Mul(x, w) r = Relu(a) c = Abs(r) d = Mul(c, w) y = BatchNormalization(d, g, b, m, v)", "float[5] x", "float[5] y", init)
+    model = build(
+        "a = Mul(x, w) r = Relu(a) c = Abs(r) d = Mul(c, w) y = BatchNormalization(d, g, b, m, v)",
+        "float[5] x",
+        "float[5] y",
+        init,
+    )
     check(model, run=False)
 
 
@@ -146,14 +158,14 @@ def test_negative_variance_above_minus_epsilon_is_legal():
 
 
 def test_one_channel():
-    folds(
-        build(f"{CONV} y = {NORM}", "float[N,3,8,8] x", "y", {"w": random(1, 3, 3, 3), **batch_norm(1)}), ["Conv"]
-    )
+    folds(build(f"{CONV} y = {NORM}", "float[N,3,8,8] x", "y", {"w": random(1, 3, 3, 3), **batch_norm(1)}), ["Conv"])
 
 
 def test_channels_equal_height_equal_width():
     """C = H = W = N: nothing may be inferred from sizes."""
-    result = folds(build(f"{CONV} y = {NORM}", "float[6,6,8,8] x", "y", {"w": random(6, 6, 3, 3), **batch_norm(6)}), ["Conv"])
+    result = folds(
+        build(f"{CONV} y = {NORM}", "float[6,6,8,8] x", "y", {"w": random(6, 6, 3, 3), **batch_norm(6)}), ["Conv"]
+    )
     assert result.operand("Conv", 1).shape == (6, 6, 3, 3)
 
 

@@ -137,8 +137,8 @@ def test_decomposed_batch_norm():
 
 def test_decomposed_batch_norm_with_reciprocal_and_reshapes():
     body = (
-        "s = Add(v, eps) r = Sqrt(s) i = Reciprocal(r) k = Mul(i, g) k4 = Unsqueeze(k, ax) mk = Mul(m, k) t = Sub(b, mk) "
-        "t4 = Reshape(t, sh) e = Mul(c, k4) y = Add(e, t4)"
+        "s = Add(v, eps) r = Sqrt(s) i = Reciprocal(r) k = Mul(i, g) k4 = Unsqueeze(k, ax) mk = Mul(m, k) "
+        "t = Sub(b, mk) t4 = Reshape(t, sh) e = Mul(c, k4) y = Add(e, t4)"
     )
     init = {**batch_norm(4), "eps": np.float32(1e-3), "ax": np.array([1, 2]), "sh": np.array([1, -1, 1, 1])}
     folds(conv(body, **init), ["Conv"])

@@ -65,9 +65,10 @@ class Pieces:
         self._items += inner._items
         self.length += inner.length
 
-    def message(self, number: int, payload: bytes) -> None:
+    def message(self, number: int, payload: bytes | memoryview) -> None:
         """Append a length-delimited field."""
-        self.add(header(number, len(payload)) + payload)
+        self.add(header(number, len(payload)))
+        self.add(payload)
 
     def __iter__(self) -> Iterator[Piece]:
         for item in self._items:
@@ -79,7 +80,7 @@ def splice(candidate: Candidate, relocate: Relocate) -> Pieces:
 
     Args:
         candidate: model and changes.
-        relocate: where a tensor lies in the new data file, None if it stays inline.
+        relocate: where a tensor lies in the new data file, None if it is inline, or taken in.
     """
     model = candidate.model
     out = Pieces(model.buffer)
@@ -269,16 +270,21 @@ class _Writer:
         return out
 
     def _moved(self, item: Field, tensor: FileTensor) -> Pieces:
-        """An external tensor with its record pointing into the new data file."""
+        """An external tensor with its record pointing into the new data file, or with its payload taken in."""
         out = Pieces(self.buffer)
-        place = self.relocate(tensor)
-        if place is None:
+        if tensor.external is None:
             out.copy(item.start, item.end)
             return out
         proto = parse(TensorProto, bytes(self.buffer[item.start : item.end]))
         del proto.external_data[:]
-        _set_external(proto, place)
+        place = self.relocate(tensor)
+        if place is not None:
+            _set_external(proto, place)
+            out.add(proto.SerializeToString())
+            return out
+        proto.ClearField("data_location")
         out.add(proto.SerializeToString())
+        out.message(TENSOR_RAW, tensor.raw())
         return out
 
 

@@ -64,6 +64,14 @@ class Staging:
             raise _cannot_write(self.beside, error) from None
         return self
 
+    def clear(self) -> None:
+        """Remove what an earlier attempt left in it."""
+        for leftover in self.path.iterdir():
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -101,8 +109,7 @@ def stage(candidate: Candidate, staging: Staging, name: str) -> Staged:
         OutputError: the disk is full or not writable.
         InputError: external data is missing or truncated.
     """
-    for leftover in staging.path.iterdir():
-        leftover.unlink()
+    staging.clear()
     path = staging.path / name
     try:
         if candidate.is_original:
@@ -300,7 +307,8 @@ def commit(staged: Staged, destination: Path, superseded: str | None = None) -> 
         superseded: a data file that the model at the destination claimed as its own; removed if nobody needs it now.
 
     Raises:
-        OutputError: the destination cannot be written; it is unchanged.
+        OutputError: `output.unwritable`, the destination is unchanged; `output.unconfirmed`, it is new and complete, but
+            may be the old one again after a power cut.
     """
     directory = destination.parent
     try:
@@ -309,16 +317,27 @@ def commit(staged: Staged, destination: Path, superseded: str | None = None) -> 
                 continue
             target = directory / entry.relative_to(staged.directory)
             target.parent.mkdir(parents=True, exist_ok=True)
-            if not target.exists() or staged.data is None or target.stat().st_size != staged.data_bytes:
-                entry.replace(target)
+            entry.replace(target)  # one of that name, which says what is in it, has the same content or is damaged
         _sync_directory(directory)
         staged.model.replace(destination)
-        _sync_directory(directory)
     except OSError as error:
         raise _cannot_write(destination, error) from None
+    _confirm(directory, destination)
     if superseded is not None and superseded != staged.data:
         with contextlib.suppress(OSError):
             (directory / superseded).unlink()
+
+
+def _confirm(directory: Path, destination: Path) -> None:
+    try:
+        _sync_directory(directory)
+    except OSError as error:
+        raise OutputError(
+            "output.unconfirmed",
+            f"the result is in place, but the disk does not confirm it: {_reason(error)}",
+            where=str(destination),
+            hint="check the disk, then run it again",
+        ) from None
 
 
 def _sync_directory(directory: Path) -> None:
@@ -332,7 +351,10 @@ def _sync_directory(directory: Path) -> None:
 
 
 def _cannot_write(where: Path, error: OSError) -> OutputError:
-    reason = (error.strerror or str(error)).lower()
     return OutputError(
-        "output.unwritable", f"cannot write: {reason}", where=str(where), hint="nothing was changed there"
+        "output.unwritable", f"cannot write: {_reason(error)}", where=str(where), hint="nothing was changed there"
     )
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import AttributeProto, ModelProto, SparseTensorProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, SparseTensorProto, TensorProto, helper, numpy_helper
 
 from normfold.model.load import Initializers, load
 from normfold.model.patch import Candidate

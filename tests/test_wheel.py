@@ -55,17 +55,17 @@ def test_the_version_has_one_value() -> None:
     assert PROJECT["project"]["version"] == __version__
 
 
+def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+
+
 def test_what_an_installation_contains(tmp_path: Path) -> None:
     """Build as an installer would, into an empty folder, and look at the top level."""
     pytest.importorskip("setuptools")
-    code = (
-        "import sys; from setuptools import setup; "
-        f"sys.argv = ['setup.py', '-q', 'egg_info', '-e', {str(tmp_path)!r}, 'build', '-b', {str(tmp_path / 'b')!r}, 'install_lib', "
-        f"'-d', {str(tmp_path / 'site')!r}, '--no-compile']; setup()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
+    script = ["-q", "egg_info", "-e", str(tmp_path), "build", "-b", str(tmp_path / "build")]
+    script += ["install_lib", "-d", str(tmp_path / "site"), "--no-compile"]
+    done = run(f"import sys; from setuptools import setup; sys.argv = ['setup.py', *{script}]; setup()", ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
     site = tmp_path / "site"
     assert {path.name for path in site.iterdir()} == {"normfold", "normfold_cli"}
@@ -76,8 +76,6 @@ def test_what_an_installation_contains(tmp_path: Path) -> None:
     code = (
         "import normfold, normfold_cli.app as a; from normfold_cli import render; print(normfold.__file__, a.__file__)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=site, capture_output=True, text=True, timeout=60, check=False
-    )
+    done = run(code, site)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(site / "normfold" / "__init__.py"), str(site / "normfold_cli" / "app.py")]

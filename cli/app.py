@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from . import explain, inspect, optimize, rule, schema, verify
+from .boundary import asked_for, closed_pipe, fail
 
 app = typer.Typer(
     name="normfold",
@@ -49,28 +50,50 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _terminated)
     # One short run that builds many small objects and drops none of them: collecting in between only costs time.
     gc.disable()
-    debug = "--debug" in sys.argv
     try:
-        app(standalone_mode=True)
-        code = 0
+        code = _run(sys.argv[1:])
+        sys.stdout.flush()
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:
-        # the reader left: point stdout elsewhere so that the interpreter's last flush does not complain
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = 141
-    except Exception as error:
-        if debug:
-            raise
-        typer.echo(f"normfold: internal error: {type(error).__name__}: {_one_line(error)} - run again with --debug and report it", err=True)
-        code = 2
+        code = closed_pipe()
     sys.exit(code)
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+def _run(arguments: list[str]) -> int:
+    """The exit code of a command line; anything but a bug has said why by then."""
+    from normfold import NormfoldError, UsageError
+
+    command, form = asked_for(arguments)
+    try:
+        code = app(arguments, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if "--debug" in arguments:
+            raise
+        problem: NormfoldError
+        if hasattr(error, "format_message"):  # what typer raises for a command line that it cannot read
+            message = _one_line(error.format_message())
+            if not message:  # no arguments at all: the help was shown
+                return 2
+            known = command in [item.callback.__name__ for item in app.registered_commands if item.callback]
+            hint = f"normfold {command} --help" if known else "normfold --help"
+            problem = UsageError("usage.arguments", message, hint=hint)
+        else:
+            what = f"internal error: {type(error).__name__}: {_one_line(str(error))}"
+            problem = NormfoldError("internal", what, hint="run again with --debug and report it")
+        fail(command, form, problem)
+        return 2
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:300].rstrip(".")
 
 
 def _terminated(number: int, frame: object) -> None:

@@ -1,8 +1,9 @@
-"""From a NormfoldError to one line, or one JSON document, and an exit code."""
+"""From an error to one line, or one JSON document, and an exit code."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def errors(command: str, form: Format, debug: bool) -> Iterator[None]:
-    """Everything that normfold raises on purpose ends here; the rest is a bug and passes through.
-
-    With `--format json` stdout carries exactly one document also in this case.
-    """
+    """Everything that normfold raises on purpose ends here; the rest is a bug and passes through to `main`."""
     from normfold import NormfoldError
 
     try:
@@ -27,24 +25,44 @@ def errors(command: str, form: Format, debug: bool) -> Iterator[None]:
     except NormfoldError as error:
         if debug:
             raise
-        if form is Format.JSON:
-            typer.echo(_document(command, error))
-        else:
-            from .render import plain
-
-            typer.echo(f"normfold: {plain(str(error))}", err=True)
+        fail(command, form, error)
         raise typer.Exit(error.exit_code) from None
-    except FileNotFoundError as error:
-        typer.echo(f"normfold: {error.filename}: no such file", err=True)
-        raise typer.Exit(2) from None
+    except BrokenPipeError:
+        raise SystemExit(closed_pipe()) from None  # typer would make a 1 of it, which means something else
+
+
+def closed_pipe() -> int:
+    """The reader of stdout left: point it elsewhere, so that the interpreter's last flush does not complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 141
+
+
+def fail(command: str, form: Format, error: NormfoldError) -> None:
+    """Say what went wrong: one document on stdout where JSON was asked for, else one line on stderr."""
+    if form is Format.JSON:
+        typer.echo(_document(command, error))
+    else:
+        from .plain import plain
+
+        typer.echo(f"normfold: {plain(str(error), limit=1000)}", err=True)
+
+
+def asked_for(arguments: Sequence[str]) -> tuple[str, Format]:
+    """Command and format of a command line that could not be read as a whole."""
+    command = next((text for text in arguments if not text.startswith("-")), "")
+    values = [text.partition("=")[2] for text in arguments if text.startswith("--format=")]
+    values += [after for before, after in zip(arguments, arguments[1:], strict=False) if before == "--format"]
+    return command, Format.JSON if Format.JSON.value in values else Format.HUMAN
 
 
 def _document(command: str, error: NormfoldError) -> str:
-    from normfold import Report, VerifyReport, __version__
+    from normfold import __version__
     from normfold.report.build import error_report
+    from normfold.report.schema import ExplainReport, InspectReport, Report, VerifyReport
 
     problem = error_report(error)
-    if command == "verify":
-        return VerifyReport(version=__version__, original="", candidate="", error=problem).model_dump_json(indent=2)
+    kind = {"verify": VerifyReport, "inspect": InspectReport, "explain": ExplainReport}.get(command)
+    if kind is not None:
+        return kind(version=__version__, error=problem).model_dump_json(indent=2)
     status = "refused" if error.exit_code == 1 else "error"
     return Report(version=__version__, status=status, error=problem).model_dump_json(indent=2)

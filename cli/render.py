@@ -5,13 +5,10 @@ Every string that comes from a model is made harmless first: a node name may car
 
 from __future__ import annotations
 
-import json
 import sys
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from .options import Format
+from .plain import plain
 
 if TYPE_CHECKING:
     from normfold import InspectReport, Report, Verification
@@ -31,18 +29,19 @@ _COLOUR = {"applied": "green", "refused": "yellow", "kept": "dim", "PASS": "gree
 _MOST_OUTPUTS = 12
 
 
-def plain(text: str, limit: int = 500) -> str:
-    """Text without control, format or direction characters, on one line."""
-    shown = "".join(" " if c in "\n\t\r" else "�" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c for c in text)
-    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
-
-
 def _safe(text: str, limit: int = 200) -> str:
     return escape(plain(text, limit))
 
 
+class _Console(Console):
+    """A console that reports a closed pipe to `main` instead of leaving with code 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def _console() -> Console:
-    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False, emoji=False)
+    return _Console(soft_wrap=not sys.stdout.isatty(), highlight=False, emoji=False)
 
 
 @contextmanager
@@ -153,7 +152,12 @@ def verified(found: Verification, original: Path, candidate: Path, form: Format)
 def explained(decisions: Sequence[Decision], node: str | None, form: Format) -> None:
     """The result of `explain`."""
     if form is Format.JSON:
-        typer.echo(json.dumps({"schema_version": "1.0", "tool": "normfold", "command": "explain", "decisions": [asdict(d) for d in decisions]}, indent=2))
+        from normfold import __version__
+        from normfold.report.build import decision_reports
+        from normfold.report.schema import ExplainReport
+
+        report = ExplainReport(version=__version__, decisions=decision_reports(decisions))
+        typer.echo(report.model_dump_json(indent=2))
         return
     console = _console()
     if not decisions:

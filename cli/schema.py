@@ -8,6 +8,9 @@ from typing import Annotated
 
 import typer
 
+from .boundary import errors
+from .options import Format
+
 
 class Document(StrEnum):
     """The documents that have a schema."""
@@ -15,11 +18,19 @@ class Document(StrEnum):
     REPORT = "report"
     VERIFY = "verify"
     INSPECT = "inspect"
+    EXPLAIN = "explain"
 
 
 def schema(document: Annotated[Document, typer.Argument(help="Which document.")] = Document.REPORT) -> None:
     """The JSON Schema of what --format json prints."""
-    from normfold.report.schema import InspectReport, Report, VerifyReport
+    from normfold.report.schema import ExplainReport, InspectReport, Report, VerifyReport
 
-    model = {Document.REPORT: Report, Document.VERIFY: VerifyReport, Document.INSPECT: InspectReport}[document]
-    typer.echo(json.dumps(model.model_json_schema(), indent=2, sort_keys=True))
+    models = {
+        Document.REPORT: Report,
+        Document.VERIFY: VerifyReport,
+        Document.INSPECT: InspectReport,
+        Document.EXPLAIN: ExplainReport,
+    }
+    model = models[document]
+    with errors("schema", Format.HUMAN, False):
+        typer.echo(json.dumps(model.model_json_schema(), indent=2, sort_keys=True))

@@ -143,8 +143,8 @@ class VerifyReport(_Value):
     tool: Literal["normfold"] = "normfold"
     version: str
     command: Literal["verify"] = "verify"
-    original: str
-    candidate: str
+    original: str = ""
+    candidate: str = ""
     verification: VerificationReport | None = None
     error: ErrorReport | None = None
 
@@ -168,15 +168,27 @@ class InspectReport(_Value):
     tool: Literal["normfold"] = "normfold"
     version: str
     command: Literal["inspect"] = "inspect"
-    path: str
-    ir_version: int
-    opsets: dict[str, int]
-    nodes: int
-    functions: int
-    parameters_bytes: int
-    external_data: bool
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    norms: tuple[NormReport, ...]
-    affines: int
-    warnings: tuple[str, ...]
+    path: str = ""
+    ir_version: int = 0
+    opsets: dict[str, int] = {}
+    nodes: int = 0
+    functions: int = 0
+    parameters_bytes: int = 0
+    external_data: bool = False
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    norms: tuple[NormReport, ...] = ()
+    affines: int = 0
+    warnings: tuple[str, ...] = ()
+    error: ErrorReport | None = None
+
+
+class ExplainReport(_Value):
+    """Why each norm and affine was folded, or not."""
+
+    schema_version: str = SCHEMA_VERSION
+    tool: Literal["normfold"] = "normfold"
+    version: str
+    command: Literal["explain"] = "explain"
+    decisions: tuple[DecisionReport, ...] = ()
+    error: ErrorReport | None = None

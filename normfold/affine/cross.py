@@ -291,8 +291,12 @@ def _clip(draft: Draft, node: Node, slot: int, affine: Affine) -> Iterator[Way]:
     _no_negative(node, affine, allow_zero=False)
     bounds = [operand for operand, name in CLIP_BOUNDS.items() if node.input(operand) is not None or name in node.attributes]
     for operand in bounds:
-        kind = draft.parameter(node, operand).data_type if node.input(operand) is not None else dtypes.FLOAT
-        require_range(affine, kind, node)
+        if node.input(operand) is not None:
+            require_range(affine, draft.parameter(node, operand).data_type, node)
+        elif draft.shapes.data_type(node.output) in (None, dtypes.DOUBLE):
+            raise Refused("dtype-range", f"the bounds of {node.label!r} are float32 attributes of wider data", node.label)
+        else:
+            require_range(affine, dtypes.FLOAT, node)
     scalar = uniform(float(affine.scale.reshape(-1)[0]), float(affine.shift.reshape(-1)[0]), 0)
     yield Way(((Use(node, 0), affine),), tuple(Absorption(Slot(node, operand), scalar) for operand in bounds))
 
@@ -344,6 +348,20 @@ def _untouched_by_resize(draft: Draft, node: Node) -> set[int]:
 
 
 _PAD_VALUE = 2
+_BOUNDS_ARE_INPUTS = 11  # before this opset, Pad and Clip keep their numbers in float32 attributes
+
+
+def _fits_attribute(draft: Draft, node: Node, number: float) -> None:
+    """A number must be worth the same as a float32 attribute; float32 data and narrower would be rounded anyway.
+
+    Raises:
+        Refused: `dtype-range`.
+    """
+    kind = draft.shapes.data_type(node.output)
+    with np.errstate(over="ignore"):
+        stored = float(np.float32(number))
+    if not np.isfinite(stored) or (kind in (None, dtypes.DOUBLE) and stored != number):
+        raise Refused("dtype-range", f"{number:g} does not fit a float32 attribute of {node.label!r}", node.label)
 
 
 def _pad(draft: Draft, node: Node, slot: int, affine: Affine) -> Iterator[Way]:
@@ -364,6 +382,8 @@ def _pad(draft: Draft, node: Node, slot: int, affine: Affine) -> Iterator[Way]:
     if padded[0] == value:
         yield _to(node, affine)
         return
+    if node.scope.version < _BOUNDS_ARE_INPUTS:
+        _fits_attribute(draft, node, float(padded[0]))
     yield Way(((Use(node, 0), affine),), (Absorption(Slot(node, _PAD_VALUE), uniform(0.0, float(padded[0]), 0)),))
 
 
@@ -380,7 +400,7 @@ def _pad_value(draft: Draft, node: Node) -> float:
 def build_pad_value(draft: Draft, node: Node, affine: Affine) -> Change:
     """The new padding value: an attribute before opset 11, an input since."""
     value = float(affine.shift)
-    if node.scope.version < 11:
+    if node.scope.version < _BOUNDS_ARE_INPUTS:
         return Change(node, attributes={"value": value})
     kind = draft.shapes.data_type(node.output) or 1
     return Change(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import re
 import tempfile
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -71,26 +74,50 @@ def claims(path: Path) -> dict[str, str] | None:
     return metadata if VERSION_KEY in metadata else None
 
 
-def superseded_data(destination: Path) -> str | None:
-    """The data file that the model at the destination names as written with it."""
+def superseded_data(destination: Path, needed: Collection[str] = ()) -> str | None:
+    """The data file that normfold wrote for the model at the destination, and that goes when that model is replaced.
+
+    The name is what the model there claims, so it is only believed if it has the form that `write` gives to the data of
+    a model of this name: a copy of a model under another name does not own the data.
+
+    Args:
+        destination: where a model may lie.
+        needed: names of data files that the new model, or its source, reads.
+    """
     found = claims(destination) if destination.exists() else None
     name = (found or {}).get(DATA_KEY)
-    return name if name and name == Path(name).name and name.endswith(".data") else None
+    ours = re.compile(re.escape(destination.stem) + r"\.[0-9a-f]{16}\.data")
+    return name if name and ours.fullmatch(name) and name not in needed else None
 
 
-def lock(destination: Path) -> FileLock:
+@contextlib.contextmanager
+def lock(destination: Path) -> Iterator[None]:
     """A lock on a destination, outside of its directory so that nothing is left there.
 
     Raises:
-        OutputError: `output.locked`.
+        OutputError: `output.locked`, `output.lock_failed`.
     """
     folder = Path(tempfile.gettempdir()) / f"normfold-{os.getuid() if hasattr(os, 'getuid') else 0}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    held = FileLock(folder / f"{hashlib.sha256(os.fsencode(destination)).hexdigest()[:32]}.lock", timeout=_LOCK_SECONDS)
+    name = f"{hashlib.sha256(os.fsencode(destination)).hexdigest()[:32]}.lock"
     try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        held = FileLock(folder / name, timeout=_LOCK_SECONDS)
         held.acquire()
     except Timeout:
         raise OutputError(
-            "output.locked", "another normfold run is writing this file", where=str(destination), hint="wait for it, or choose another -o"
+            "output.locked",
+            "another normfold run is writing this file",
+            where=str(destination),
+            hint="wait for it, or choose another -o",
         ) from None
-    return held
+    except (OSError, NotImplementedError) as error:
+        raise OutputError(
+            "output.lock_failed",
+            f"no lock can be taken: {error}",
+            where=str(folder / name),
+            hint="set TMPDIR to a directory that you own",
+        ) from None
+    try:
+        yield
+    finally:
+        held.release()

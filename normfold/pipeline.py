@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +21,7 @@ from onnx import ModelProto
 from normfold._version import __version__
 from normfold.config import Config, VerifyLevel
 from normfold.destination import VERSION_KEY, check_destination, lock, require_ours, superseded_data
-from normfold.errors import GateError, UsageError
+from normfold.errors import GateError, OutputError, UsageError
 from normfold.model.load import Model, load
 from normfold.model.patch import Candidate
 from normfold.model.splice import METADATA_PREFIX
@@ -174,6 +175,8 @@ class _Run:
         self.progress("load", 0, 1)
         model = load(self.source, initializers=self.config.initializers)
         destination = None if output is None else check_destination(Path(output), model.path, in_place=in_place)
+        if self.keep_rejected is not None:
+            self.keep_rejected = check_destination(Path(self.keep_rejected), model.path, in_place=False)
         with self._hashing(model):
             if dry_run:
                 return self._result(model, self._rehearse(model), None, None, dry_run=True)
@@ -192,7 +195,7 @@ class _Run:
                 return self._result(model, done, None, done.staged)
             if not overwrite:
                 require_ours(destination, done.staged.model)
-            commit(done.staged, destination, superseded_data(destination))
+            commit(done.staged, destination, superseded_data(destination, _needed(model, done.candidate, destination)))
             return self._result(model, done, destination, done.staged)
 
     def _check_codes(self) -> None:
@@ -204,9 +207,9 @@ class _Run:
 
     def _verified(self, model: Model, staging: Staging, name: str) -> _Round:
         for _ in range(_ROUNDS):
-            attempt = self._attempt(model, staging, name)
-            if attempt is None:
-                continue
+            attempt = None
+            while attempt is None:
+                attempt = self._attempt(model, staging, name)
             if self.config.verify is VerifyLevel.OFF or attempt.candidate.is_original:
                 return attempt
             guilty = self._judge(model, attempt, staging, name)
@@ -216,36 +219,37 @@ class _Run:
         raise GateError("gate.unstable", f"edits were still failing after {_ROUNDS} rounds", hint="please report this model")
 
     def _attempt(self, model: Model, staging: Staging, name: str, excluded: dict[str, tuple[str, str]] | None = None) -> _Round | None:
-        """Plan, apply and stage; None if a folded weight left its range, after excluding its last edit."""
+        """Plan, apply and stage; None if folded weights left their range, after excluding the last edit of each."""
         left_out = self.excluded if excluded is None else excluded
         plan = make_plan(model, Exclusions(left_out, self.config.skip, self.config.only))
         candidate = apply(model, plan, self._metadata(plan))
         self.progress("write", 0, 1)
         try:
             return _Round(plan, candidate, stage(candidate, staging, name))
-        except RangeRefusal as refusal:
-            self._exclude_range(plan, candidate, refusal, left_out)
+        except RangeRefusal:
+            self._exclude_ranges(plan, candidate, left_out)
             return None
 
-    def _exclude_range(self, plan: Plan, candidate: Candidate, refusal: RangeRefusal, excluded: dict[str, tuple[str, str]]) -> None:
-        owner = candidate.owners[id(refusal.tensor)]
-        edit = next(edit for edit in reversed(plan.edits) if any(slot.node is owner for slot in edit.slots))
-        for node in edit.bypassed:
-            excluded[node.key] = ("dtype-range", refusal.reason)
+    def _exclude_ranges(self, plan: Plan, candidate: Candidate, excluded: dict[str, tuple[str, str]]) -> bool:
+        """Compute every new weight and throw it away; exclude the last edit of each that leaves its range."""
+        count = len(excluded)
+        for tensor in candidate.new_tensors():
+            try:
+                for _ in tensor.blocks():
+                    pass
+            except RangeRefusal as refusal:
+                owner = candidate.owners[id(refusal.tensor)]
+                edit = next(edit for edit in reversed(plan.edits) if any(slot.node is owner for slot in edit.slots))
+                excluded.update({node.key: ("dtype-range", refusal.reason) for node in edit.bypassed})
+        return len(excluded) > count
 
     def _rehearse(self, model: Model) -> _Round:
-        """The plan of a dry run, with every new weight computed and thrown away, so that it says what a run would do."""
+        """The plan of a dry run; every new weight is computed, so that it says what a run would do."""
         while True:
             plan = make_plan(model, Exclusions(self.excluded, self.config.skip, self.config.only))
             candidate = apply(model, plan, self._metadata(plan))
-            try:
-                for tensor in candidate.new_tensors():
-                    for _ in tensor.blocks():
-                        pass
-            except RangeRefusal as refusal:
-                self._exclude_range(plan, candidate, refusal, self.excluded)
-                continue
-            return _Round(plan, candidate)
+            if not self._exclude_ranges(plan, candidate, self.excluded):
+                return _Round(plan, candidate)
 
     # --- the gate ---
 
@@ -260,12 +264,14 @@ class _Run:
         verdicts = verify_regions(regions, _options(self.config), progress=lambda n, of: self.progress("regions", n, of or len(regions)))
         guilty = judge_regions(verdicts)
         if guilty:
+            self._keep(attempt.staged)
             return guilty
         if self.config.verify is VerifyLevel.REGION:
             attempt.verification = combine(verdicts, None)
             return unproven(verdicts)
         whole = self._compare(model, attempt.staged)
         if whole.status in (Status.FAIL, Status.SUSPECT, Status.ERROR):
+            self._keep(attempt.staged)
             return self._find_culprits(model, attempt, staging, name, whole)
         attempt.verification = combine(verdicts, whole)
         if whole.status is Status.INCONCLUSIVE:
@@ -312,9 +318,20 @@ class _Run:
 
         return {edit.id: reason for edit in bisect(edits, fails)}
 
+    def _keep(self, staged: Staged) -> None:
+        """Put what was refused, with its data, where the user wants to look at it."""
+        if self.keep_rejected is None:
+            return
+        target = Path(self.keep_rejected)
+        try:
+            shutil.copyfile(staged.model, target)
+            if staged.data is not None:
+                shutil.copyfile(staged.directory / staged.data, target.parent / staged.data)
+        except OSError as error:
+            message = f"the refused model cannot be kept: {error.strerror or error}"
+            raise OutputError("output.unwritable", message, where=str(target)) from None
+
     def _drop(self, attempt: _Round, guilty: dict[str, str]) -> None:
-        if self.keep_rejected is not None and attempt.staged is not None:
-            Path(self.keep_rejected).write_bytes(attempt.staged.model.read_bytes())
         if self.config.all_or_nothing:
             site, reason = next(iter(guilty.items()))
             raise GateError("gate.failed", f"{len(guilty)} edits failed verification: {reason}", where=site)
@@ -383,14 +400,25 @@ def _size(model: Model) -> int:
     return len(model.buffer) + external_bytes(model)
 
 
+def _needed(model: Model, candidate: Candidate, destination: Path) -> set[str]:
+    """Data files beside the destination that are read by what is written there, or go on being read by the source."""
+    if model.path == destination and not candidate.is_original:
+        return set()
+    return {location for location, _, _ in _external_ranges(model)}
+
+
 def external_bytes(model: Model) -> int:
     """Bytes of the tensors that lie outside of the model file."""
+    return sum(length for _, _, length in _external_ranges(model))
+
+
+def _external_ranges(model: Model) -> set[tuple[str, int, int]]:
     ranges: set[tuple[str, int, int]] = set()
     for scope in model.scopes():
         tensors = [tensor for _, tensor in scope.outline.initializers]
         tensors += [tensor for node in scope.nodes for tensor in node.outline.tensors.values()]
         ranges |= {(t.external.location, t.external.offset, t.nbytes) for t in tensors if t.external is not None}
-    return sum(length for _, _, length in ranges)
+    return ranges
 
 
 def _size_after(model: Model, staged: Staged) -> int:

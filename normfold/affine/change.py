@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +87,21 @@ def require_range(affine: Affine, data_type: int, node: Node) -> None:
         raise Refused("dtype-range", f"scale or shift reach {largest:.3g}, too much for {dtypes.type_name(data_type)}", node.label)
     if data_type == dtypes.FLOAT16 and float(np.abs(affine.scale).max(initial=0)) > LARGEST_FLOAT16_SCALE:
         raise Refused("dtype-range", "a scale above 1000 in float16: a channel with almost no variance", node.label)
+
+
+def require_normal_factors(factors: Iterable[Float64], data_type: int) -> None:
+    """Merging serial factors is safe only if none of them, and no product of them, is near the ends of the range.
+
+    `x·1e30·1e-30` in float32 may overflow in the middle; one composed factor of 1 would not.
+
+    Raises:
+        Refused: `dtype-range`.
+    """
+    largest, smallest = dtypes.largest(data_type) ** 0.5, dtypes.smallest_normal(data_type) ** 0.5
+    for values in factors:
+        sizes = np.abs(values[values != 0])
+        if sizes.size and (sizes.max() > largest or sizes.min() < smallest):
+            raise Refused("dtype-range", f"a factor of {sizes.max():.3g} or {sizes.min():.3g} is near the end of the range")
 
 
 def require_affordable(draft: Draft, node: Node, slot: int, source: TensorSource) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 
 from normfold.affine import layout
 from normfold.affine.algebra import Affine, uniform
-from normfold.affine.change import Change, NewParameter, parameter_name, require_range
+from normfold.affine.change import Change, NewParameter, parameter_name, require_normal_factors, require_range
 from normfold.affine.draft import Absorption, Draft, Slot
 from normfold.affine.reasons import Refused
-from normfold.affine.recognise import aligned
+from normfold.affine.recognise import aligned, operand_values
 from normfold.model import attributes, dtypes
 from normfold.model.constants import slice_bounds, slice_index
 from normfold.model.graph import Node, Use, Value
@@ -456,7 +456,11 @@ def _place(
     if part.is_identity:
         return
     if draft.constants.get(value) is not None:
-        require_range(part, draft.parameter(node, operand).data_type, node)
+        kind = draft.parameter(node, operand).data_type
+        require_range(part, kind, node)
+        if node.op_type in ("Mul", "Div"):
+            factor = operand_values(draft, node, operand, part.rank)
+            require_normal_factors((part.scale, factor, part.scale * factor), kind)
         absorbed.append(Absorption(Slot(node, operand), part))
     else:
         onward.append((Use(node, operand), _restricted(draft, node, operand, part)))

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from normfold.affine.algebra import Affine
+from normfold.affine.change import require_normal_factors
 from normfold.affine.draft import Absorption, Draft
 from normfold.affine.reasons import Refused
 from normfold.affine.recognise import BATCH_NORM, AffineNode, has_constant_operand, is_candidate, read
@@ -173,17 +172,10 @@ class _Planner:
         require_private(self.draft, root, first.node)
 
     def _require_normal_factors(self, run: list[AffineNode], affine: Affine) -> None:
-        """Composing is safe only if no factor, and no product of them, leaves the normal range of the type.
-
-        `x·1e30·1e-30` in float32 may overflow in the middle; one composed factor of 1 would not.
-        """
+        """Composing a run merges serial factors."""
         kind = self.draft.shapes.data_type(run[0].data) or dtypes.FLOAT
-        if len(run) == 1 or not dtypes.is_float(kind):
-            return
-        for values in (affine.scale, *(member.affine.scale for member in run)):
-            sizes = np.abs(values[values != 0])
-            if sizes.size and (sizes.max() > dtypes.largest(kind) ** 0.5 or sizes.min() < dtypes.smallest_normal(kind) ** 0.5):
-                raise Refused("dtype-range", f"a factor of {sizes.max():.3g} or {sizes.min():.3g} is near the end of the range")
+        if len(run) > 1 and dtypes.is_float(kind):
+            require_normal_factors((affine.scale, *(member.affine.scale for member in run)), kind)
 
     def _require_gain(self, run: list[AffineNode], absorptions: Sequence[Absorption]) -> None:
         """An edit must remove more nodes than it adds."""

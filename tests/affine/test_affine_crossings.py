@@ -68,7 +68,7 @@ ROWS = {
     "Reshape, dynamic batch as -1": Row("d = Reshape(c, s)", init={"s": INT(-1, 4, 36)}, inputs="float[N,3,8,8] x", shape=(4, 1)),
     "Reshape, dynamic image": Row("d = Reshape(c, s)", init={"s": INT(0, 4, -1)}, inputs="float[N,3,H,W] x", shape=(4, 1), sizes={"H": 8, "W": 7}),
     "Reshape, computed shape": Row(
-        "s0 = Shape(c) i = Constant<value_ints=[0, 1]>() n = Gather(s0, i) l = Constant<value_ints=[-1]>() s = Concat<axis=0>(n, l) d = Reshape(c, s)",
+        "s0 = Shape(x) i = Constant<value_ints=[0]>() n = Gather(s0, i) l = Constant<value_ints=[4, -1]>() s = Concat<axis=0>(n, l) d = Reshape(c, s)",
         inputs="float[N,3,H,W] x", shape=(4, 1), sizes={"H": 8, "W": 7}, outputs="float[N,4,L] y"),
     "Flatten": Row("d = Flatten(c)", shape=(144,), values=np.repeat([1, 2, 3, 4], 36)),
     "Flatten, differs inside a channel": Row("d = Flatten(c)", shape=(144,), **NPC),
@@ -253,7 +253,7 @@ def test_crossing(name, kind):
         assert all(d.outcome == "applied" for d in mine)
 
 
-# --- conditions about who else looks -
+# --- conditions about who else looks
 
 
 def two_readers(text, outputs, **init):

@@ -181,13 +181,10 @@ def add_nodes(scope: Scope) -> None:
         node = Node(scope, index, outline)
         scope.nodes.append(node)
         for slot, name in enumerate(outline.proto.output):
-            node.outputs.append(_produced(scope, node, slot, name) if name else None)
-
-
-def _produced(scope: Scope, node: Node, slot: int, name: str) -> Value:
-    value = scope.define(name)
-    value.producer, value.output_slot = node, slot
-    return value
+            value = scope.define(name) if name else None
+            if value is not None:
+                value.producer, value.output_slot = node, slot
+            node.outputs.append(value)
 
 
 def connect(scope: Scope) -> None:
@@ -196,12 +193,16 @@ def connect(scope: Scope) -> None:
     Raises:
         InputError: `graph.dangling`, a value that nobody defines; `graph.cycle`.
     """
+    here = scope.values
     for node in scope.nodes:
         for slot, name in enumerate(node.proto.input):
-            node.inputs.append(_read(scope, node, slot, name) if name else None)
+            value = (here.get(name) or _outer(scope, node, name)) if name else None
+            if value is not None:
+                value.uses.append(Use(node, slot))
+            node.inputs.append(value)
 
 
-def _read(scope: Scope, node: Node, slot: int, name: str) -> Value:
+def _outer(scope: Scope, node: Node, name: str) -> Value:
     value = scope.lookup(name)
     if value is None:
         raise InputError(
@@ -209,7 +210,6 @@ def _read(scope: Scope, node: Node, slot: int, name: str) -> Value:
             f"node {node.label!r} reads {name!r}, which nothing defines",
             hint="the model is incomplete; export it again",
         )
-    value.uses.append(Use(node, slot))
     return value
 
 
@@ -222,9 +222,9 @@ def sort(scope: Scope) -> bool:
     Raises:
         InputError: `graph.cycle`.
     """
-    needs = {id(node): _producers(node) for node in scope.nodes}
-    if all(earlier.index < node.index for node in scope.nodes for earlier in needs[id(node)]):
+    if all(_is_in_order(node) for node in scope.nodes):
         return False
+    needs = {id(node): _producers(node) for node in scope.nodes}
     waiting = {key: len(producers) for key, producers in needs.items()}
     readers: dict[int, list[Node]] = {}
     for node in scope.nodes:
@@ -243,6 +243,17 @@ def sort(scope: Scope) -> bool:
         stuck = next(node for node in scope.nodes if waiting[id(node)])
         raise InputError("graph.cycle", f"node {stuck.label!r} depends on its own output", hint="the model is invalid")
     scope.nodes[:] = ordered
+    return True
+
+
+def _is_in_order(node: Node) -> bool:
+    """Whether all that the node needs stands before it in the file."""
+    if node.subgraphs:
+        return all(earlier.index < node.index for earlier in _producers(node))
+    scope, index = node.scope, node.index
+    for value in node.inputs:
+        if value is not None and value.producer is not None and value.producer.index >= index and value.scope is scope:
+            return False
     return True
 
 

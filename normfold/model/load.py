@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +25,7 @@ from normfold.model.outline import (
     Reader,
     ScopeOutline,
     parse,
+    refuse_external,
 )
 from normfold.model.tensors import DataFiles
 from normfold.model.wire import LENGTH, VARINT, Field, fields, malformed, read_varint
@@ -95,14 +99,27 @@ def load(source: str | Path | ModelProto, *, initializers: Initializers = Initia
     else:
         path = absolute(source)
         buffer = open_model(path).view
-    model = _outline(buffer, path)
-    _check_opsets(model)
-    for scope in model.roots:
-        _build(scope)
-    for root in model.roots:
-        _connect(root, model.warnings)
+    with _collector_paused():
+        model = _outline(buffer, path)
+        _check_opsets(model)
+        for scope in model.roots:
+            _build(scope)
+        for root in model.roots:
+            _connect(root, model.warnings)
     _expose(model, initializers)
     return model
+
+
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Loading makes many objects and no garbage; the collector would walk through all of them again and again."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -174,13 +191,18 @@ def _opset(reader: Reader, items: list[Field]) -> dict[str, int]:
 def _function(reader: Reader, item: Field) -> Scope:
     outline = reader.scope(item.start, item.end, FUNCTION)
     opset = _opset(reader, [part for part in outline.order if part.number == 9])
-    name = next(
-        (bytes(reader.bytes(part)).decode("utf-8", "replace") for part in outline.order if part.number == 1), ""
-    )
-    domain = next(
-        (bytes(reader.bytes(part)).decode("utf-8", "replace") for part in outline.order if part.number == 10), ""
-    )
-    return Scope(f"function {domain}::{name}", outline, opset)
+    name, domain, overload = (_texts(outline, number) for number in (1, 10, 13))
+    path = "::".join(part[-1] for part in (domain, name, overload) if part and part[-1])
+    return Scope(f"function {path}", outline, opset)
+
+
+def _texts(outline: ScopeOutline, number: int) -> list[str]:
+    """The values of a text field."""
+    items = [item for item in outline.order if item.number == number]
+    try:
+        return [str(outline.buffer[item.start : item.end], "utf-8") for item in items]
+    except UnicodeDecodeError:
+        raise malformed("text that is not UTF-8", items[0].start) from None
 
 
 def _check_opsets(model: Model) -> None:
@@ -221,6 +243,8 @@ def _declare(scope: Scope) -> None:
     for item in outline.order:
         if item.number == outline.kind.sparse and item.number:
             sparse = parse(SparseTensorProto, bytes(_buffer(scope)[item.start : item.end]))
+            refuse_external(sparse.values)
+            refuse_external(sparse.indices)
             if sparse.values.name not in scope.values:
                 scope.define(sparse.values.name)
     seen: set[str] = set()
@@ -237,20 +261,19 @@ def _buffer(scope: Scope) -> memoryview:
 
 
 def _inputs(scope: Scope, outline: ScopeOutline) -> list[tuple[str, TypeProto | None]]:
-    items = [item for item in outline.order if item.number == outline.kind.input]
     if outline.kind is FUNCTION:
-        return [(bytes(_buffer(scope)[item.start : item.end]).decode("utf-8"), None) for item in items]
+        return [(name, None) for name in _texts(outline, outline.kind.input)]
+    items = [item for item in outline.order if item.number == outline.kind.input]
     infos = [parse(ValueInfoProto, bytes(_buffer(scope)[item.start : item.end])) for item in items]
     return [(info.name, info.type) for info in infos]
 
 
 def _outputs(scope: Scope) -> list[str]:
     outline = scope.outline
-    items = [item for item in outline.order if item.number == outline.kind.output]
-    payloads = [bytes(_buffer(scope)[item.start : item.end]) for item in items]
     if outline.kind is FUNCTION:
-        return [payload.decode("utf-8") for payload in payloads]
-    return [parse(ValueInfoProto, payload).name for payload in payloads]
+        return _texts(outline, outline.kind.output)
+    items = [item for item in outline.order if item.number == outline.kind.output]
+    return [parse(ValueInfoProto, bytes(_buffer(scope)[item.start : item.end])).name for item in items]
 
 
 def _connect(root: Scope, warnings: list[str]) -> None:

@@ -37,10 +37,11 @@ _FORMATS_AT_4 = {b"TFL3": "a TFLite model", b"ORTM": "an .ort model"}
 class Opened:
     """An open file: its path, its size in bytes fixed at open, and its content as one read-only view."""
 
-    def __init__(self, path: Path, view: memoryview, mapping: mmap.mmap | None) -> None:
+    def __init__(self, path: Path, view: memoryview, mapping: mmap.mmap | None, descriptor: int | None = None) -> None:
         self.path = path
         self.view = view
         self.size = len(view)
+        self.descriptor = descriptor  # kept for mapped files, so that the kernel can copy ranges of them
         self._mapping = mapping
 
     def release(self, offset: int, length: int) -> None:
@@ -52,6 +53,9 @@ class Opened:
 
     def close(self) -> None:
         """Release the mapping, unless arrays still look into it: then it goes with them."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
         try:
             self.view.release()
             if self._mapping is not None:
@@ -99,13 +103,22 @@ def open_data(model_path: Path, location: str, tensor: str) -> Opened:
         ) from None
 
 
-def _contained(model_path: Path, location: str, tensor: str) -> Path:
+def check_location(location: str, tensor: str) -> None:
+    """What can be said about the location of external data without looking at a file system; the same on every system.
+
+    Raises:
+        InputError: `extdata.location`, `extdata.escape`.
+    """
     if not location or "\0" in location or "\\" in location or len(location) > 4096:
         raise _location_error("extdata.location", location, tensor)
     relative = Path(location)
     if relative.is_absolute() or ".." in relative.parts or (len(location) > 1 and location[1] == ":"):
         raise _location_error("extdata.escape", location, tensor)
-    path = model_path.parent / relative
+
+
+def _contained(model_path: Path, location: str, tensor: str) -> Path:
+    check_location(location, tensor)
+    path = model_path.parent / location
     real = Path(os.path.realpath(path))
     roots = (Path(os.path.realpath(model_path.parent)), Path(os.path.realpath(model_path)).parent)
     if not any(real.is_relative_to(root) for root in roots):
@@ -157,7 +170,7 @@ def _read(path: Path, descriptor: int, size: int) -> Opened:
         with os.fdopen(os.dup(descriptor), "rb") as stream:
             return Opened(path, memoryview(stream.read(size)), None)
     mapping = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
-    return Opened(path, memoryview(mapping), mapping)
+    return Opened(path, memoryview(mapping), mapping, os.dup(descriptor))
 
 
 def _open_error(path: Path, error: OSError) -> InputError:

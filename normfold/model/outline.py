@@ -6,7 +6,9 @@ Field numbers are those of onnx.proto3.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -14,6 +16,7 @@ from google.protobuf.message import DecodeError, Message  # type: ignore[import-
 from onnx import AttributeProto, NodeProto, TensorProto
 
 from normfold.errors import InputError
+from normfold.model.opener import check_location
 from normfold.model.tensors import DataFiles, External, FileTensor
 from normfold.model.wire import LENGTH, Field, fields, header, malformed
 
@@ -28,6 +31,8 @@ MODEL_GRAPH, MODEL_OPSET, MODEL_METADATA, MODEL_FUNCTION = 7, 8, 14, 25
 NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OP_TYPE, NODE_ATTRIBUTE, NODE_DOMAIN = 1, 2, 3, 4, 5, 7
 ATTRIBUTE_NAME, ATTRIBUTE_TENSOR, ATTRIBUTE_GRAPH, ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS = 1, 5, 6, 10, 11
 TENSOR_RAW = 9
+_WITH_HIDDEN_TENSORS = (AttributeProto.TENSORS, AttributeProto.SPARSE_TENSOR, AttributeProto.SPARSE_TENSORS)
+_MOST_ELEMENTS = (1 << 63) - 1
 
 
 class ScopeKind(NamedTuple):
@@ -94,6 +99,8 @@ class Reader:
             raise InputError("proto.depth", f"subgraphs are nested more than {MAX_SUBGRAPH_DEPTH} deep")
         outline = ScopeOutline(kind, self.buffer, start, end, list(fields(self.buffer, start, end)), [], [])
         for item in outline.order:
+            if item.number in (kind.node, kind.initializer) and item.wire_type != LENGTH:
+                raise malformed("a node or tensor that is none", item.tag)
             if item.number == kind.node:
                 outline.nodes.append(self.node(item, depth))
             elif item.number == kind.initializer:
@@ -102,12 +109,16 @@ class Reader:
 
     def node(self, item: Field, depth: int) -> NodeOutline:
         """One node; its subgraphs are outlined as well."""
-        small = item.end - item.start <= WHOLE
-        result = NodeOutline(item, parse(NodeProto, self.bytes(item)) if small else NodeProto())
-        if small and not any(_has_graph(attribute) for attribute in result.proto.attribute):
-            _adopt_tensors(result, self.files)
-            return result
+        if item.end - item.start <= WHOLE:
+            # What protobuf cannot parse as a whole, deep nesting for one, is walked below, which says what is wrong.
+            with contextlib.suppress(DecodeError, UnicodeDecodeError):
+                result = NodeOutline(item, NodeProto.FromString(self.bytes(item)))
+                if _adopt_tensors(result, self.files):
+                    return result
+        result = NodeOutline(item, NodeProto())
         self._large_node(result, depth)
+        for attribute in result.proto.attribute:
+            _refuse_hidden_data(attribute)
         return result
 
     def _large_node(self, node: NodeOutline, depth: int) -> None:
@@ -176,39 +187,64 @@ def file_tensor(proto: TensorProto, files: DataFiles, inline: memoryview | None 
     """Wrap a tensor, after checking what its header claims.
 
     Raises:
-        InputError: `tensor.dims`, `tensor.payload`, `extdata.record`.
+        InputError: `tensor.dims`, `tensor.payload`, `extdata.record`, `extdata.location`, `extdata.escape`.
     """
-    if any(dim < 0 for dim in proto.dims):
-        raise InputError("tensor.dims", f"tensor {proto.name!r} has a negative dimension: {list(proto.dims)}")
-    external = _external(proto) if proto.data_location == TensorProto.EXTERNAL else None
-    if external is not None and (inline is not None or proto.HasField("raw_data")):
+    dims = proto.dims
+    if dims and (min(dims) < 0 or math.prod(dims) > _MOST_ELEMENTS):
+        raise InputError("tensor.dims", f"tensor {proto.name!r} cannot have the shape {list(dims)}")
+    if proto.data_location != TensorProto.EXTERNAL:
+        return FileTensor(proto, files, inline=inline)
+    if inline is not None or proto.HasField("raw_data"):
         raise InputError("tensor.payload", f"tensor {proto.name!r} has both inline and external data")
-    return FileTensor(proto, files, inline=inline, external=external)
+    return FileTensor(proto, files, inline=inline, external=_external(proto))
 
 
 def _external(proto: TensorProto) -> External:
     entries = {entry.key: entry.value for entry in proto.external_data}
     if len(entries) != len(proto.external_data) or not entries.keys() <= {"location", "offset", "length", "checksum"}:
         raise _record_error(proto, "duplicate or unknown keys")
-    try:
-        offset = int(entries.get("offset") or 0)
-        length = int(entries["length"]) if entries.get("length") else None
-    except ValueError:
-        raise _record_error(proto, "offset and length must be numbers") from None
-    if offset < 0 or (length is not None and length < 0):
-        raise _record_error(proto, "offset and length must not be negative")
-    return External(entries.get("location", ""), offset, length)
+    location = entries.get("location", "")
+    check_location(location, proto.name)
+    return External(location, _number(proto, entries.get("offset")) or 0, _number(proto, entries.get("length")))
+
+
+def _number(proto: TensorProto, text: str | None) -> int | None:
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise _record_error(proto, "offset and length must be plain numbers")
+    return int(text)
 
 
 def _record_error(proto: TensorProto, what: str) -> InputError:
     return InputError("extdata.record", f"the external data record of tensor {proto.name!r} is invalid: {what}")
 
 
-def _has_graph(attribute: AttributeProto) -> bool:
-    return attribute.HasField("g") or len(attribute.graphs) > 0
-
-
-def _adopt_tensors(node: NodeOutline, files: DataFiles) -> None:
+def _adopt_tensors(node: NodeOutline, files: DataFiles) -> bool:
+    """Wrap the tensors among the attributes of a node; False if one holds a graph, which needs its own outline."""
     for index, attribute in enumerate(node.proto.attribute):
+        if attribute.HasField("g") or attribute.graphs:
+            return False
         if attribute.HasField("t"):
             node.tensors[index] = file_tensor(attribute.t, files)
+        elif attribute.type in _WITH_HIDDEN_TENSORS:
+            _refuse_hidden_data(attribute)
+    return True
+
+
+def _refuse_hidden_data(attribute: AttributeProto) -> None:
+    for tensor in attribute.tensors:
+        refuse_external(tensor)
+    for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+        refuse_external(sparse.values)
+        refuse_external(sparse.indices)
+
+
+def refuse_external(proto: TensorProto) -> None:
+    """A tensor in a place where the standard foresees no external data.
+
+    Raises:
+        InputError: `extdata.record`, it has some.
+    """
+    if proto.data_location == TensorProto.EXTERNAL:
+        raise _record_error(proto, "sparse tensors and lists of tensors keep their data inside the model")

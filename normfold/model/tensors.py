@@ -27,6 +27,7 @@ Float64 = NDArray[np.float64]
 A = TypeVar("A", bound=np.generic)
 
 _BLOCK_ELEMENTS = 1 << 17  # half a MiB of float32: stays in the cache
+_TYPED = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
 _RELEASE_AFTER = 128  # blocks: what a mapped weight may occupy while it is read
 
 
@@ -153,7 +154,19 @@ class FileTensor:
         if self.external is not None:
             self._files.get(self.external.location, self.name).release(self.external.offset, self.nbytes)
 
+    def origin(self) -> tuple[int, int] | None:
+        """File descriptor and byte offset of an external payload that the kernel can copy; None for all others."""
+        if self.external is None:
+            return None
+        self.raw()  # opens the file and checks the range
+        descriptor = self._files.get(self.external.location, self.name).descriptor
+        return None if descriptor is None else (descriptor, self.external.offset)
+
     def _stored(self, wanted: int) -> memoryview:
+        if any(len(getattr(self._proto, listed)) for listed in _TYPED) and (
+            self._inline is not None or self.external is not None or self._proto.HasField("raw_data")
+        ):
+            raise InputError("tensor.payload", f"tensor {self.name!r} has two payloads", hint="export the model again")
         if self.external is not None:
             return self._from_data_file(self.external, wanted)
         if self._inline is not None:
@@ -255,14 +268,15 @@ class NewTensor:
                 lost = (np.abs(base[index]) >= guard.tiny) & (self._exact(base, index) != 0) & self._visible(index)
                 guard.lost += int(np.count_nonzero(lost & (np.abs(rounded) < guard.tiny)))
             yield rounded
-            if count % _RELEASE_AFTER == 0:
+            if count % _TYPED = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
+_RELEASE_AFTER == 0:
                 _release(self.base)
         _release(self.base)
         guard.finish()
 
     def array(self) -> Array:
         """All values at once, shape `dims`."""
-        flat = np.concatenate([block.reshape(-1) for block in self.blocks()] or [np.empty(0)])
+        flat = np.concatenate([block.reshape(-1) for block in self.blocks()] or [np.empty(0, dtypes.numpy_dtype(self.data_type))])
         return flat.reshape(self.dims)
 
     def payload(self) -> bytes:
@@ -286,7 +300,7 @@ class NewTensor:
         assert storage is not None
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             if self.offset is not None or self.factor is None or "V" in (storage.kind, base.dtype.kind):
-                return self._exact(base, index).astype(storage)
+                return dtypes.rounded(self._exact(base, index), self.data_type)
             block = base[index]
             result: Array = np.empty(block.shape, storage)
             factor = _part(self.factor, index, len(self.dims))
@@ -312,7 +326,9 @@ class _RangeGuard:
             return False
         self.count += rounded.size
         magnitude = np.abs(rounded)
-        if not np.isfinite(magnitude.max()):
+        with np.errstate(invalid="ignore"):
+            largest = magnitude.max()
+        if not np.isfinite(largest):
             raise RangeRefusal("a folded weight exceeds the largest finite value of its type", self.tensor)
         return bool(magnitude.min() < self.tiny)
 

@@ -1,23 +1,28 @@
 """Candidate -> files, in two steps: stage in a private directory beside the destination, then rename into place.
 
-Model and data are one transaction. The data file has a name made of its content, so an existing model never sees other
-data under its own name; the model is renamed last. A crash leaves the old pair or the new pair, and perhaps a staging
+Model and data are one transaction. The data file has a name made of its content, and a file that already has that name is
+compared before it is taken for the same, so an existing model never sees other data under its own name; the model is
+renamed last. A crash leaves the old pair or the new pair, and perhaps a staging
 directory that the next run sweeps. Nothing that is not ours is deleted, appended to or overwritten.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import filecmp
 import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
+
+import numpy as np
 
 from normfold.errors import InputError, OutputError
 from normfold.model.patch import Candidate
@@ -28,6 +33,8 @@ DATA_KEY = METADATA_PREFIX + "data"
 # Offsets at page boundaries let a runtime map each tensor; below this size it does not matter and only costs space.
 _PAGE, _WORTH_A_PAGE, _ALIGN = 4096, 1 << 16, 64
 _COPY = 8 << 20
+_SYNC_EVERY = 512 << 20
+_THREADS = 2
 # A new tensor smaller than this stays inside the .onnx even if the model keeps its weights outside.
 _INLINE = 1024
 
@@ -114,7 +121,7 @@ def stage(candidate: Candidate, staging: Staging, name: str) -> Staged:
     try:
         if candidate.is_original:
             return _stage_original(candidate, staging, path)
-        places, data = _write_data(candidate, staging.path, Path(name).stem)
+        places, data = _write_data(candidate, staging, Path(name).stem)
         if data is not None:
             candidate.metadata[DATA_KEY] = data
         size = _write_model(candidate, path, places)
@@ -172,28 +179,73 @@ def to_bytes(candidate: Candidate) -> bytes:
 # --- the data file ---------------------------------------------------------------------------------------------------
 
 
-class _Hashed:
-    """A file that is hashed in a second thread while it is written; hashlib releases the interpreter lock."""
+class _DataFile:
+    """The data file while it is written, every tensor at an offset that was decided before.
+
+    Several threads may write at the same time: hashing, multiplying and copying all release the interpreter lock.
+    The fingerprint covers new tensors whole and of a copied one the length and three pages, because reading all of it
+    would take longer than copying it. That is enough to tell files apart by name; whether two files of one name are equal
+    is decided by comparing them.
+    """
 
     def __init__(self, stream: BinaryIO) -> None:
-        self.stream = stream
-        self.digest = hashlib.sha256()
-        self.position = 0
-        self._pool = ThreadPoolExecutor(1)
-        self._pending: Future[None] | None = None
+        self._descriptor = stream.fileno()
 
-    def write(self, data: bytes) -> None:
-        """Append; at most one block waits to be hashed."""
-        if self._pending is not None:
-            self._pending.result()
-        self._pending = self._pool.submit(self.digest.update, data)
-        self.stream.write(data)
-        self.position += len(data)
+    def copy(self, tensor: FileTensor, at: int) -> bytes:
+        """Write the payload of a file tensor, moved by the kernel where it can; returns its part of the fingerprint."""
+        origin = tensor.origin()
+        for start in range(0, tensor.nbytes, _COPY):
+            length = min(_COPY, tensor.nbytes - start)
+            if origin is None or not self._copy_range(origin[0], origin[1] + start, at + start, length):
+                self._write(tensor.raw()[start : start + length], at + start)
+                tensor.release()
+        return _sample(tensor)
 
-    def hexdigest(self) -> str:
-        """The SHA-256 of all that was written."""
-        self._pool.shutdown(wait=True)
-        return self.digest.hexdigest()
+    def compute(self, tensor: NewTensor, at: int) -> bytes:
+        """Compute a new tensor and write it; returns its part of the fingerprint."""
+        digest = hashlib.sha256()
+        for block in tensor.blocks():
+            data = memoryview(np.ascontiguousarray(block).reshape(-1).view(np.uint8))
+            digest.update(data)
+            self._write(data, at)
+            at += len(data)
+        return digest.digest()
+
+    def sync(self) -> bytes:
+        """Let the disk catch up; no part of the fingerprint."""
+        os.fsync(self._descriptor)
+        return b""
+
+    def _write(self, data: memoryview, at: int) -> None:
+        done = 0
+        while done < len(data):
+            done += os.pwrite(self._descriptor, data[done:], at + done)
+
+    def _copy_range(self, source: int, offset: int, at: int, length: int) -> bool:
+        """Whether the kernel copied the range; False where it cannot, and then nothing was copied."""
+        if not hasattr(os, "copy_file_range"):
+            return False
+        done = 0
+        while done < length:
+            try:
+                count = os.copy_file_range(source, self._descriptor, length - done, offset + done, at + done)
+            except OSError as error:
+                if done or error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                    raise
+                return False
+            if not count:
+                raise OSError(errno.EIO, "the data file became shorter while it was copied")
+            done += count
+        return True
+
+
+def _sample(tensor: FileTensor) -> bytes:
+    """Length, and the pages at the beginning, in the middle and at the end."""
+    view = tensor.raw()
+    digest = hashlib.sha256(str(len(view)).encode())
+    for start in (0, len(view) // 2, max(0, len(view) - _PAGE)):
+        digest.update(view[start : start + _PAGE])
+    return digest.digest()
 
 
 Places = dict[int, External]
@@ -213,7 +265,7 @@ def _external(candidate: Candidate) -> Iterator[FileTensor]:
                 yield from (tensor for tensor in node.tensors.values() if tensor.external is not None)
 
 
-def _write_data(candidate: Candidate, directory: Path, stem: str) -> tuple[Places, str | None]:
+def _write_data(candidate: Candidate, staging: Staging, stem: str) -> tuple[Places, str | None]:
     """Write every external tensor, old and new, into one file named after its content."""
     kept = list(_external(candidate))
     if not candidate.model.has_external_data():
@@ -221,47 +273,68 @@ def _write_data(candidate: Candidate, directory: Path, stem: str) -> tuple[Place
     new = [tensor for tensor in candidate.new_tensors() if tensor.nbytes >= _INLINE]
     if not kept and not new:
         return {}, None
-    temporary = directory / "data"
-    places: Places = {}
+    temporary = staging.path / "data"
+    places = _layout(kept, new)
     with _create(temporary) as stream:
-        out = _Hashed(stream)
-        shared: dict[tuple[str, int, int], External] = {}
-        tensors: list[FileTensor | NewTensor] = [*kept, *new]
-        for tensor in tensors:
-            places[id(tensor)] = _write_tensor(out, tensor, shared)
-        digest = out.hexdigest()
+        parts = _fill(_DataFile(stream), kept, new, places)
         _sync(stream)
-    name = f"{stem}.{digest[:16]}.data"
-    temporary.rename(directory / name)
+    digest = hashlib.sha256(b"".join(parts)).hexdigest()
+    name = _free_name(temporary, staging.beside, f"{stem}.{digest[:16]}")
+    temporary.rename(staging.path / name)
     return {key: External(name, place.offset, place.length) for key, place in places.items()}, name
 
 
-def _write_tensor(
-    out: _Hashed, tensor: FileTensor | NewTensor, shared: dict[tuple[str, int, int], External]
-) -> External:
-    """Tied weights, two tensors over one range, stay one range."""
-    key = (
-        (tensor.external.location, tensor.external.offset, tensor.nbytes)
-        if isinstance(tensor, FileTensor) and tensor.external
-        else None
-    )
-    if key is not None and key in shared:
-        return shared[key]
-    align = _PAGE if tensor.nbytes >= _WORTH_A_PAGE else _ALIGN
-    if out.position % align:
-        out.write(bytes(-out.position % align))
-    place = External("", out.position, tensor.nbytes)
-    if isinstance(tensor, FileTensor):
-        view = tensor.raw()
-        for start in range(0, len(view), _COPY):
-            out.write(bytes(view[start : start + _COPY]))
-            tensor.release()
-    else:
-        for block in tensor.blocks():
-            out.write(block.tobytes())
-    if key is not None:
-        shared[key] = place
-    return place
+def _fill(out: _DataFile, kept: Sequence[FileTensor], new: Sequence[NewTensor], places: Places) -> list[bytes]:
+    """Write all tensors, the parts of the fingerprint in order.
+
+    New tensors go first: writing slows down once many pages wait for the disk, and they are the ones that wait for it.
+    Now and then one thread makes the disk catch up while the other goes on.
+    """
+    first = {places[id(tensor)].offset: tensor for tensor in reversed(kept)}  # tied tensors are written once
+    jobs: list[Future[bytes]] = []
+    with ThreadPoolExecutor(_THREADS) as pool:
+        try:
+            unsynced = 0
+            for tensor in (*new, *(tensor for _, tensor in sorted(first.items()))):
+                write = out.compute if isinstance(tensor, NewTensor) else out.copy
+                jobs.append(pool.submit(write, tensor, places[id(tensor)].offset))
+                unsynced += tensor.nbytes
+                if unsynced >= _SYNC_EVERY:
+                    jobs.append(pool.submit(out.sync))
+                    unsynced = 0
+            return [job.result() for job in jobs]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _layout(kept: Sequence[FileTensor], new: Sequence[NewTensor]) -> Places:
+    """Offsets in the new file. Tied weights, two tensors over one range, stay one range."""
+    places: Places = {}
+    shared: dict[tuple[str, int, int], External] = {}
+    position = 0
+    for tensor in (*kept, *new):
+        key = (tensor.external.location, tensor.external.offset, tensor.nbytes) if isinstance(tensor, FileTensor) and tensor.external else None
+        if key is None or key not in shared:
+            position += -position % (_PAGE if tensor.nbytes >= _WORTH_A_PAGE else _ALIGN)
+            place = External("", position, tensor.nbytes)
+            position += tensor.nbytes
+        else:
+            place = shared[key]
+        if key is not None:
+            shared[key] = place
+        places[id(tensor)] = place
+    return places
+
+
+def _free_name(content: Path, directory: Path, stem: str) -> str:
+    """A name that is free in the directory, or taken by a file of the same content."""
+    count = 0
+    while True:
+        name = f"{stem}-{count}.data" if count else f"{stem}.data"
+        if not (directory / name).exists() or filecmp.cmp(content, directory / name, shallow=False):
+            return name
+        count += 1
 
 
 # --- the model file --------------------------------------------------------------------------------------------------
@@ -317,7 +390,7 @@ def commit(staged: Staged, destination: Path, superseded: str | None = None) -> 
                 continue
             target = directory / entry.relative_to(staged.directory)
             target.parent.mkdir(parents=True, exist_ok=True)
-            entry.replace(target)  # one of that name, which says what is in it, has the same content or is damaged
+            entry.replace(target)  # a data file of that name has the same content, see `_free_name`
         _sync_directory(directory)
         staged.model.replace(destination)
     except OSError as error:

@@ -147,6 +147,8 @@ def _arithmetic(node: Node, operands: Operands) -> TensorSource | None:
     if attributes.unexpected(node, ()):
         return None
     arrays = [_read(operand, _COMPUTE_LIMIT) for operand in operands]
+    if math.prod(np.broadcast_shapes(*(array.shape for array in arrays))) > _COMPUTE_LIMIT:
+        return None
     data_type = operands[0].data_type if operands[0] else 0
     function = _ARITHMETIC[node.op_type]
     if dtypes.is_float(data_type):
@@ -155,7 +157,7 @@ def _arithmetic(node: Node, operands: Operands) -> TensorSource | None:
         result = function(*arrays)
     else:
         return None
-    return Values(np.asarray(result), data_type) if result.size <= _COMPUTE_LIMIT else None
+    return Values(np.asarray(result), data_type)
 
 
 def _moved(source: TensorSource | None, values: Array) -> TensorSource | None:
@@ -214,7 +216,10 @@ def _flatten(node: Node, operands: Operands) -> TensorSource | None:
 
 
 def _concat(node: Node, operands: Operands) -> TensorSource | None:
-    return _moved(operands[0], np.concatenate([_read(o) for o in operands], int(attributes.get(node, "axis", 1))))
+    parts = [_read(operand) for operand in operands]
+    if sum(part.size for part in parts) > _MOVE_LIMIT:
+        return None
+    return _moved(operands[0], np.concatenate(parts, int(attributes.get(node, "axis", 1))))
 
 
 def _expand(_node: Node, operands: Operands) -> TensorSource | None:
@@ -224,8 +229,11 @@ def _expand(_node: Node, operands: Operands) -> TensorSource | None:
 
 
 def _gather(node: Node, operands: Operands) -> TensorSource | None:
-    indices = _read(operands[1], _COMPUTE_LIMIT).astype(np.int64)
-    return _moved(operands[0], np.take(_read(operands[0]), indices, int(attributes.get(node, "axis", 0))))
+    values, indices = _read(operands[0]), _read(operands[1], _COMPUTE_LIMIT).astype(np.int64)
+    axis = int(attributes.get(node, "axis", 0))
+    if indices.size * (values.size // max(1, values.shape[axis])) > _MOVE_LIMIT:
+        return None
+    return _moved(operands[0], np.take(values, indices, axis))
 
 
 def _slice(node: Node, operands: Operands) -> TensorSource | None:

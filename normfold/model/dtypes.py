@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import NDArray
 from onnx import TensorProto
 
 FLOAT, FLOAT16, DOUBLE, BFLOAT16 = (
@@ -91,6 +92,22 @@ def byte_size(data_type: int, count: int) -> int | None:
 def unit_roundoff(data_type: int) -> float:
     """Half the distance from 1 to the next number."""
     return _ROUNDOFF[data_type]
+
+
+def rounded(values: NDArray[np.float64], data_type: int) -> NDArray[np.generic]:
+    """The values in a float type, rounded once, to nearest even."""
+    storage = _NUMPY[data_type]
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        if data_type != BFLOAT16:
+            return values.astype(storage)
+        # ml_dtypes goes through float32, which would round twice. Rounding to odd there keeps the second one exact: cut
+        # towards zero, and remember in the last bit that something was cut off.
+        single = values.astype(np.float32, order="C")
+        bits = single.view(np.uint32)
+        inexact = single != values
+        bits -= np.abs(single) > np.abs(values)
+        bits |= inexact
+        return single.astype(storage)
 
 
 def type_name(data_type: int) -> str:

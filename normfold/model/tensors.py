@@ -31,7 +31,7 @@ _TYPED = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data"
 _RELEASE_AFTER = 128  # blocks: what a mapped weight may occupy while it is read
 
 
-class Unreadable(Exception):  # noqa: N818 - a property of the tensor, no error
+class Unreadable(Exception):
     """The values cannot be used for arithmetic: strings, 4-bit and 8-bit floats, sparse or segmented data."""
 
 
@@ -213,7 +213,7 @@ class Values:
         return self.values
 
 
-class RangeRefusal(Exception):  # noqa: N818 - a refusal, no error
+class RangeRefusal(Exception):
     """A computed tensor leaves the range of its type; `reason` says how, `tensor` which."""
 
     def __init__(self, reason: str, tensor: NewTensor) -> None:
@@ -268,15 +268,16 @@ class NewTensor:
                 lost = (np.abs(base[index]) >= guard.tiny) & (self._exact(base, index) != 0) & self._visible(index)
                 guard.lost += int(np.count_nonzero(lost & (np.abs(rounded) < guard.tiny)))
             yield rounded
-            if count % _TYPED = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
-_RELEASE_AFTER == 0:
+            if count % _RELEASE_AFTER == 0:
                 _release(self.base)
         _release(self.base)
         guard.finish()
 
     def array(self) -> Array:
         """All values at once, shape `dims`."""
-        flat = np.concatenate([block.reshape(-1) for block in self.blocks()] or [np.empty(0, dtypes.numpy_dtype(self.data_type))])
+        flat = np.concatenate(
+            [block.reshape(-1) for block in self.blocks()] or [np.empty(0, dtypes.numpy_dtype(self.data_type))]
+        )
         return flat.reshape(self.dims)
 
     def payload(self) -> bytes:
@@ -295,7 +296,7 @@ _RELEASE_AFTER == 0:
         return values
 
     def _rounded(self, base: Array, index: tuple[slice, ...]) -> Array:
-        """The block in storage type. A product alone is rounded by numpy while it multiplies: no float64 block is made."""
+        """The block in storage type. A product alone is rounded while numpy multiplies: no float64 block is made."""
         storage = dtypes.numpy_dtype(self.data_type)
         assert storage is not None
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from normfold.errors import WorkerError
 from normfold.surgery.plan import Edit
 from normfold.verification import RegionVerdict, Status, Verification, worst
 
@@ -25,9 +26,25 @@ def judge_regions(verdicts: Sequence[RegionVerdict]) -> dict[str, str]:
     }
 
 
+def require_worker(verdicts: Sequence[RegionVerdict]) -> None:
+    """A child process that fails at every region says nothing about edits: something is wrong with it.
+
+    Raises:
+        WorkerError: with the code of the first failure.
+    """
+    if not verdicts or any(verdict.status is not Status.ERROR for verdict in verdicts):
+        return
+    code, _, message = verdicts[0].reason.partition(": ")
+    if code.startswith(("worker.", "resource.")):
+        hint = "raise --max-memory" if code == "resource.memory" else "check that onnxruntime runs here"
+        raise WorkerError(code, f"nothing could be compared: {message}", hint=hint)
+
+
 def unproven(verdicts: Sequence[RegionVerdict]) -> dict[str, str]:
     """Edits whose region could not be judged, with the reason."""
-    return {edit: verdict.reason for verdict in verdicts if verdict.status is Status.INCONCLUSIVE for edit in verdict.edits}
+    return {
+        edit: verdict.reason for verdict in verdicts if verdict.status is Status.INCONCLUSIVE for edit in verdict.edits
+    }
 
 
 def combine(regions: Sequence[RegionVerdict], whole: Verification | None) -> Verification:
@@ -43,7 +60,9 @@ def combine(regions: Sequence[RegionVerdict], whole: Verification | None) -> Ver
     warnings = (f"{skipped} regions could not run by themselves and rest on the whole model",) if skipped else ()
     if whole is None:
         status = worst(verdict.status for verdict in regions) if regions else Status.PASS
-        return Verification(status, "L2", tuple(regions), coverage=passed / max(len(regions), 1), evidence=evidence, warnings=warnings)
+        return Verification(
+            status, "L2", tuple(regions), coverage=passed / max(len(regions), 1), evidence=evidence, warnings=warnings
+        )
     return replace(
         whole,
         status=worst((*judged, whole.status)),

@@ -21,7 +21,7 @@ from onnx import ModelProto
 from normfold._version import __version__
 from normfold.config import Config, VerifyLevel
 from normfold.destination import VERSION_KEY, check_destination, lock, require_ours, superseded_data
-from normfold.errors import GateError, OutputError, UsageError
+from normfold.errors import GateError, InputError, OutputError, UsageError
 from normfold.model.load import Model, load
 from normfold.model.patch import Candidate
 from normfold.model.splice import METADATA_PREFIX
@@ -72,7 +72,8 @@ class Result:
         Raises:
             InputError: `input.proto_2gib`, it is too large for one message; pass `output` instead.
         """
-        return ModelProto.FromString(to_bytes(self._candidate))
+        model: ModelProto = ModelProto.FromString(to_bytes(self._candidate))
+        return model
 
 
 def optimize(
@@ -102,7 +103,9 @@ def optimize(
         NormfoldError: see `normfold.errors`; nothing is written then.
         GateError: verification refused the result.
     """
-    return _Run(source, config or Config(), progress or _silent, keep_rejected).run(output, in_place, overwrite, dry_run)
+    return _Run(source, config or Config(), progress or _silent, keep_rejected).run(
+        output, in_place, overwrite, dry_run
+    )
 
 
 def verify(
@@ -123,7 +126,9 @@ def verify(
     settings = config or Config()
     runtime_info()
     report = progress or _silent
-    return verify_models(Path(original), Path(candidate), _options(settings), progress=lambda n, of: report("verify", n, of))
+    return verify_models(
+        Path(original), Path(candidate), _options(settings), progress=lambda n, of: report("verify", n, of)
+    )
 
 
 def _silent(stage: str, done: int, total: int) -> None:
@@ -186,7 +191,11 @@ class _Run:
         with contextlib.ExitStack() as stack:
             if destination is not None:
                 stack.enter_context(lock(destination))
-            folder = destination.parent if destination else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="normfold-")))
+            folder = (
+                destination.parent
+                if destination
+                else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="normfold-")))
+            )
             staging = stack.enter_context(Staging(folder))
             name = destination.name if destination else "model.onnx"
             done = self._verified(model, staging, name)
@@ -201,7 +210,9 @@ class _Run:
     def _check_codes(self) -> None:
         for code in (*self.config.skip, *self.config.only):
             if code not in RULES:
-                raise UsageError("usage.unknown_code", f"unknown rule code {code!r}", hint=f"known are {', '.join(sorted(RULES))}")
+                raise UsageError(
+                    "usage.unknown_code", f"unknown rule code {code!r}", hint=f"known are {', '.join(sorted(RULES))}"
+                )
 
     # --- one round after the other, until nothing is left to drop ---
 
@@ -216,12 +227,17 @@ class _Run:
             if not guilty:
                 return attempt
             self._drop(attempt, guilty)
-        raise GateError("gate.unstable", f"edits were still failing after {_ROUNDS} rounds", hint="please report this model")
+        raise GateError(
+            "gate.unstable", f"edits were still failing after {_ROUNDS} rounds", hint="please report this model"
+        )
 
-    def _attempt(self, model: Model, staging: Staging, name: str, excluded: dict[str, tuple[str, str]] | None = None) -> _Round | None:
+    def _attempt(
+        self, model: Model, staging: Staging, name: str, excluded: dict[str, tuple[str, str]] | None = None
+    ) -> _Round | None:
         """Plan, apply and stage; None if folded weights left their range, after excluding the last edit of each."""
         left_out = self.excluded if excluded is None else excluded
         plan = make_plan(model, Exclusions(left_out, self.config.skip, self.config.only))
+        _require_data(plan)
         candidate = apply(model, plan, self._metadata(plan))
         self.progress("write", 0, 1)
         try:
@@ -255,13 +271,16 @@ class _Run:
 
     def _judge(self, model: Model, attempt: _Round, staging: Staging, name: str) -> dict[str, str]:
         """Edits that must go, with the reason; the verification is left in the round."""
-        from normfold.gate import combine, judge_regions, unproven
+        from normfold.gate import combine, judge_regions, require_worker, unproven
         from normfold.verification import Status, verify_regions
         from normfold.verification.plan_regions import RegionList
 
         assert attempt.staged is not None
         regions = RegionList(attempt.plan, attempt.candidate)
-        verdicts = verify_regions(regions, _options(self.config), progress=lambda n, of: self.progress("regions", n, of or len(regions)))
+        verdicts = verify_regions(
+            regions, _options(self.config), progress=lambda n, of: self.progress("regions", n, of or len(regions))
+        )
+        require_worker(verdicts)
         guilty = judge_regions(verdicts)
         if guilty:
             self._keep(attempt.staged)
@@ -280,7 +299,11 @@ class _Run:
 
     def _inconclusive(self, whole: Verification) -> dict[str, str]:
         if self.config.strict:
-            raise GateError("gate.inconclusive", f"the whole model could not be compared: {whole.reason}", hint="pass --inputs or --shape")
+            raise GateError(
+                "gate.inconclusive",
+                f"the whole model could not be compared: {whole.reason}",
+                hint="pass --inputs or --shape",
+            )
         return {}
 
     def _compare(self, model: Model, staged: Staged) -> Verification:
@@ -301,7 +324,9 @@ class _Run:
             path.write_bytes(model.buffer)
             yield path
 
-    def _find_culprits(self, model: Model, attempt: _Round, staging: Staging, name: str, whole: Verification) -> dict[str, str]:
+    def _find_culprits(
+        self, model: Model, attempt: _Round, staging: Staging, name: str, whole: Verification
+    ) -> dict[str, str]:
         """Every region passed and the model did not: halve the edits until the culprits stand alone."""
         from normfold.gate import bisect
 
@@ -312,9 +337,18 @@ class _Run:
         all_keys = {edit.id: edit for edit in edits}
 
         def fails(part: Sequence[Edit]) -> bool:
-            others = {node.key: ("verification", "left out while searching") for key, e in all_keys.items() if e not in part for node in e.bypassed}
+            others = {
+                node.key: ("verification", "left out while searching")
+                for key, e in all_keys.items()
+                if e not in part
+                for node in e.bypassed
+            }
             round_ = self._attempt(model, staging, name, {**self.excluded, **others})
-            return round_ is not None and round_.staged is not None and not self._compare(model, round_.staged).status.passed
+            return (
+                round_ is not None
+                and round_.staged is not None
+                and not self._compare(model, round_.staged).status.passed
+            )
 
         return {edit.id: reason for edit in bisect(edits, fails)}
 
@@ -347,7 +381,9 @@ class _Run:
     def _hashing(self, model: Model) -> Iterator[None]:
         """The source is hashed in a second thread while it is planned."""
         with ThreadPoolExecutor(1) as pool:
-            self.digest = pool.submit(lambda: hashlib.sha256(model.buffer).hexdigest()) if self.config.metadata else None
+            self.digest = (
+                pool.submit(lambda: hashlib.sha256(model.buffer).hexdigest()) if self.config.metadata else None
+            )
             yield
 
     def _metadata(self, plan: Plan) -> dict[str, str]:
@@ -363,7 +399,9 @@ class _Run:
             METADATA_PREFIX + "source_sha256": self.digest.result(),
         }
 
-    def _result(self, model: Model, done: _Round, written: Path | None, staged: Staged | None, *, dry_run: bool = False) -> Result:
+    def _result(
+        self, model: Model, done: _Round, written: Path | None, staged: Staged | None, *, dry_run: bool = False
+    ) -> Result:
         plan, candidate = done.plan, done.candidate
         if done.verification is not None:
             verification = verification_report(done.verification)
@@ -375,7 +413,9 @@ class _Run:
             version=__version__,
             status="planned" if dry_run else "unchanged" if candidate.is_original else "optimized",
             input=FileReport(path=_name(model.path), sha256=self.digest.result() if self.digest else None),
-            output=None if written is None or staged is None else FileReport(path=str(written), sha256=None, data=staged.data),
+            output=None
+            if written is None or staged is None
+            else FileReport(path=str(written), sha256=None, data=staged.data),
             target=self.config.target.value,
             decisions=decision_reports(plan.decisions),
             ops=op_counts(model, candidate),
@@ -385,6 +425,18 @@ class _Run:
             warnings=tuple(model.warnings),
         )
         return Result(report, plan, written, candidate)
+
+
+def _require_data(plan: Plan) -> None:
+    """A model whose data cannot be read is not worth a copy; a dry run and `explain` still say what they can.
+
+    Raises:
+        InputError: `extdata.unreadable`.
+    """
+    for decision in plan.decisions:
+        if decision.code.endswith(".external-data"):
+            hint = "copy the data file of this very model beside it"
+            raise InputError("extdata.unreadable", decision.message, where=decision.node, hint=hint)
 
 
 def _name(path: Path | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import typer
@@ -51,7 +52,7 @@ def asked_for(arguments: Sequence[str]) -> tuple[str, Format]:
     """Command and format of a command line that could not be read as a whole."""
     command = next((text for text in arguments if not text.startswith("-")), "")
     values = [text.partition("=")[2] for text in arguments if text.startswith("--format=")]
-    values += [after for before, after in zip(arguments, arguments[1:], strict=False) if before == "--format"]
+    values += [after for before, after in pairwise(arguments) if before == "--format"]
     return command, Format.JSON if Format.JSON.value in values else Format.HUMAN
 
 
@@ -64,5 +65,7 @@ def _document(command: str, error: NormfoldError) -> str:
     kind = {"verify": VerifyReport, "inspect": InspectReport, "explain": ExplainReport}.get(command)
     if kind is not None:
         return kind(version=__version__, error=problem).model_dump_json(indent=2)
-    status = "refused" if error.exit_code == 1 else "error"
-    return Report(version=__version__, status=status, error=problem).model_dump_json(indent=2)
+    refused = error.exit_code == 1
+    return Report(version=__version__, status="refused" if refused else "error", error=problem).model_dump_json(
+        indent=2
+    )

@@ -12,7 +12,10 @@ from .options import Debug, Format, FormatOption, Initializers, Model, Policy, c
 
 def explain(
     model: Model,
-    node: Annotated[str | None, typer.Argument(help="Name of a node or of one of its outputs.", metavar="[NODE]", show_default=False)] = None,
+    node: Annotated[
+        str | None,
+        typer.Argument(help="Name of a node or of one of its outputs.", metavar="[NODE]", show_default=False),
+    ] = None,
     initializers: Initializers = Policy.AUTO,
     format: FormatOption = Format.HUMAN,  # noqa: A002 - the name of the option
     debug: Debug = False,

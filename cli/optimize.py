@@ -30,19 +30,32 @@ from .options import (
     configuration,
 )
 
-Output = Annotated[Path | None, typer.Option("-o", "--output", help="Where to write.  [default: MODEL.normfold.onnx]", show_default=False)]
+Output = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", help="Where to write.  [default: MODEL.normfold.onnx]", show_default=False),
+]
 Codes = Annotated[list[str] | None, typer.Option(metavar="CODE", show_default=False)]
 
 
 def optimize(
     model: Model,
     output: Output = None,
-    verify: Annotated[Level, typer.Option("--verify", help="Evidence that a result needs before it is written.")] = Level.FULL,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop at the plan: print every decision, write nothing.")] = False,
+    verify: Annotated[
+        Level, typer.Option("--verify", help="Evidence that a result needs before it is written.")
+    ] = Level.FULL,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Stop at the plan: print every decision, write nothing.")
+    ] = False,
     target: Annotated[TargetName, typer.Option("--target", help="Deployment target.")] = TargetName.PORTABLE,
     initializers: Initializers = Policy.AUTO,
-    skip: Annotated[list[str] | None, typer.Option("--skip", metavar="CODE", help="Leave out a rule, such as NF102. Repeatable.", show_default=False)] = None,
-    only: Annotated[list[str] | None, typer.Option("--only", metavar="CODE", help="Use only this rule. Repeatable.", show_default=False)] = None,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option("--skip", metavar="CODE", help="Leave out a rule, such as NF102. Repeatable.", show_default=False),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="CODE", help="Use only this rule. Repeatable.", show_default=False),
+    ] = None,
     inputs: Inputs = None,
     shape: Shapes = None,
     rtol: Rtol = None,
@@ -50,13 +63,26 @@ def optimize(
     seed: Seed = 0,
     trials: Trials = 3,
     strict: Strict = False,
-    all_or_nothing: Annotated[bool, typer.Option("--all-or-nothing", help="A failing edit refuses everything instead of being dropped.")] = False,
+    all_or_nothing: Annotated[
+        bool, typer.Option("--all-or-nothing", help="A failing edit refuses everything instead of being dropped.")
+    ] = False,
     in_place: Annotated[bool, typer.Option("--in-place", help="Allow the output to be the input.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file of the default name that normfold did not write.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a file of the default name that normfold did not write.")
+    ] = False,
     metadata: Annotated[bool, typer.Option(help="Record in the model what was done to it.")] = True,
-    exit_nonzero_on_change: Annotated[bool, typer.Option("--exit-nonzero-on-change", help="Exit 1 if there was something to do.")] = False,
-    exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit 0 where the gate would say 1; never hides a 2.")] = False,
-    keep_rejected: Annotated[Path | None, typer.Option("--keep-rejected", metavar="PATH", help="Save a candidate that failed verification.", show_default=False)] = None,
+    exit_nonzero_on_change: Annotated[
+        bool, typer.Option("--exit-nonzero-on-change", help="Exit 1 if there was something to do.")
+    ] = False,
+    exit_zero: Annotated[
+        bool, typer.Option("--exit-zero", help="Exit 0 where the gate would say 1; never hides a 2.")
+    ] = False,
+    keep_rejected: Annotated[
+        Path | None,
+        typer.Option(
+            "--keep-rejected", metavar="PATH", help="Save a candidate that failed verification.", show_default=False
+        ),
+    ] = None,
     timeout: Timeout = 600.0,
     max_memory: Memory = None,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="List every decision.")] = False,
@@ -76,8 +102,9 @@ def optimize(
 
         compare = comparison(inputs, shape, rtol, atol, max_memory)
         config = configuration(
-            verify=verify.value, target=target.value, initializers=initializers.value, skip=tuple(skip or ()), only=tuple(only or ()),
-            seed=seed, trials=trials, strict=strict, all_or_nothing=all_or_nothing, metadata=metadata, timeout_s=timeout, **compare,
+            verify=verify.value, target=target.value, initializers=initializers.value,
+            skip=tuple(skip or ()), only=tuple(only or ()), seed=seed, trials=trials, strict=strict,
+            all_or_nothing=all_or_nothing, metadata=metadata, timeout_s=timeout, **compare,
         )  # fmt: skip
         destination = output or (model if in_place else default_destination(model))
         with render.progress(format) as report:

@@ -46,24 +46,47 @@ FormatOption = Annotated[Format, typer.Option("--format", help="human: tables; j
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")]
 Inputs = Annotated[
     list[str] | None,
-    typer.Option("--inputs", metavar="NAME=FILE.npy|FILE.npz", help="Data to compare on, instead of random data. Repeatable.", show_default=False),
+    typer.Option(
+        "--inputs",
+        metavar="NAME=FILE.npy|FILE.npz",
+        help="Data to compare on, instead of random data. Repeatable.",
+        show_default=False,
+    ),
 ]
 Shapes = Annotated[
-    list[str] | None, typer.Option("--shape", metavar="NAME=1x3x224x224", help="Dims for an input. Repeatable.", show_default=False)
+    list[str] | None,
+    typer.Option("--shape", metavar="NAME=1x3x224x224", help="Dims for an input. Repeatable.", show_default=False),
 ]
 Rtol = Annotated[
     list[str] | None,
-    typer.Option("--rtol", metavar="[OUTPUT:]NUMBER", help="Relative tolerance; default: the model's own noise floor. Repeatable.", show_default=False),
+    typer.Option(
+        "--rtol",
+        metavar="[OUTPUT:]NUMBER",
+        help="Relative tolerance; default: the model's own noise floor. Repeatable.",
+        show_default=False,
+    ),
 ]
 Atol = Annotated[
-    list[str] | None, typer.Option("--atol", metavar="[OUTPUT:]NUMBER", help="Absolute tolerance, likewise. Repeatable.", show_default=False)
+    list[str] | None,
+    typer.Option(
+        "--atol", metavar="[OUTPUT:]NUMBER", help="Absolute tolerance, likewise. Repeatable.", show_default=False
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Base of all random inputs.")]
 Trials = Annotated[int, typer.Option("--trials", min=1, max=100, help="Seeded trials of the whole model.")]
 Strict = Annotated[bool, typer.Option("--strict", help="An inconclusive verdict is a refusal.")]
-Timeout = Annotated[float, typer.Option("--timeout", min=1.0, help="Seconds that one job of the worker process may take.")]
-Memory = Annotated[int | None, typer.Option("--max-memory", metavar="MIB", min=256, help="Memory of the worker process, in MiB.", show_default=False)]
-Initializers = Annotated[Policy, typer.Option("--initializers", help="Initializers that are also graph inputs: freeze or keep them.")]
+Timeout = Annotated[
+    float, typer.Option("--timeout", min=1.0, help="Seconds that one job of the worker process may take.")
+]
+Memory = Annotated[
+    int | None,
+    typer.Option(
+        "--max-memory", metavar="MIB", min=256, help="Memory of the worker process, in MiB.", show_default=False
+    ),
+]
+Initializers = Annotated[
+    Policy, typer.Option("--initializers", help="Initializers that are also graph inputs: freeze or keep them.")
+]
 
 
 def tolerances(specs: list[str] | None, flag: str) -> dict[str, float]:
@@ -84,13 +107,21 @@ def tolerances(specs: list[str] | None, flag: str) -> dict[str, float]:
         except ValueError:
             value = math.nan
         if not (math.isfinite(value) and value >= 0):
-            raise UsageError("usage.tolerance", f"{flag} {spec!r} is not a tolerance", hint=f"write {flag} 1e-5 or {flag} OUTPUT:1e-5")
+            raise UsageError(
+                "usage.tolerance",
+                f"{flag} {spec!r} is not a tolerance",
+                hint=f"write {flag} 1e-5 or {flag} OUTPUT:1e-5",
+            )
         result[name] = value
     return result
 
 
 def comparison(
-    inputs: list[str] | None, shapes: list[str] | None, rtol: list[str] | None, atol: list[str] | None, memory: int | None
+    inputs: list[str] | None,
+    shapes: list[str] | None,
+    rtol: list[str] | None,
+    atol: list[str] | None,
+    memory: int | None,
 ) -> dict[str, Any]:
     """The part of the configuration that says how to compare.
 

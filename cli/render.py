@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from normfold.report.schema import VerificationReport
     from normfold.surgery.plan import Decision
 
-_COLOUR = {"applied": "green", "refused": "yellow", "kept": "dim", "PASS": "green", "PASS (improved)": "green", "FAIL": "red", "OFF": "yellow"}
+_COLOUR = {
+    "applied": "green",
+    "refused": "yellow",
+    "kept": "dim",
+    "PASS": "green",
+    "PASS (improved)": "green",
+    "FAIL": "red",
+    "OFF": "yellow",
+}
 _MOST_OUTPUTS = 12
 
 
@@ -49,7 +57,7 @@ def progress(form: Format) -> Iterator[Callable[[str, int, int], None]]:
     """A progress line on stderr where a person looks at it; nothing otherwise."""
     console = Console(stderr=True)
     if form is Format.JSON or not console.is_terminal:
-        yield lambda stage, done, total: None
+        yield lambda *_: None
         return
     with console.status("starting") as status:
         yield lambda stage, done, total: status.update(f"{stage}" + (f" {done}/{total}" if total > 1 else ""))
@@ -98,7 +106,9 @@ def _operators(console: Console, report: Report) -> None:
 def _decisions(console: Console, rows: Sequence[tuple[str, str, str, str, str]], *, every: bool) -> None:
     if every:
         for code, outcome, op_type, node, message in rows:
-            console.print(f"[{_COLOUR[outcome]}]{outcome:8}[/] {code:26} {_safe(op_type)} {_safe(node)}: {_safe(message)}")
+            console.print(
+                f"[{_COLOUR[outcome]}]{outcome:8}[/] {code:26} {_safe(op_type)} {_safe(node)}: {_safe(message)}"
+            )
         return
     counts = Counter((outcome, code) for code, outcome, *_ in rows)
     for (outcome, code), count in sorted(counts.items()):
@@ -172,7 +182,10 @@ def inspected(report: InspectReport, form: Format) -> None:
         return
     console = _console()
     opsets = ", ".join(f"{_safe(domain)} {version}" for domain, version in report.opsets.items())
-    console.print(f"{_safe(report.path)}: IR {report.ir_version}, opset {opsets}, {report.nodes} nodes, {_bytes(report.parameters_bytes)} of weights")
+    size = _bytes(report.parameters_bytes)
+    console.print(
+        f"{_safe(report.path)}: IR {report.ir_version}, opset {opsets}, {report.nodes} nodes, {size} of weights"
+    )
     console.print(f"inputs {_safe(', '.join(report.inputs))}; outputs {_safe(', '.join(report.outputs))}")
     if report.norms:
         table = Table(box=None, pad_edge=False)

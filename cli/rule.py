@@ -11,7 +11,9 @@ from .options import Format
 
 
 def rule(
-    code: Annotated[str | None, typer.Argument(help="A code such as NF101 or NF101.shared.", metavar="[CODE]", show_default=False)] = None,
+    code: Annotated[
+        str | None, typer.Argument(help="A code such as NF101 or NF101.shared.", metavar="[CODE]", show_default=False)
+    ] = None,
 ) -> None:
     """The page of a rule or reason code; without a code, the catalogue."""
     with errors("rule", Format.HUMAN, False):

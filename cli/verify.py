@@ -8,7 +8,22 @@ from typing import Annotated
 import typer
 
 from .boundary import errors
-from .options import Atol, Debug, Format, FormatOption, Inputs, Memory, Rtol, Seed, Shapes, Strict, Timeout, Trials, comparison, configuration
+from .options import (
+    Atol,
+    Debug,
+    Format,
+    FormatOption,
+    Inputs,
+    Memory,
+    Rtol,
+    Seed,
+    Shapes,
+    Strict,
+    Timeout,
+    Trials,
+    comparison,
+    configuration,
+)
 
 
 def verify(
@@ -36,7 +51,13 @@ def verify(
 
         from . import render
 
-        config = configuration(seed=seed, trials=trials, strict=strict, timeout_s=timeout, **comparison(inputs, shape, rtol, atol, max_memory))
+        config = configuration(
+            seed=seed,
+            trials=trials,
+            strict=strict,
+            timeout_s=timeout,
+            **comparison(inputs, shape, rtol, atol, max_memory),
+        )
         with render.progress(format) as report:
             found = normfold.verify(original, candidate, config=config, progress=report)
         render.verified(found, original, candidate, format)

@@ -61,7 +61,8 @@ __all__ = [
 _HOME = {
     **dict.fromkeys(("Config", "Target", "VerifyLevel"), "normfold.config"),
     **dict.fromkeys(
-        ("EnvironmentProblem", "GateError", "InputError", "NormfoldError", "OutputError", "UsageError", "WorkerError"), "normfold.errors"
+        ("EnvironmentProblem", "GateError", "InputError", "NormfoldError", "OutputError", "UsageError", "WorkerError"),
+        "normfold.errors",
     ),
     **dict.fromkeys(("explain", "inspect"), "normfold.inspection"),
     **dict.fromkeys(("Result", "optimize", "verify"), "normfold.pipeline"),

@@ -35,15 +35,29 @@ def check_destination(destination: Path, source: Path | None, *, in_place: bool)
     """
     path = absolute(destination)
     if path.is_dir():
-        raise OutputError("output.is_directory", "this is a directory", where=str(path), hint=f"name a file, such as {path}/model.onnx")
+        raise OutputError(
+            "output.is_directory",
+            "this is a directory",
+            where=str(path),
+            hint=f"name a file, such as {path}/model.onnx",
+        )
     if not path.parent.is_dir():
-        raise OutputError("output.no_directory", "there is no such directory", where=str(path.parent), hint="create it first")
-    if source is not None and path.exists() and os.path.samefile(path, source):
+        raise OutputError(
+            "output.no_directory", "there is no such directory", where=str(path.parent), hint="create it first"
+        )
+    if source is not None and path.exists() and path.samefile(source):
         if not in_place:
-            raise OutputError("output.is_input", "the output is the input", where=str(path), hint="choose another -o, or add --in-place")
+            raise OutputError(
+                "output.is_input",
+                "the output is the input",
+                where=str(path),
+                hint="choose another -o, or add --in-place",
+            )
         return Path(os.path.realpath(path))
     if path.is_symlink():
-        raise OutputError("output.is_link", "the output is a symbolic link", where=str(path), hint="name the file that it leads to")
+        raise OutputError(
+            "output.is_link", "the output is a symbolic link", where=str(path), hint="name the file that it leads to"
+        )
     return path
 
 

@@ -24,7 +24,9 @@ from normfold.surgery.plan import Decision, Plan
 Parameter = float | int | str | list[int] | list[float] | None
 
 
-def explain(source: str | Path | ModelProto, node: str | None = None, *, config: Config | None = None) -> tuple[Decision, ...]:
+def explain(
+    source: str | Path | ModelProto, node: str | None = None, *, config: Config | None = None
+) -> tuple[Decision, ...]:
     """Why each norm or affine was, or was not, folded.
 
     Args:
@@ -44,7 +46,11 @@ def explain(source: str | Path | ModelProto, node: str | None = None, *, config:
 def _about(model: Model, plan: Plan, name: str) -> tuple[Decision, ...]:
     found = find_nodes(model, name)
     if not found:
-        raise UsageError("usage.no_node", f"the model has no node and no output named {name!r}", hint="`normfold inspect` lists the norms")
+        raise UsageError(
+            "usage.no_node",
+            f"the model has no node and no output named {name!r}",
+            hint="`normfold inspect` lists the norms",
+        )
     keys = {node.key for node in found}
     labels = {node.label for node in found}
     own = tuple(decision for decision in plan.decisions if decision.site in keys)
@@ -56,7 +62,12 @@ def inspect(source: str | Path | ModelProto, *, config: Config | None = None) ->
     model, plan = plan_only(source, config)
     decisions = {decision.site: decision for decision in plan.decisions}
     constants = Constants()
-    norms = [_norm(node, constants, decisions.get(node.key)) for scope in model.scopes() for node in scope.nodes if _is_norm(node)]
+    norms = [
+        _norm(node, constants, decisions.get(node.key))
+        for scope in model.scopes()
+        for node in scope.nodes
+        if _is_norm(node)
+    ]
     return InspectReport(
         version=__version__,
         path="<ModelProto>" if model.path is None else str(model.path),

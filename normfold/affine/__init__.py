@@ -1,0 +1,1 @@
+"""The affine algebra: what folds, where it may go, and past which operators."""

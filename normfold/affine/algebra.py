@@ -79,7 +79,10 @@ class Affine:
             Refused: `not-per-channel`, it varies along another axis or with another length.
         """
         if any(a != axis for a in self.varying) or self.shape[axis] not in (1, size):
-            raise Refused("not-per-channel", f"it varies as {list(self.shape)}, wanted one value for each of {size} channels on axis {axis}")
+            raise Refused(
+                "not-per-channel",
+                f"it varies as {list(self.shape)}, wanted one value for each of {size} channels on axis {axis}",
+            )
         return _vector(self.scale, size), _vector(self.shift, size)
 
 

@@ -84,7 +84,9 @@ def require_range(affine: Affine, data_type: int, node: Node) -> None:
         raise Refused("non-finite", "scale or shift is not finite", node.label)
     largest = max(float(np.abs(affine.scale).max(initial=0)), float(np.abs(affine.shift).max(initial=0)))
     if largest > dtypes.largest(data_type):
-        raise Refused("dtype-range", f"scale or shift reach {largest:.3g}, too much for {dtypes.type_name(data_type)}", node.label)
+        raise Refused(
+            "dtype-range", f"scale or shift reach {largest:.3g}, too much for {dtypes.type_name(data_type)}", node.label
+        )
     if data_type == dtypes.FLOAT16 and float(np.abs(affine.scale).max(initial=0)) > LARGEST_FLOAT16_SCALE:
         raise Refused("dtype-range", "a scale above 1000 in float16: a channel with almost no variance", node.label)
 
@@ -101,7 +103,9 @@ def require_normal_factors(factors: Iterable[Float64], data_type: int) -> None:
     for values in factors:
         sizes = np.abs(values[values != 0])
         if sizes.size and (sizes.max() > largest or sizes.min() < smallest):
-            raise Refused("dtype-range", f"a factor of {sizes.max():.3g} or {sizes.min():.3g} is near the end of the range")
+            raise Refused(
+                "dtype-range", f"a factor of {sizes.max():.3g} or {sizes.min():.3g} is near the end of the range"
+            )
 
 
 def require_affordable(draft: Draft, node: Node, slot: int, source: TensorSource) -> None:
@@ -115,7 +119,9 @@ def require_affordable(draft: Draft, node: Node, slot: int, source: TensorSource
         return
     others = [use for use in value.uses if use.node is not node and not draft.is_gone(use.node)]
     if others:
-        raise Refused("cost", f"{value.name!r} ({source.nbytes >> 20} MiB) is shared with {others[0].node.label!r}", node.label)
+        raise Refused(
+            "cost", f"{value.name!r} ({source.nbytes >> 20} MiB) is shared with {others[0].node.label!r}", node.label
+        )
 
 
 def zeros(dims: tuple[int, ...], data_type: int) -> Values:

@@ -21,7 +21,7 @@ from normfold.model import attributes, dtypes
 from normfold.model.constants import slice_bounds, slice_index
 from normfold.model.graph import Node, Use, Value
 from normfold.model.shapes import Dims, node_axes, pad_amounts, reduce_axes, resize_scales, resize_sizes, split_sizes
-from normfold.model.tensors import Values
+from normfold.model.tensors import Float64, Values
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,16 +55,22 @@ def _dims(draft: Draft, node: Node, slot: int = 0) -> Dims:
 
 def _no_shift(node: Node, affine: Affine) -> None:
     if affine.shifts:
-        raise Refused("shift-blocked", f"{node.op_type} {node.label!r} lets a scale through, but not a shift", node.label)
+        raise Refused(
+            "shift-blocked", f"{node.op_type} {node.label!r} lets a scale through, but not a shift", node.label
+        )
 
 
 def _no_negative(node: Node, affine: Affine, *, allow_zero: bool) -> None:
     low = affine.scale.min(initial=1.0)
     if low < 0 or (low == 0 and not allow_zero):
-        raise Refused("negative-scale", f"{node.op_type} {node.label!r} lets only positive scales through, found {low:.4g}", node.label)
+        raise Refused(
+            "negative-scale",
+            f"{node.op_type} {node.label!r} lets only positive scales through, found {low:.4g}",
+            node.label,
+        )
 
 
-# --- nothing but the tensor ----------------------------------------------------------------------------------------------
+# --- nothing but the tensor ------------------------------------------------------------------------------------------
 
 
 def _identity(draft: Draft, node: Node, slot: int, affine: Affine) -> Iterator[Way]:
@@ -92,11 +98,13 @@ def _cast(draft: Draft, node: Node, slot: int, affine: Affine) -> Iterator[Way]:
     value = node.input(0)
     source = None if value is None else draft.shapes.data_type(value)
     if source is None or source != attributes.get(node, "to", 0):
-        raise Refused("no-absorber", f"Cast {node.label!r} changes the type, and with it where values are rounded", node.label)
+        raise Refused(
+            "no-absorber", f"Cast {node.label!r} changes the type, and with it where values are rounded", node.label
+        )
     yield _to(node, affine)
 
 
-# --- layout --------------------------------------------------------------------------------------------------------------
+# --- layout ----------------------------------------------------------------------------------------------------------
 
 
 def _transpose(draft: Draft, node: Node, slot: int, affine: Affine) -> Iterator[Way]:
@@ -133,7 +141,7 @@ def _unsqueeze(draft: Draft, node: Node, slot: int, affine: Affine) -> Iterator[
     yield _to(node, layout.squeeze(affine, {a % affine.rank for a in axes}))
 
 
-# --- selection along the channel axis ------------------------------------------------------------------------------------
+# --- selection along the channel axis --------------------------------------------------------------------------------
 
 
 def _concat(draft: Draft, node: Node, slot: int, affine: Affine) -> Iterator[Way]:
@@ -148,7 +156,9 @@ def _concat(draft: Draft, node: Node, slot: int, affine: Affine) -> Iterator[Way
         if axis in affine.varying:
             size = _dims(draft, node, operand)[axis]
             if not isinstance(size, int):
-                raise Refused("shape-unknown", f"the number of channels of a branch of {node.label!r} is not known", node.label)
+                raise Refused(
+                    "shape-unknown", f"the number of channels of a branch of {node.label!r} is not known", node.label
+                )
             part = layout.select(affine, axis, slice(start, start + size))
             start += size
         if draft.constants.get(value) is not None:
@@ -212,8 +222,13 @@ def _depth_to_space(draft: Draft, node: Node, slot: int, affine: Affine) -> Iter
     _only_channels(node, affine)
     block = int(attributes.get(node, "blocksize", 1)) ** 2
     crd = attributes.get(node, "mode", "DCR") == "CRD"
-    spread = (lambda v: np.repeat(v, block, axis=1)) if crd else (lambda v: np.tile(v, (1, block, 1, 1)))
-    yield _to(node, Affine(*(v if v.shape[1] == 1 else spread(v) for v in (affine.scale, affine.shift))))
+
+    def spread(values: Float64) -> Float64:
+        if values.shape[1] == 1:
+            return values
+        return np.repeat(values, block, axis=1) if crd else np.tile(values, (1, block, 1, 1))
+
+    yield _to(node, Affine(spread(affine.scale), spread(affine.shift)))
 
 
 def _only_channels(node: Node, affine: Affine) -> None:
@@ -221,7 +236,7 @@ def _only_channels(node: Node, affine: Affine) -> None:
         raise Refused("not-per-channel", f"it varies over space behind {node.label!r}", node.label)
 
 
-# --- activations and pooling ---------------------------------------------------------------------------------------------
+# --- activations and pooling -----------------------------------------------------------------------------------------
 
 
 def _homogeneous(draft: Draft, node: Node, slot: int, affine: Affine) -> Iterator[Way]:
@@ -236,7 +251,9 @@ def _max_pool(draft: Draft, node: Node, slot: int, affine: Affine) -> Iterator[W
     """Padding counts as minus infinity, so a shift is exact; a scale must be positive."""
     _closed(node, ("auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "strides", "storage_order"))
     if slot or any(value is not None and (draft.uses(value) or value.is_output) for value in node.outputs[1:]):
-        raise Refused("shared", f"the indices of MaxPool {node.label!r} are in use: rounding could flip a near-tie", node.label)
+        raise Refused(
+            "shared", f"the indices of MaxPool {node.label!r} are in use: rounding could flip a near-tie", node.label
+        )
     _spatial_constant(node, affine)
     _no_negative(node, affine, allow_zero=False)
     yield _to(node, affine)
@@ -251,7 +268,10 @@ def _average_pool(draft: Draft, node: Node, slot: int, affine: Affine) -> Iterat
     _closed(node, ("auto_pad", "ceil_mode", "count_include_pad", "dilations", "kernel_shape", "pads", "strides"))
     _spatial_constant(node, affine)
     if affine.shifts:
-        padded = any(attributes.ints(node, "pads") or ()) or attributes.get(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+        padded = any(attributes.ints(node, "pads") or ()) or attributes.get(node, "auto_pad", "NOTSET") not in (
+            "NOTSET",
+            "VALID",
+        )
         counts = bool(attributes.get(node, "count_include_pad", 0))
         partial = bool(attributes.get(node, "ceil_mode", 0))
         if (counts and (padded or partial)) or (padded and node.scope.version < 7):
@@ -289,12 +309,16 @@ def _clip(draft: Draft, node: Node, slot: int, affine: Affine) -> Iterator[Way]:
     if not affine.is_uniform:
         raise Refused("not-per-channel", f"Clip {node.label!r} has one pair of bounds for all channels", node.label)
     _no_negative(node, affine, allow_zero=False)
-    bounds = [operand for operand, name in CLIP_BOUNDS.items() if node.input(operand) is not None or name in node.attributes]
+    bounds = [
+        operand for operand, name in CLIP_BOUNDS.items() if node.input(operand) is not None or name in node.attributes
+    ]
     for operand in bounds:
         if node.input(operand) is not None:
             require_range(affine, draft.parameter(node, operand).data_type, node)
         elif draft.shapes.data_type(node.output) in (None, dtypes.DOUBLE):
-            raise Refused("dtype-range", f"the bounds of {node.label!r} are float32 attributes of wider data", node.label)
+            raise Refused(
+                "dtype-range", f"the bounds of {node.label!r} are float32 attributes of wider data", node.label
+            )
         else:
             require_range(affine, dtypes.FLOAT, node)
     scalar = uniform(float(affine.scale.reshape(-1)[0]), float(affine.shift.reshape(-1)[0]), 0)
@@ -309,10 +333,12 @@ def build_clip_bound(draft: Draft, node: Node, operand: int, affine: Affine) -> 
     if node.input(operand) is not None:
         return build_operand(draft, node, operand, affine)
     name = CLIP_BOUNDS[operand]
-    return Change(node, attributes={name: float(affine.scale) * float(attributes.get(node, name, 0.0)) + float(affine.shift)})
+    return Change(
+        node, attributes={name: float(affine.scale) * float(attributes.get(node, name, 0.0)) + float(affine.shift)}
+    )
 
 
-# --- space ---------------------------------------------------------------------------------------------------------------
+# --- space -----------------------------------------------------------------------------------------------------------
 
 
 def _resize(draft: Draft, node: Node, slot: int, affine: Affine) -> Iterator[Way]:
@@ -323,7 +349,9 @@ def _resize(draft: Draft, node: Node, slot: int, affine: Affine) -> Iterator[Way
     )  # fmt: skip
     _closed(node, known)
     if attributes.get(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
-        raise Refused("shift-blocked", f"Resize {node.label!r} fills positions outside of the image with a constant", node.label)
+        raise Refused(
+            "shift-blocked", f"Resize {node.label!r} fills positions outside of the image with a constant", node.label
+        )
     if not set(affine.varying) <= _untouched_by_resize(draft, node):
         raise Refused("shape-unknown", f"Resize {node.label!r} may change the axis along which it varies", node.label)
     yield _to(node, affine)
@@ -405,11 +433,15 @@ def build_pad_value(draft: Draft, node: Node, affine: Affine) -> Change:
     kind = draft.shapes.data_type(node.output) or 1
     return Change(
         node,
-        {_PAD_VALUE: NewParameter(Values(np.asarray(value), kind), kind, (), parameter_name(node, _PAD_VALUE, "value"))},
+        {
+            _PAD_VALUE: NewParameter(
+                Values(np.asarray(value), kind), kind, (), parameter_name(node, _PAD_VALUE, "value")
+            )
+        },
     )
 
 
-# --- several data inputs -------------------------------------------------------------------------------------------------
+# --- several data inputs ---------------------------------------------------------------------------------------------
 
 
 def _sum(draft: Draft, node: Node, slot: int, affine: Affine) -> Iterator[Way]:
@@ -450,7 +482,13 @@ def _sum_way(draft: Draft, node: Node, affine: Affine, target: int) -> Way:
 
 
 def _place(
-    draft: Draft, node: Node, operand: int, value: Value, part: Affine, onward: list[tuple[Use, Affine]], absorbed: list[Absorption]
+    draft: Draft,
+    node: Node,
+    operand: int,
+    value: Value,
+    part: Affine,
+    onward: list[tuple[Use, Affine]],
+    absorbed: list[Absorption],
 ) -> None:
     """One operand takes an affine: a constant on the spot, data further up."""
     if part.is_identity:
@@ -479,7 +517,9 @@ def _restricted(draft: Draft, node: Node, operand: int, affine: Affine) -> Affin
         if size == 1:
             raise Refused("branch", f"operand {operand} of {node.label!r} is broadcast along the channels", node.label)
         if size != affine.shape[axis]:
-            raise Refused("shape-unknown", f"the channels of operand {operand} of {node.label!r} are not known", node.label)
+            raise Refused(
+                "shape-unknown", f"the channels of operand {operand} of {node.label!r} are not known", node.label
+            )
     return Affine(*(part.reshape(part.shape[lead:]) for part in (affine.scale, affine.shift)))
 
 
@@ -512,7 +552,9 @@ def build_operand(draft: Draft, node: Node, operand: int, affine: Affine) -> Cha
     values = aligned(node, source, rank) if rank else np.asarray(source.array(), np.float64)
     new = affine.scale * values + affine.shift
     dims = new.shape[next((i for i in range(rank) if new.shape[i] != 1 or rank - i <= len(source.dims)), rank) :]
-    parameter = NewParameter(Values(new.reshape(dims), source.data_type), source.data_type, dims, parameter_name(node, operand, "constant"))
+    parameter = NewParameter(
+        Values(new.reshape(dims), source.data_type), source.data_type, dims, parameter_name(node, operand, "constant")
+    )
     return Change(node, {operand: parameter})
 
 

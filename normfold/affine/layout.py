@@ -7,8 +7,10 @@ aligned group by group, and an affine may only vary along groups whose sizes are
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from normfold.affine.algebra import Affine
 from normfold.affine.reasons import Refused
@@ -18,6 +20,7 @@ from normfold.model.tensors import Float64
 # A merged axis is written out element by element; beyond this the affine is no per-channel one any more.
 _LARGEST_GROUP = 1 << 20
 
+Integers = NDArray[np.integer[Any]]
 Group = tuple[list[int], list[int]]  # axes of the input, axes of the output, that hold the same elements
 
 
@@ -44,7 +47,7 @@ def select(affine: Affine, axis: int, index: slice) -> Affine:
     return Affine(*(part if part.shape[axis] == 1 else part[at] for part in (affine.scale, affine.shift)))
 
 
-def scatter(affine: Affine, axis: int, positions: Float64, size: int) -> Affine:
+def scatter(affine: Affine, axis: int, positions: Integers, size: int) -> Affine:
     """Input side of a selection along `axis`: `positions[i]` is the input channel that output channel `i` shows.
 
     Channels that are not selected get `(1, 0)`.
@@ -91,7 +94,9 @@ def _reshape_part(values: Float64, before: Dims, after: Dims, groups: list[Group
     return full.reshape(target)
 
 
-def _complete_groups(shape: tuple[int, ...], before: Dims, after: Dims, groups: list[Group]) -> tuple[list[int], list[int]]:
+def _complete_groups(
+    shape: tuple[int, ...], before: Dims, after: Dims, groups: list[Group]
+) -> tuple[list[int], list[int]]:
     """Sizes to expand the output side to, and sizes of the input side: 1 throughout for groups that do not vary."""
     working, target = [1] * len(after), [1] * len(before)
     for inputs, outputs in groups:

@@ -7,6 +7,7 @@ is where an operator keeps its output channels.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,8 @@ from normfold.model import attributes, dtypes
 from normfold.model.graph import Node
 from normfold.model.tensors import Float64, TensorSource
 
+Integers = NDArray[np.integer[Any]]
+
 _CONV_ATTRIBUTES = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
 _TRANSPOSE_ATTRIBUTES = (*_CONV_ATTRIBUTES, "output_padding", "output_shape")
 
@@ -47,13 +50,19 @@ def _group(node: Node, channels: int) -> int:
     return group
 
 
-def _bias(draft: Draft, node: Node, slot: int, scale: Float64, shift: Float64, weight: TensorSource) -> NewParameter | None:
+def _bias(
+    draft: Draft, node: Node, slot: int, scale: Float64, shift: Float64, weight: TensorSource
+) -> NewParameter | None:
     """`s·b + t` of shape `[C]`; None where there is neither a bias nor a shift."""
     if node.input(slot) is None:
         if not shift.any():
             return None
         return NewParameter(
-            zeros(shift.shape, weight.data_type), weight.data_type, shift.shape, parameter_name(node, slot, "bias"), offset=shift
+            zeros(shift.shape, weight.data_type),
+            weight.data_type,
+            shift.shape,
+            parameter_name(node, slot, "bias"),
+            offset=shift,
         )
     source = draft.parameter(node, slot)
     if source.dims != scale.shape:
@@ -68,10 +77,14 @@ def _hidden(bias: NewParameter | None, weight: TensorSource, channels: int) -> N
     values = bias.base.array().astype(np.float64) * (1.0 if bias.factor is None else bias.factor)
     values = values if bias.offset is None else values + bias.offset
     lowest = np.abs(np.atleast_2d(values)).min(axis=0)
-    return negligible(np.broadcast_to(lowest, (channels,)), weight.data_type, math.prod(weight.dims) // max(channels, 1))
+    return negligible(
+        np.broadcast_to(lowest, (channels,)), weight.data_type, math.prod(weight.dims) // max(channels, 1)
+    )
 
 
-def _with_weight_and_bias(node: Node, weight: TensorSource, factor: Float64 | None, bias: NewParameter | None, channels: Float64) -> Change:
+def _with_weight_and_bias(
+    node: Node, weight: TensorSource, factor: Float64 | None, bias: NewParameter | None, channels: Integers
+) -> Change:
     """`channels` has the shape of the factor and holds the output channel of every entry."""
     inputs = {} if bias is None else {2: bias}
     if factor is not None:
@@ -80,7 +93,7 @@ def _with_weight_and_bias(node: Node, weight: TensorSource, factor: Float64 | No
     return Change(node, inputs)
 
 
-# --- Conv: W[Cout, Cin/g, *k] ------------------------------------------------------------------------------------------
+# --- Conv: W[Cout, Cin/g, *k] ----------------------------------------------------------------------------------------
 
 
 def _accept_conv(draft: Draft, node: Node, affine: Affine) -> Absorption:
@@ -112,7 +125,7 @@ def _build_conv(draft: Draft, node: Node, affine: Affine) -> Change:
     return _with_weight_and_bias(node, weight, factor, _bias(draft, node, 2, scale, shift, weight), channels)
 
 
-# --- ConvTranspose: W[Cin, Cout/g, *k] ---------------------------------------------------------------------------------
+# --- ConvTranspose: W[Cin, Cout/g, *k] -------------------------------------------------------------------------------
 
 
 def _accept_conv_transpose(draft: Draft, node: Node, affine: Affine) -> Absorption:
@@ -137,7 +150,7 @@ def _build_conv_transpose(draft: Draft, node: Node, affine: Affine) -> Change:
     return _with_weight_and_bias(node, weight, factor, _bias(draft, node, 2, scale, shift, weight), channels)
 
 
-# --- Gemm: alpha·A'·B' + beta·C ----------------------------------------------------------------------------------------
+# --- Gemm: alpha·A'·B' + beta·C --------------------------------------------------------------------------------------
 
 _GEMM_ATTRIBUTES = ("alpha", "beta", "transA", "transB", "broadcast")
 _GEMM_BIAS_OPTIONAL = 11
@@ -198,8 +211,8 @@ def _gemm_bias_dims(draft: Draft, node: Node, columns: int) -> tuple[int, ...]:
 
 def _build_gemm(draft: Draft, node: Node, affine: Affine) -> Change:
     if not _constant_columns(draft, node):
-        scale = float(affine.scale.reshape(-1)[0])
-        return Change(node, attributes={n: float(attributes.get(node, n, 1.0)) * scale for n in ("alpha", "beta")})
+        factor = float(affine.scale.reshape(-1)[0])
+        return Change(node, attributes={n: float(attributes.get(node, n, 1.0)) * factor for n in ("alpha", "beta")})
     weight = draft.parameter(node, 1)
     transposed = bool(attributes.get(node, "transB", 0))
     columns = weight.dims[0 if transposed else 1]
@@ -228,7 +241,7 @@ def _gemm_bias(draft: Draft, node: Node, scale: Float64, shift: Float64, weight:
 
 _NUMPY_BROADCAST = 7  # before this opset, operands stretched only by the attributes `broadcast` and `axis`
 
-# --- MatMul ------------------------------------------------------------------------------------------------------------
+# --- MatMul ----------------------------------------------------------------------------------------------------------
 
 
 def _accept_matmul(draft: Draft, node: Node, affine: Affine) -> Absorption:
@@ -242,7 +255,11 @@ def _accept_matmul(draft: Draft, node: Node, affine: Affine) -> Absorption:
     require_affordable(draft, node, slot, weight)
     needs_add = affine.shifts and not _becomes_gemm(draft, node)
     if needs_add and node.scope.version < _NUMPY_BROADCAST:
-        raise Refused("shift-blocked", f"an Add behind {node.label!r} would have to broadcast by the rules before opset 7", node.label)
+        raise Refused(
+            "shift-blocked",
+            f"an Add behind {node.label!r} would have to broadcast by the rules before opset 7",
+            node.label,
+        )
     return into_weights(node, affine, adds_node=needs_add)
 
 
@@ -271,7 +288,9 @@ def _aligned_to_weight(affine: Affine, weight: TensorSource, slot: int, node: No
     rank = len(weight.dims)
     foreign = affine.rank - 2 if slot == 1 else affine.rank - 1
     if affine.rank < rank or foreign in affine.varying:
-        raise Refused("not-per-channel", f"it does not vary along the axis that the weight of {node.label!r} makes", node.label)
+        raise Refused(
+            "not-per-channel", f"it does not vary along the axis that the weight of {node.label!r} makes", node.label
+        )
     for axis in affine.varying:
         own = axis - (affine.rank - rank)
         if own < 0 or weight.dims[own] != affine.shape[axis]:
@@ -312,10 +331,12 @@ def _build_matmul(draft: Draft, node: Node, affine: Affine) -> Change:
 
 
 def _new(node: Node, shift: Float64, weight: TensorSource) -> NewParameter:
-    return NewParameter(zeros(shift.shape, weight.data_type), weight.data_type, shift.shape, f"{node.label}.bias", offset=shift)
+    return NewParameter(
+        zeros(shift.shape, weight.data_type), weight.data_type, shift.shape, f"{node.label}.bias", offset=shift
+    )
 
 
-# --- Gather(table, ids) on axis 0 --------------------------------------------------------------------------------------
+# --- Gather(table, ids) on axis 0 ------------------------------------------------------------------------------------
 
 
 def _accept_gather(draft: Draft, node: Node, affine: Affine) -> Absorption:

@@ -21,8 +21,8 @@ from normfold.affine.change import (
     zeros,
 )
 from normfold.affine.draft import Absorption, Draft
-from normfold.affine.recognise import read
 from normfold.affine.reasons import Refused
+from normfold.affine.recognise import read
 from normfold.model import attributes
 from normfold.model.graph import Node
 from normfold.model.tensors import Float64
@@ -40,7 +40,7 @@ def _closed(node: Node, known: tuple[str, ...]) -> None:
         raise Refused("unknown-attribute", f"attribute {strange!r} of {node.label!r}", node.label)
 
 
-# --- one value per channel ---------------------------------------------------------------------------------------------
+# --- one value per channel -------------------------------------------------------------------------------------------
 
 
 def _accept_per_channel(draft: Draft, node: Node, affine: Affine) -> Absorption:
@@ -72,7 +72,9 @@ def _per_group(affine: Affine, node: Node, groups: int) -> tuple[Float64, Float6
         raise Refused("ill-formed", f"{groups} groups do not divide {scale.size} channels", node.label)
     pairs = [part.reshape(groups, -1) for part in (scale, shift)]
     if any((part != part[:, :1]).any() for part in pairs):
-        raise Refused("not-per-channel", f"GroupNormalization {node.label!r} (opset 18) has one scale per group", node.label)
+        raise Refused(
+            "not-per-channel", f"GroupNormalization {node.label!r} (opset 18) has one scale per group", node.label
+        )
     return pairs[0][:, 0].copy(), pairs[1][:, 0].copy()
 
 
@@ -89,7 +91,7 @@ def _build_per_channel(draft: Draft, node: Node, affine: Affine) -> Change:
     return Change(node, {1: new_gamma, 2: new_beta})
 
 
-# --- one value per normalised element ----------------------------------------------------------------------------------
+# --- one value per normalised element --------------------------------------------------------------------------------
 
 
 def _accept_layer_norm(draft: Draft, node: Node, affine: Affine) -> Absorption:
@@ -128,7 +130,9 @@ def _inside(affine: Affine, dims: tuple[int, ...], node: Node) -> tuple[Float64,
     lead = affine.rank - len(dims)
     for axis in affine.varying:
         if axis < lead or affine.shape[axis] != dims[axis - lead]:
-            raise Refused("not-per-channel", f"it varies along axis {axis}, outside of what {node.label!r} scales", node.label)
+            raise Refused(
+                "not-per-channel", f"it varies along axis {axis}, outside of what {node.label!r} scales", node.label
+            )
     pair = [part.reshape(part.shape[lead:]) for part in (affine.scale, affine.shift)]
     return np.broadcast_to(pair[0], dims), np.broadcast_to(pair[1], dims)
 

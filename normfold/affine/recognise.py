@@ -1,9 +1,9 @@
 """Which nodes are affine: inference BatchNormalization, and Mul/Add/Sub/Div/Neg/Sum with constants.
 
-    BatchNormalization   s = gamma / sqrt(var + epsilon), t = beta - mean·s
-    Mul(x, c)            (c, 0)        Add(x, c)   (1, c)
-    Sub(x, c)            (1, -c)       Sub(c, x)   (-1, c)
-    Div(x, c), c ≠ 0     (1/c, 0)      Neg(x)      (-1, 0)        Sum(x, c…)   (1, Σc)
+BatchNormalization   s = gamma / sqrt(var + epsilon), t = beta - mean·s
+Mul(x, c)            (c, 0)        Add(x, c)   (1, c)
+Sub(x, c)            (1, -c)       Sub(c, x)   (-1, c)
+Div(x, c), c ≠ 0     (1/c, 0)      Neg(x)      (-1, 0)        Sum(x, c…)   (1, Σc)
 """
 
 from __future__ import annotations
@@ -75,14 +75,16 @@ def read(draft: Draft, node: Node) -> AffineNode:
     return found if pending is None else AffineNode(node, found.data, found.affine.then(pending))
 
 
-# --- BatchNormalization ------------------------------------------------------------------------------------------------
+# --- BatchNormalization ----------------------------------------------------------------------------------------------
 
 
 def _batch_norm(draft: Draft, node: Node) -> AffineNode:
     _require_inference(node)
     data = node.input(0)
     if data is None or len(node.inputs) != 5:
-        raise Refused("ill-formed", f"BatchNormalization {node.label!r} has {len(node.inputs)} inputs, wanted 5", node.label)
+        raise Refused(
+            "ill-formed", f"BatchNormalization {node.label!r} has {len(node.inputs)} inputs, wanted 5", node.label
+        )
     # Mean and variance first: that they are computed says more than that scale and bias are.
     mean, var, gamma, beta = (_statistic(draft, node, slot) for slot in (3, 4, 1, 2))
     rank = draft.shapes.rank(data)
@@ -91,10 +93,14 @@ def _batch_norm(draft: Draft, node: Node) -> AffineNode:
     channels = draft.shapes.dims(data)[1] if rank > 1 else 1  # type: ignore[index]
     if isinstance(channels, int) and channels != gamma.size:
         raise Refused("ill-formed", f"{gamma.size} parameters for {channels} channels", node.label)
-    return AffineNode(node, data, per_channel(*batch_norm_affine(node, gamma, beta, mean, var), rank, 1 if rank > 1 else 0))
+    return AffineNode(
+        node, data, per_channel(*batch_norm_affine(node, gamma, beta, mean, var), rank, 1 if rank > 1 else 0)
+    )
 
 
-def batch_norm_affine(node: Node, gamma: Float64, beta: Float64, mean: Float64, var: Float64) -> tuple[Float64, Float64]:
+def batch_norm_affine(
+    node: Node, gamma: Float64, beta: Float64, mean: Float64, var: Float64
+) -> tuple[Float64, Float64]:
     """`(scale, shift)` of shape `[C]` from the four parameters of shape `[C]`, in float64.
 
     `epsilon` is the stored float32 value, widened.
@@ -107,7 +113,11 @@ def batch_norm_affine(node: Node, gamma: Float64, beta: Float64, mean: Float64, 
         raise Refused("non-finite", f"BatchNormalization {node.label!r} has a parameter that is not finite", node.label)
     if (var + epsilon <= 0).any():
         channel = int(np.argmax(var + epsilon <= 0))
-        raise Refused("nonpositive-variance", f"channel {channel}: variance {var[channel]:g} + epsilon {epsilon:g} ≤ 0", node.label)
+        raise Refused(
+            "nonpositive-variance",
+            f"channel {channel}: variance {var[channel]:g} + epsilon {epsilon:g} ≤ 0",
+            node.label,
+        )
     scale = gamma / np.sqrt(var + epsilon)
     return scale, beta - mean * scale
 
@@ -120,7 +130,9 @@ def _require_inference(node: Node) -> None:
     if strange:
         raise Refused("unknown-attribute", f"attribute {strange!r}", node.label)
     if version < 7 and not attributes.get(node, "is_test", 0):
-        raise Refused("training-mode", f"is_test is not set: before opset 7 that means training (opset {version})", node.label)
+        raise Refused(
+            "training-mode", f"is_test is not set: before opset 7 that means training (opset {version})", node.label
+        )
     if attributes.get(node, "training_mode", 0):
         raise Refused("training-mode", "training_mode = 1: it normalises with the statistics of the batch", node.label)
     if node.named_outputs() > 1:
@@ -143,7 +155,7 @@ def _is_computed(value: Value) -> bool:
     return value.producer is not None and value.producer.op_type != "DequantizeLinear"
 
 
-# --- elementwise -------------------------------------------------------------------------------------------------------
+# --- elementwise -----------------------------------------------------------------------------------------------------
 
 
 def _elementwise(draft: Draft, node: Node) -> AffineNode:

@@ -94,7 +94,11 @@ def _ways(draft: Draft, node: Node, slot: int, affine: Affine) -> list[Way]:
     """
     crossing = CROSSINGS.get(node.op_type)
     if crossing is None:
-        raise Refused("no-absorber", f"{node.op_type} {node.label!r} has no weights that could take it and lets nothing pass", node.label)
+        raise Refused(
+            "no-absorber",
+            f"{node.op_type} {node.label!r} has no weights that could take it and lets nothing pass",
+            node.label,
+        )
     ways: list[Way] = []
     try:
         ways.extend(crossing(draft, node, slot, affine))
@@ -131,7 +135,9 @@ def _producer(draft: Draft, use: Use) -> tuple[Node, int]:
     if node is None:
         raise Refused("no-absorber", f"{root.name!r} is an input: there is nothing in front that could take it")
     if node.op_type in _QUANTISED:
-        raise Refused("quantised", f"{node.op_type} {node.label!r}: folding would move values off its rounding grid", node.label)
+        raise Refused(
+            "quantised", f"{node.op_type} {node.label!r}: folding would move values off its rounding grid", node.label
+        )
     if node.domain:
         raise Refused("custom-domain", f"{node.op_type} {node.label!r} belongs to domain {node.domain!r}", node.label)
     return node, root.output_slot
@@ -150,9 +156,13 @@ def require_private(draft: Draft, value: Value, reader: Node) -> None:
         raise Refused("captured", f"{value.name!r} comes from outside of the subgraph", value.name)
     for other in draft.uses(value):
         if other.node.scope is not value.scope:
-            raise Refused("captured", f"{value.name!r} is also read in a subgraph by {other.node.label!r}", other.node.label)
+            raise Refused(
+                "captured", f"{value.name!r} is also read in a subgraph by {other.node.label!r}", other.node.label
+            )
         if other.node is not reader:
-            raise Refused("shared", f"{value.name!r} is also read by {other.node.op_type} {other.node.label!r}", other.node.label)
+            raise Refused(
+                "shared", f"{value.name!r} is also read by {other.node.op_type} {other.node.label!r}", other.node.label
+            )
     if len(draft.uses(value)) != 1:
         raise Refused("shared", f"{reader.op_type} {reader.label!r} reads {value.name!r} more than once", reader.label)
 

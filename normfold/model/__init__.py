@@ -1,1 +1,1 @@
-"""The model layer: bytes to a read-only graph view, and edits back to bytes and files."""
+"""The model layer: bytes to a read-only view of the graph, and changes back to bytes."""

@@ -1,4 +1,3 @@
-# ruff: noqa: ARG001 - all rules have one signature
 """Shapes and element types, derived from graph inputs, weights and operators; asked for one value at a time.
 
 A declared `value_info` may be stale, so nothing is taken from it: a dimension that is not proven is None. A dimension
@@ -677,7 +676,7 @@ _TYPE_INPUT = {"Where": 1}
 _SAME_TYPE_OUTPUTS = ("Split", "LSTM", "GRU", "RNN", "BatchNormalization")
 
 
-# --- shapes as data ---------------------------------------------------------------------------------------------------
+# --- shapes as data --------------------------------------------------------------------------------------------------
 
 
 def _data_shape(shapes: Shapes, node: Node) -> list[Dim] | None:

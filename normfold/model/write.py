@@ -191,6 +191,10 @@ class _DataFile:
     def __init__(self, stream: BinaryIO) -> None:
         self._descriptor = stream.fileno()
 
+    def put(self, tensor: FileTensor | NewTensor, at: int) -> bytes:
+        """Write a tensor at an offset; returns its part of the fingerprint."""
+        return self.compute(tensor, at) if isinstance(tensor, NewTensor) else self.copy(tensor, at)
+
     def copy(self, tensor: FileTensor, at: int) -> bytes:
         """Write the payload of a file tensor, moved by the kernel where it can; returns its part of the fingerprint."""
         origin = tensor.origin()
@@ -205,7 +209,7 @@ class _DataFile:
         """Compute a new tensor and write it; returns its part of the fingerprint."""
         digest = hashlib.sha256()
         for block in tensor.blocks():
-            data = memoryview(np.ascontiguousarray(block).reshape(-1).view(np.uint8))
+            data = memoryview(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
             digest.update(data)
             self._write(data, at)
             at += len(data)
@@ -295,9 +299,9 @@ def _fill(out: _DataFile, kept: Sequence[FileTensor], new: Sequence[NewTensor], 
     with ThreadPoolExecutor(_THREADS) as pool:
         try:
             unsynced = 0
-            for tensor in (*new, *(tensor for _, tensor in sorted(first.items()))):
-                write = out.compute if isinstance(tensor, NewTensor) else out.copy
-                jobs.append(pool.submit(write, tensor, places[id(tensor)].offset))
+            ordered: list[FileTensor | NewTensor] = [*new, *(first[at] for at in sorted(first))]
+            for tensor in ordered:
+                jobs.append(pool.submit(out.put, tensor, places[id(tensor)].offset))
                 unsynced += tensor.nbytes
                 if unsynced >= _SYNC_EVERY:
                     jobs.append(pool.submit(out.sync))
@@ -313,8 +317,13 @@ def _layout(kept: Sequence[FileTensor], new: Sequence[NewTensor]) -> Places:
     places: Places = {}
     shared: dict[tuple[str, int, int], External] = {}
     position = 0
-    for tensor in (*kept, *new):
-        key = (tensor.external.location, tensor.external.offset, tensor.nbytes) if isinstance(tensor, FileTensor) and tensor.external else None
+    tensors: list[FileTensor | NewTensor] = [*kept, *new]
+    for tensor in tensors:
+        key = (
+            (tensor.external.location, tensor.external.offset, tensor.nbytes)
+            if isinstance(tensor, FileTensor) and tensor.external
+            else None
+        )
         if key is None or key not in shared:
             position += -position % (_PAGE if tensor.nbytes >= _WORTH_A_PAGE else _ALIGN)
             place = External("", position, tensor.nbytes)

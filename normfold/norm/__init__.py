@@ -1,0 +1,1 @@
+"""Norm operators that normalise with statistics of their input."""

@@ -45,4 +45,7 @@ def parameters(node: Node) -> dict[str, object]:
         shown.setdefault("axis", -1)
     if node.op_type not in ("LpNormalization", "LRN", "MeanVarianceNormalization"):
         shown.setdefault("epsilon", 1e-5)
-    return {name: value.decode("utf-8", "replace") if isinstance(value, bytes) else value for name, value in sorted(shown.items())}
+    return {
+        name: value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        for name, value in sorted(shown.items())
+    }

@@ -1,0 +1,1 @@
+"""The report: one value, many renderings."""

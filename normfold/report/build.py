@@ -26,7 +26,15 @@ if TYPE_CHECKING:
 def decision_reports(decisions: Sequence[Decision]) -> tuple[DecisionReport, ...]:
     """Decisions in the form of the report."""
     return tuple(
-        DecisionReport(code=d.code, outcome=d.outcome.value, op_type=d.op_type, node=d.node, nodes=d.nodes, message=d.message, site=d.site)
+        DecisionReport(
+            code=d.code,
+            outcome=d.outcome.value,
+            op_type=d.op_type,
+            node=d.node,
+            nodes=d.nodes,
+            message=d.message,
+            site=d.site,
+        )
         for d in decisions
     )
 
@@ -45,7 +53,9 @@ def op_counts(model: Model, candidate: Candidate) -> tuple[OpCount, ...]:
                 changed = patch.nodes.get(node.index)
                 after[(changed.op_type if changed else None) or node.op_type] += 1
         if patch is not None:
-            after.update(extra.op_type for extras in (*patch.before.values(), *patch.after.values()) for extra in extras)
+            after.update(
+                extra.op_type for extras in (*patch.before.values(), *patch.after.values()) for extra in extras
+            )
             after["Constant"] += sum(len(tensors) for tensors in patch.constants.values())
     names = sorted(set(before) | {name for name, count in after.items() if count})
     return tuple(OpCount(op_type=name, before=before[name], after=after[name]) for name in names)

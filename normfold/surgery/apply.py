@@ -8,13 +8,12 @@ it replaces if nobody reads that any more, and a fresh one otherwise; nothing is
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
 
 from onnx import AttributeProto, NodeProto, helper
 
 from normfold.affine.change import Change, NewParameter
 from normfold.affine.search import build
-from normfold.model.graph import Node, Scope, Use, Value
+from normfold.model.graph import Node, Use, Value
 from normfold.model.load import FIRST_OVERRIDABLE_IR, Model
 from normfold.model.patch import Candidate
 from normfold.model.tensors import NewTensor
@@ -107,7 +106,9 @@ class _Surgeon:
     def _initializer_index(self, value: Value) -> int | None:
         if not hasattr(self, "_positions"):
             self._positions = {
-                id(tensor): i for scope in self.model.scopes() for i, (_, tensor) in enumerate(scope.outline.initializers)
+                id(tensor): i
+                for scope in self.model.scopes()
+                for i, (_, tensor) in enumerate(scope.outline.initializers)
             }
         return self._positions.get(id(value.tensor)) if value.tensor is not None else None
 
@@ -161,12 +162,12 @@ class _Surgeon:
                 patch.dropped_inputs.discard(tensor.name)
             if old is not None and old.tensor is not None and old.tensor.dims == tensor.dims:
                 patch.dropped_info.discard(tensor.name)
-        elif node.scope.is_function or self._initializers_are_inputs(node.scope):
+        elif node.scope.is_function or self._initializers_are_inputs():
             patch.constants.setdefault(node.index, []).append(tensor)
         else:
             patch.added.append(tensor)
 
-    def _initializers_are_inputs(self, scope: Scope) -> bool:
+    def _initializers_are_inputs(self) -> bool:
         """Before IR 4 every initializer must be a graph input; a new one would change the interface."""
         return self.model.ir_version < FIRST_OVERRIDABLE_IR
 
@@ -175,7 +176,9 @@ class _Surgeon:
         inner = self._fresh(f"{node.output.name}.unbiased")
         name = self._tensor(node, None, bias, dead)
         patch.node(node.index).outputs = [inner, *list(node.proto.output)[1:]]
-        add = NodeProto(op_type="Add", name=self._fresh(f"{node.label}.bias_add"), input=[inner, name], output=[node.output.name])
+        add = NodeProto(
+            op_type="Add", name=self._fresh(f"{node.label}.bias_add"), input=[inner, name], output=[node.output.name]
+        )
         patch.after.setdefault(node.index, []).append(add)
 
     # --- names ---
@@ -245,10 +248,13 @@ def _attribute(name: str, value: object) -> AttributeProto | None:
 
 def _recipe(parameter: NewParameter) -> tuple[object, ...]:
     parts = (parameter.factor, parameter.offset)
-    return (id(parameter.base), parameter.data_type, parameter.dims, *(None if p is None else (p.shape, p.tobytes()) for p in parts))
+    return (
+        id(parameter.base),
+        parameter.data_type,
+        parameter.dims,
+        *(None if p is None else (p.shape, p.tobytes()) for p in parts),
+    )
 
 
 def _new_tensor(name: str, p: NewParameter) -> NewTensor:
     return NewTensor(name, p.base, p.data_type, p.dims, p.factor, p.offset, p.negligible)
-
-

@@ -17,7 +17,11 @@ class Rule:
     keys: tuple[str, ...]
 
 
-_FOLD_KEYS = tuple(key for key in REASONS if key not in ("training-mode", "computed-stats", "spatial", "nonpositive-variance", "bias-in-place"))
+_FOLD_KEYS = tuple(
+    key
+    for key in REASONS
+    if key not in ("training-mode", "computed-stats", "spatial", "nonpositive-variance", "bias-in-place")
+)
 
 RULES: dict[str, Rule] = {
     rule.code: rule
@@ -25,8 +29,8 @@ RULES: dict[str, Rule] = {
         Rule(
             "NF101",
             "fold-batch-norm",
-            "An inference BatchNormalization is y = s·x + t with s = gamma / sqrt(var + epsilon) and t = beta - mean·s, one value "
-            "per channel. It is folded into the weights of the operator before it, past operators that let it through.",
+            "An inference BatchNormalization is y = s·x + t with s = gamma / sqrt(var + epsilon) and t = beta - mean·s, one "
+            "value per channel. It is folded into the weights of the operator before it, past operators that let it through.",
             tuple(key for key in REASONS if key != "bias-in-place"),
         ),
         Rule(
@@ -40,15 +44,15 @@ RULES: dict[str, Rule] = {
             "NF201",
             "keep-norm",
             "A LayerNormalization, GroupNormalization, InstanceNormalization, RMSNormalization or MeanVarianceNormalization "
-            "normalises with statistics of its input, so it cannot be folded. It is listed, and an affine behind it goes into its "
-            "scale and bias.",
+            "normalises with statistics of its input, so it cannot be folded. It is listed, and an affine behind it goes into "
+            "its scale and bias.",
             ("single-op",),
         ),
         Rule(
             "NF301",
             "freeze-initializers",
-            "Initializers that are also graph inputs could be overridden by a caller, so no runtime may fold them. Where an exporter "
-            "listed all weights, they are frozen: taken out of the inputs. --initializers keep leaves them.",
+            "Initializers that are also graph inputs could be overridden by a caller, so no runtime may fold them. Where an "
+            "exporter listed all weights, they are frozen: taken out of the inputs. --initializers keep leaves them.",
             ("kept",),
         ),
     )

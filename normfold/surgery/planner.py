@@ -18,7 +18,7 @@ from normfold.affine.recognise import BATCH_NORM, AffineNode, has_constant_opera
 from normfold.affine.search import Found, absorb_backward, require_private
 from normfold.model import dtypes
 from normfold.model.constants import Constants
-from normfold.model.graph import Node, Scope, Use, Value
+from normfold.model.graph import Node, Use
 from normfold.model.load import Model
 from normfold.model.shapes import Shapes
 from normfold.norm.sites import is_norm_operator
@@ -182,7 +182,11 @@ class _Planner:
         added = sum(item.adds_node and not self._already_adds(item) for item in absorptions)
         if added >= len(run) and all(member.node.op_type != BATCH_NORM for member in run):
             target = absorptions[0].slot.node
-            raise Refused("bias-in-place", f"it is the bias of {target.op_type} {target.label!r}, which has none of its own", target.label)
+            raise Refused(
+                "bias-in-place",
+                f"it is the bias of {target.op_type} {target.label!r}, which has none of its own",
+                target.label,
+            )
 
     def _already_adds(self, item: Absorption) -> bool:
         pending = self.draft.pending(item.slot.node, item.slot.operand)
@@ -192,7 +196,9 @@ class _Planner:
         self.draft.absorb(found.absorptions)
         for member in run:
             self.draft.bypass(member.node, member.data)
-        edit = Edit(run[0].node.key, tuple(m.node for m in run), tuple(item.slot for item in found.absorptions), found.crossed)
+        edit = Edit(
+            run[0].node.key, tuple(m.node for m in run), tuple(item.slot for item in found.absorptions), found.crossed
+        )
         self.edits.append(edit)
         for member in run:
             self.taken[member.node.key] = edit
@@ -218,29 +224,43 @@ class _Planner:
             where = " and ".join(f"{slot.node.op_type} {slot.node.label!r}" for slot in edit.slots[:4])
             more = f" and {len(edit.slots) - 4} more" if len(edit.slots) > 4 else ""
             message = f"folded into {where}{more}" if edit.slots else "it changes nothing and was removed"
-            return Decision(node.key, rule, rule, Outcome.APPLIED, node.op_type, node.label, (node.label, *targets), message)
+            return Decision(
+                node.key, rule, rule, Outcome.APPLIED, node.op_type, node.label, (node.label, *targets), message
+            )
         reason = self.refusals.get(node.key) or Refused("no-absorber", "nothing in front could take it")
-        outcome = Outcome.KEPT if reason.key in _KEPT and node.op_type != BATCH_NORM or reason.key == "user-keep" else Outcome.REFUSED
+        outcome = (
+            Outcome.KEPT
+            if (reason.key in _KEPT and node.op_type != BATCH_NORM) or reason.key == "user-keep"
+            else Outcome.REFUSED
+        )
         nodes = (node.label, reason.blocker) if reason.blocker and reason.blocker != node.label else (node.label,)
-        return Decision(node.key, rule, f"{rule}.{reason.key}", outcome, node.op_type, node.label, nodes, reason.message)
+        return Decision(
+            node.key, rule, f"{rule}.{reason.key}", outcome, node.op_type, node.label, nodes, reason.message
+        )
 
     def _initializer_decisions(self) -> Iterator[Decision]:
         if self.model.frozen:
             yield _frozen_decision(self.model.frozen)
         if self.model.kept_exposed:
             names = self.model.kept_exposed
-            message = f"{len(names)} initializers are also inputs and stay overridable; --initializers freeze makes them constants"
+            message = (
+                f"{len(names)} initializers are also inputs and stay overridable; --initializers freeze fixes them"
+            )
             yield Decision("initializers", "NF301", "NF301.kept", Outcome.KEPT, "initializer", names[0], names, message)
 
 
 def _frozen_decision(names: tuple[str, ...]) -> Decision:
-    message = f"{len(names)} initializers that were also inputs are constants now; --initializers keep leaves them as inputs"
+    message = (
+        f"{len(names)} initializers that were also inputs are constants now; --initializers keep leaves them as inputs"
+    )
     return Decision("initializers", "NF301", "NF301", Outcome.APPLIED, "initializer", names[0], names, message)
 
 
 def _norm_decision(node: Node) -> Decision:
     message = f"{node.op_type} normalises with statistics of its input and already is one operator"
-    return Decision(node.key, "NF201", "NF201.single-op", Outcome.KEPT, node.op_type, node.label, (node.label,), message)
+    return Decision(
+        node.key, "NF201", "NF201.single-op", Outcome.KEPT, node.op_type, node.label, (node.label,), message
+    )
 
 
 def _composed(run: list[AffineNode]) -> Affine:
@@ -248,5 +268,3 @@ def _composed(run: list[AffineNode]) -> Affine:
     for member in run[1:]:
         affine = affine.then(member.affine)
     return affine if len(run) == 1 else affine.compressed()
-
-

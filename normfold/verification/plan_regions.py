@@ -85,7 +85,7 @@ class _Cutter:
         before = cut_out([self._before(node) for node in self.nodes], old, inputs, outputs, version, ir_version)
         new = self._new_tensors()
         kept = [tensor for tensor in old if tensor.name not in {t.name for t in new}]
-        nodes = [*self._after(), *self._renamed(outputs, inputs)]
+        nodes = [*self._after(), *self._renamed(outputs)]
         after = cut_out(nodes, kept + [constant(t.name, t) for t in new], inputs, outputs, version, ir_version)
         return Region(tuple(edit.id for edit in self.edits), before, after)
 
@@ -115,9 +115,7 @@ class _Cutter:
 
     def _port(self, value: Value) -> Port:
         kind = self.draft.shapes.data_type(value)
-        if kind is None:
-            kind = next((slot.node for edit in self.edits for slot in edit.slots), None) and self._weight_type()
-        return Port(value.name, kind or _FLOAT, self.draft.shapes.dims(value))
+        return Port(value.name, kind or self._weight_type(), self.draft.shapes.dims(value))
 
     def _weight_type(self) -> int:
         for edit in self.edits:
@@ -157,7 +155,7 @@ class _Cutter:
         proto.attribute.extend([*kept, *new])
         return proto
 
-    def _renamed(self, outputs: list[Port], inputs: list[Port]) -> list[NodeProto]:
+    def _renamed(self, outputs: list[Port]) -> list[NodeProto]:
         """Where an identity was removed, its readers now read its input: the region shows that as an Identity."""
         made = {name for node in self._after() for name in node.output}
         values = {value.name: value for node in self.nodes for value in node.outputs if value is not None}

@@ -112,7 +112,10 @@ def _ratio(gap: Array, limit: Array) -> Array:
 def _status(gap: Array, ratio: Array, both: Array, own: Array, lines: Lines) -> tuple[Status, str]:
     if ratio.max() <= 1:
         return Status.PASS, ""
-    if lines.failing is not None and _ratio(gap, lines.failing * both + lines.storage * own + lines.underflow).max() > 1:
+    if (
+        lines.failing is not None
+        and _ratio(gap, lines.failing * both + lines.storage * own + lines.underflow).max() > 1
+    ):
         return Status.FAIL, "rounding cannot explain the difference"
     return Status.SUSPECT, "the difference is larger than rounding usually makes it"
 

@@ -250,10 +250,12 @@ def _accept_matmul(draft: Draft, node: Node, affine: Affine) -> Absorption:
     weight = draft.parameter(node, slot)
     if len(weight.dims) < 2:
         raise Refused("ill-formed", f"the weight has shape {list(weight.dims)}", node.label)
-    _aligned_to_weight(affine, weight, slot, node)
+    becomes_gemm = _becomes_gemm(draft, node)
+    # The shift of an Add behind the MatMul may vary along any axis.
+    _aligned_to_weight(affine if becomes_gemm else affine.only_scale().compressed(), weight, slot, node)
     require_range(affine, weight.data_type, node)
     require_affordable(draft, node, slot, weight)
-    needs_add = affine.shifts and not _becomes_gemm(draft, node)
+    needs_add = affine.shifts and not becomes_gemm
     if needs_add and node.scope.version < _NUMPY_BROADCAST:
         raise Refused(
             "shift-blocked",
@@ -279,8 +281,8 @@ def draft_refusal(draft: Draft, node: Node) -> Refused:
     return Refused("no-absorber", f"MatMul {node.label!r} multiplies two constants", node.label)
 
 
-def _aligned_to_weight(affine: Affine, weight: TensorSource, slot: int, node: Node) -> tuple[Float64, Float64]:
-    """Scale and shift with the dimensions of the weight.
+def _aligned_to_weight(affine: Affine, weight: TensorSource, slot: int, node: Node) -> Float64:
+    """The scale with the dimensions of the weight.
 
     `X[…, K] @ W[…, K, N]`: the last axis carries N; the axis before it comes from X and must not vary. With the constant
     on the left it is the other way round. A batch axis of W is W's own only if X cannot have stretched it.
@@ -295,8 +297,7 @@ def _aligned_to_weight(affine: Affine, weight: TensorSource, slot: int, node: No
         own = axis - (affine.rank - rank)
         if own < 0 or weight.dims[own] != affine.shape[axis]:
             raise Refused("not-per-channel", f"axis {axis} is not an axis of the weight of {node.label!r}", node.label)
-    lead = affine.rank - rank
-    return (affine.scale.reshape(affine.scale.shape[lead:]), affine.shift.reshape(affine.shift.shape[lead:]))
+    return affine.scale.reshape(affine.scale.shape[affine.rank - rank :])
 
 
 def _becomes_gemm(draft: Draft, node: Node) -> bool:
@@ -319,11 +320,12 @@ _GEMM_TYPES = (1, 10, 11)
 def _build_matmul(draft: Draft, node: Node, affine: Affine) -> Change:
     slot = _matmul_weight(draft, node)
     weight = draft.parameter(node, slot)
-    scale, shift = _aligned_to_weight(affine, weight, slot, node)
+    scale = _aligned_to_weight(affine.only_scale().compressed(), weight, slot, node)
     inputs = {slot: scaled(weight, scale, parameter_name(node, slot, "weight"))} if affine.scales else {}
+    shift = affine.compressed().shift
     if not shift.any():
         return Change(node, inputs)
-    if slot == 1 and _becomes_gemm(draft, node):
+    if _becomes_gemm(draft, node):
         vector = np.ascontiguousarray(np.broadcast_to(shift.reshape(-1), (weight.dims[1],)))
         return Change(node, {**inputs, 2: _new(node, vector, weight)}, op_type="Gemm")
     trimmed = shift.reshape(shift.shape[next((i for i, size in enumerate(shift.shape) if size != 1), shift.ndim) :])

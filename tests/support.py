@@ -31,7 +31,7 @@ UNIT = {1: 2.0**-24, 10: 2.0**-11, 11: 2.0**-53, 16: 2.0**-8}
 UNITS_ALLOWED = 256
 FIRST_RUNTIME_OPSET = 7
 
-# --- building ------------------------------------------------------------------------------------------------
+# --- building ---------------------------------------------------------------------------------------------
 
 
 def random(*shape: int, seed: int = 0, low: float = -1.0, high: float = 1.0, dtype: Any = np.float32) -> np.ndarray:
@@ -122,7 +122,7 @@ def _infer_outputs(model: ModelProto) -> None:
         model.graph.output.append(info)
 
 
-# --- the engine ----------------------------------------------------------------------------------------------
+# --- the engine -------------------------------------------------------------------------------------------
 
 
 def plan_of(model: ModelProto, policy: Initializers = Initializers.AUTO, exclusions: Exclusions | None = None) -> Plan:
@@ -205,7 +205,7 @@ def operators(model: ModelProto) -> list[str]:
     return [node.op_type for graph in graphs(model) for node in graph.node if node.op_type != "Constant"]
 
 
-# --- running -------------------------------------------------------------------------------------------------
+# --- running ----------------------------------------------------------------------------------------------
 
 
 def _session(model: ModelProto) -> ort.InferenceSession | None:
@@ -338,7 +338,7 @@ def compare(original: ModelProto, result: ModelProto, *, sizes: dict[str, int] |
             assert error <= bound, f"output {info.name}, feed {number}: off by {error:.3g}, allowed {bound:.3g}"
 
 
-# --- the contract --------------------------------------------------------------------------------------------
+# --- the contract -----------------------------------------------------------------------------------------
 
 
 def check(

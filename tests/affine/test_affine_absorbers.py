@@ -30,7 +30,7 @@ def absorbs(body, inputs, init, kind, channels, rank, ops, *, axis=1, opset=17, 
 
 kinds = pytest.mark.parametrize("kind", TAILS)
 
-# --- Conv --------------------------------------------------------------------------------------------------
+# --- Conv -------------------------------------------------------------------------------------------------
 
 CONVS = {
     "1-D": ("", "float[2,4,9] x", (6, 4, 3)),
@@ -86,7 +86,7 @@ def test_grouped_conv_weight_layout(cin, cout, group):
     assert np.array_equal(result.operand("Conv", 1), (weight * factor).astype(np.float32))
 
 
-# --- ConvTranspose -----------------------------------------------------------------------------------------
+# --- ConvTranspose ----------------------------------------------------------------------------------------
 
 
 @kinds
@@ -130,7 +130,7 @@ def test_conv_transpose_ranks(rank, shape):
     )
 
 
-# --- Gemm --------------------------------------------------------------------------------------------------
+# --- Gemm -------------------------------------------------------------------------------------------------
 
 C_SHAPES = {"none": None, "0-d": (), "1": (1,), "N": (4,), "1N": (1, 4), "M1": (3, 1), "MN": (3, 4), "11": (1, 1)}
 
@@ -239,7 +239,7 @@ def test_gemm_in_float64_takes_only_what_a_float32_attribute_holds():
     check(model)  # each fits, their product does not
 
 
-# --- MatMul ------------------------------------------------------------------------------------------------
+# --- MatMul -----------------------------------------------------------------------------------------------
 
 
 @kinds
@@ -378,7 +378,7 @@ def test_two_data_operands(call):
     stays(build(f"c = {call} y = Mul(c, k)", "float[3,5] a, float[5,4] b", "y", {"k": positive(4)}), "dynamic-params")
 
 
-# --- norms -------------------------------------------------------------------------------------------------
+# --- norms ------------------------------------------------------------------------------------------------
 
 BN_BEHIND = "y = BatchNormalization(c, g, b, m, v)"
 
@@ -539,7 +539,7 @@ def test_norm_with_a_dynamic_parameter(norm, which):
     stays(build(f"c = {norm} y = Mul(c, k)", f"float[2,4,6] x, float[{size}] {which}", "y", init), "dynamic-params")
 
 
-# --- embeddings and constants ------------------------------------------------------------------------------
+# --- embeddings and constants -----------------------------------------------------------------------------
 
 
 @kinds

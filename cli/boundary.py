@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def errors(command: str, form: Format, debug: bool) -> Iterator[None]:
-    """Everything that normfold raises on purpose ends here; the rest is a bug and passes through to `main`."""
+def errors(command: str, form: Format, debug: bool, *, exit_zero: bool = False) -> Iterator[None]:
+    """Everything that normfold raises on purpose ends here; the rest is a bug and passes through to `main`.
+
+    `exit_zero` hides that the gate said no from the exit code, and nothing else.
+    """
     from normfold import NormfoldError
 
     try:
@@ -27,7 +30,7 @@ def errors(command: str, form: Format, debug: bool) -> Iterator[None]:
         if debug:
             raise
         fail(command, form, error)
-        raise typer.Exit(error.exit_code) from None
+        raise typer.Exit(0 if exit_zero and error.exit_code == 1 else error.exit_code) from None
     except BrokenPipeError:
         raise SystemExit(closed_pipe()) from None  # typer would make a 1 of it, which means something else
 

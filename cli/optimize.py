@@ -94,7 +94,7 @@ def optimize(
     Writes MODEL.normfold.onnx, or nothing. Exit code 0: done and verified, or nothing to do; 1: verification said no;
     2: usage, input or environment.
     """  # fmt: skip
-    with errors("optimize", format, debug):
+    with errors("optimize", format, debug, exit_zero=exit_zero):
         import normfold
         from normfold.destination import default_destination
 

@@ -23,6 +23,7 @@ from normfold.config import Config, VerifyLevel
 from normfold.destination import VERSION_KEY, check_destination, lock, require_ours, superseded_data
 from normfold.errors import GateError, InputError, OutputError, UsageError
 from normfold.model.load import Model, load
+from normfold.model.opener import absolute, open_model
 from normfold.model.patch import Candidate
 from normfold.model.splice import METADATA_PREFIX
 from normfold.model.tensors import RangeRefusal
@@ -125,6 +126,8 @@ def verify(
 
     settings = config or Config()
     runtime_info()
+    for path in (original, candidate):
+        open_model(absolute(path)).close()  # says what a file is that is no model
     report = progress or _silent
     return verify_models(
         Path(original), Path(candidate), _options(settings), progress=lambda n, of: report("verify", n, of)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
@@ -65,10 +65,15 @@ def _document(command: str, error: NormfoldError) -> str:
     from normfold.report.schema import ExplainReport, InspectReport, Report, VerifyReport
 
     problem = error_report(error)
-    kind = {"verify": VerifyReport, "inspect": InspectReport, "explain": ExplainReport}.get(command)
-    if kind is not None:
-        return kind(version=__version__, error=problem).model_dump_json(indent=2)
-    refused = error.exit_code == 1
-    return Report(version=__version__, status="refused" if refused else "error", error=problem).model_dump_json(
-        indent=2
-    )
+    status: Literal["refused", "error"] = "refused" if error.exit_code == 1 else "error"
+    document: Report | VerifyReport | InspectReport | ExplainReport
+    match command:
+        case "verify":
+            document = VerifyReport(version=__version__, error=problem)
+        case "inspect":
+            document = InspectReport(version=__version__, error=problem)
+        case "explain":
+            document = ExplainReport(version=__version__, error=problem)
+        case _:
+            document = Report(version=__version__, status=status, error=problem)
+    return document.model_dump_json(indent=2)

@@ -23,9 +23,11 @@ class Document(StrEnum):
 
 def schema(document: Annotated[Document, typer.Argument(help="Which document.")] = Document.REPORT) -> None:
     """The JSON Schema of what --format json prints."""
+    from pydantic import BaseModel
+
     from normfold.report.schema import ExplainReport, InspectReport, Report, VerifyReport
 
-    models = {
+    models: dict[Document, type[BaseModel]] = {
         Document.REPORT: Report,
         Document.VERIFY: VerifyReport,
         Document.INSPECT: InspectReport,

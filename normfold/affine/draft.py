@@ -18,6 +18,8 @@ from normfold.model.graph import Node, Use, Value
 from normfold.model.shapes import Shapes
 from normfold.model.tensors import TensorSource
 
+_SEE_DIMENSIONS_ONLY = ("Shape", "Size")
+
 OUTPUT = -1  # the slot of an operator's own weights; other slots are input numbers
 
 
@@ -40,6 +42,11 @@ class Absorption:
     slot: Slot
     affine: Affine
     adds_node: bool = False
+
+
+def sees_elements(use: Use) -> bool:
+    """Whether a reader would notice other elements of the same shape."""
+    return bool(use.node.domain) or use.node.op_type not in _SEE_DIMENSIONS_ONLY
 
 
 class Draft:
@@ -68,6 +75,10 @@ class Draft:
         """Who reads a value, bypassed nodes left out."""
         root = self.root(value)
         return self._uses.get(id(root), root.uses)
+
+    def readers(self, value: Value) -> list[Use]:
+        """Who sees the elements of a value: everybody who reads it but Shape and Size, which see its dimensions only."""
+        return [use for use in self.uses(value) if sees_elements(use)]
 
     def output_of(self, value: Value) -> Value | None:
         """The graph output that a value is or became, if any."""

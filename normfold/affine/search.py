@@ -154,7 +154,7 @@ def require_private(draft: Draft, value: Value, reader: Node) -> None:
         raise Refused("graph-output", f"{output.name!r} is an output of the graph")
     if value.scope is not reader.scope:
         raise Refused("captured", f"{value.name!r} comes from outside of the subgraph", value.name)
-    for other in draft.uses(value):
+    for other in draft.readers(value):
         if other.node.scope is not value.scope:
             raise Refused(
                 "captured", f"{value.name!r} is also read in a subgraph by {other.node.label!r}", other.node.label
@@ -163,7 +163,7 @@ def require_private(draft: Draft, value: Value, reader: Node) -> None:
             raise Refused(
                 "shared", f"{value.name!r} is also read by {other.node.op_type} {other.node.label!r}", other.node.label
             )
-    if len(draft.uses(value)) != 1:
+    if len(draft.readers(value)) != 1:
         raise Refused("shared", f"{reader.op_type} {reader.label!r} reads {value.name!r} more than once", reader.label)
 
 

@@ -34,16 +34,24 @@ _ARITHMETIC: dict[str, Callable[..., Any]] = {
     "Reciprocal": np.reciprocal,
     "Abs": np.abs,
     "Exp": np.exp,
+    "Mod": np.mod,
 }
 # "To the end" in the words of exporters.
 _NO_END = (2**31 - 1, 2**63 - 1)
-_INTEGER = {"Add", "Sub", "Mul", "Neg", "Abs"}
+_INTEGER = {"Add", "Sub", "Mul", "Neg", "Abs", "Mod"}
+# Operators of which only the first inputs must be constant: CastLike asks its second for nothing but the type.
+_VALUE_INPUTS = {"CastLike": 1}
 
 
 class Constants:
-    """Resolves values to constants; remembers every answer."""
+    """Resolves values to constants; remembers every answer.
 
-    def __init__(self) -> None:
+    Args:
+        type_of: the element type of any value, for CastLike; `Shapes` brings it.
+    """
+
+    def __init__(self, type_of: Callable[[Value], int | None] | None = None) -> None:
+        self.type_of = type_of
         self._known: dict[int, TensorSource | None] = {}
 
     def get(self, value: Value | None) -> TensorSource | None:
@@ -89,7 +97,7 @@ class Constants:
         node = value.producer
         if value.tensor is not None or node is None or node.domain or node.op_type not in _EVALUATE:
             return []
-        return [operand for operand in node.inputs if operand is not None]
+        return [operand for operand in node.inputs[: _VALUE_INPUTS.get(node.op_type)] if operand is not None]
 
     def _resolve(self, value: Value) -> TensorSource | None:
         if value.exposed:
@@ -104,14 +112,25 @@ class Constants:
         evaluate = _EVALUATE.get(node.op_type)
         if evaluate is None:
             return None
-        operands = [None if operand is None else self._known[id(operand)] for operand in node.inputs]
-        if any(found is None and operand is not None for found, operand in zip(operands, node.inputs, strict=True)):
+        inputs = node.inputs[: _VALUE_INPUTS.get(node.op_type)]
+        operands = [None if operand is None else self._known[id(operand)] for operand in inputs]
+        if any(found is None and operand is not None for found, operand in zip(operands, inputs, strict=True)):
             return None
+        if node.op_type == "CastLike":
+            return self._cast_like(node, operands)
         try:
             with np.errstate(all="ignore"):
                 return evaluate(node, operands)
         except (Unreadable, ValueError, IndexError, TypeError, KeyError, OverflowError):
             return None  # an ill-formed use of the operator: no constant, and the runtime will say why
+
+    def _cast_like(self, node: Node, operands: Operands) -> TensorSource | None:
+        like = node.input(1)
+        target = None if like is None or self.type_of is None else self.type_of(like)
+        try:
+            return None if target is None or operands[0] is None else cast(operands[0], target)
+        except Unreadable:
+            return None
 
 
 def _constant_node(node: Node) -> TensorSource | None:
@@ -169,15 +188,17 @@ def _identity(_node: Node, operands: Operands) -> TensorSource | None:
 
 
 def _cast(node: Node, operands: Operands) -> TensorSource | None:
-    target = int(attributes.get(node, "to", 0))
-    storage = dtypes.numpy_dtype(target)
-    if storage is None or attributes.unexpected(node, ("to",)) or operands[0] is None:
+    if attributes.unexpected(node, ("to",)) or operands[0] is None:
         return None
-    values = _read(operands[0])
-    source = dtypes.numpy_dtype(operands[0].data_type)
-    if target == operands[0].data_type:
-        return operands[0]
-    return Values(values.astype(source).astype(storage), target)
+    return cast(operands[0], int(attributes.get(node, "to", 0)))
+
+
+def cast(source: TensorSource, target: int) -> TensorSource | None:
+    """A constant in another element type, rounded as the model says; None for a type without arithmetic."""
+    storage, stored = dtypes.numpy_dtype(target), dtypes.numpy_dtype(source.data_type)
+    if target == source.data_type:
+        return source
+    return None if storage is None else Values(_read(source).astype(stored).astype(storage), target)
 
 
 def _transpose(node: Node, operands: Operands) -> TensorSource | None:
@@ -291,16 +312,22 @@ def _constant_of_shape(node: Node, operands: Operands) -> TensorSource | None:
 
 
 def _shape(node: Node, operands: Operands) -> TensorSource | None:
-    if operands[0] is None or attributes.unexpected(node, ()):
+    if operands[0] is None or attributes.unexpected(node, ("start", "end")):
         return None
-    dims = np.asarray(operands[0].dims, np.int64)
+    dims = np.asarray(operands[0].dims[shape_part(node)], np.int64)
     return Values(dims, dtypes.onnx_dtype(dims.dtype))
+
+
+def shape_part(node: Node) -> slice:
+    """The dimensions that a Shape reports, from `start` to `end` (opset 15); both are clamped as numpy clamps them."""
+    return slice(int(attributes.get(node, "start", 0)), attributes.get(node, "end", None))
 
 
 _EVALUATE: dict[str, Callable[[Node, Operands], TensorSource | None]] = {
     **dict.fromkeys(_ARITHMETIC, _arithmetic),
     "Identity": _identity,
     "Cast": _cast,
+    "CastLike": _identity,  # the target type is not the operator's own: see `Constants._cast_like`
     "Transpose": _transpose,
     "Reshape": _reshape,
     "Squeeze": _squeeze,

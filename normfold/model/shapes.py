@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from onnx import TypeProto
 
 from normfold.model import attributes
-from normfold.model.constants import Constants, slice_bounds, slice_index
+from normfold.model.constants import Constants, shape_part, slice_bounds, slice_index
 from normfold.model.graph import Node, Value
 
 Dim = int | str | None
@@ -30,6 +30,7 @@ class Shapes:
 
     def __init__(self, constants: Constants) -> None:
         self.constants = constants
+        constants.type_of = constants.type_of or self.data_type
         self._dims: dict[int, Dims | None] = {}
         self._types: dict[int, int | None] = {}
         self._data: dict[int, list[Dim] | None] = {}
@@ -597,7 +598,9 @@ def _expand(shapes: Shapes, node: Node, slot: int) -> Dims | None:
 
 def _shape_of(shapes: Shapes, node: Node, slot: int) -> Dims | None:
     data = shapes.known(node.input(0))
-    return (None,) if data is None or attributes.unexpected(node, ()) else (len(data),)
+    if data is None or attributes.unexpected(node, ("start", "end")):
+        return (None,)
+    return (len(data[shape_part(node)]),)
 
 
 def _recurrent(shapes: Shapes, node: Node, slot: int) -> Dims | None:
@@ -622,7 +625,7 @@ _ELEMENTWISE = (
 _UNARY = (
     "Relu", "LeakyRelu", "PRelu", "Sigmoid", "Tanh", "Clip", "Elu", "Selu", "Softplus", "Softsign", "HardSigmoid",
     "HardSwish", "Mish", "Gelu", "Erf", "Exp", "Log", "Sqrt", "Reciprocal", "Neg", "Abs", "Floor", "Ceil", "Round",
-    "Sign", "Sin", "Cos", "Identity", "Cast", "Softmax", "LogSoftmax", "Not", "LRN", "LpNormalization",
+    "Sign", "Sin", "Cos", "Identity", "Cast", "CastLike", "Softmax", "LogSoftmax", "Not", "LRN", "LpNormalization",
     "MeanVarianceNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization",
     "BatchNormalization", "LayerNormalization", "QuantizeLinear", "DequantizeLinear", "ThresholdedRelu", "Celu",
     "CumSum", "Trilu", "ImageScaler",
@@ -672,7 +675,7 @@ _FIXED_TYPE = {
     "DequantizeLinear": None,
     **dict.fromkeys(("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "And", "Or", "Xor", "Not"), _BOOL),
 }  # fmt: skip
-_TYPE_INPUT = {"Where": 1}
+_TYPE_INPUT = {"Where": 1, "CastLike": 1}
 _SAME_TYPE_OUTPUTS = ("Split", "LSTM", "GRU", "RNN", "BatchNormalization")
 
 
@@ -681,7 +684,9 @@ _SAME_TYPE_OUTPUTS = ("Split", "LSTM", "GRU", "RNN", "BatchNormalization")
 
 def _data_shape(shapes: Shapes, node: Node) -> list[Dim] | None:
     dims = shapes.known(node.input(0))
-    return None if dims is None or attributes.unexpected(node, ()) else list(dims)
+    if dims is None or attributes.unexpected(node, ("start", "end")):
+        return None
+    return list(dims[shape_part(node)])
 
 
 def _data_same(shapes: Shapes, node: Node) -> list[Dim] | None:
@@ -711,10 +716,31 @@ def _data_slice(shapes: Shapes, node: Node) -> list[Dim] | None:
     return None if data is None or len(bounds) != 1 else data[slice_index(1, bounds)[0]]
 
 
-def _data_unknown(shapes: Shapes, node: Node) -> list[Dim] | None:
-    """Arithmetic on sizes: the count is known, the numbers are not."""
-    lengths = {len(data) for operand in node.inputs if (data := shapes.data(operand)) is not None}
-    return [None] * max(lengths) if lengths else None
+def _data_arithmetic(shapes: Shapes, node: Node) -> list[Dim] | None:
+    """Arithmetic on sizes: known numbers are computed; of others only the count is known.
+
+    A quotient is known only if it is exact: what rounds it, and to where, is decided elsewhere in the graph.
+    """
+    known = [data for operand in node.inputs if (data := shapes.data(operand)) is not None]
+    if not known:
+        return None
+    length = max(len(data) for data in known)
+    if len(known) != len(node.inputs) or any(len(data) not in (1, length) for data in known):
+        return [None] * length
+    columns = zip(*(data * length if len(data) == 1 else data for data in known), strict=True)
+    return [_computed(node.op_type, column) for column in columns]
+
+
+def _computed(op_type: str, numbers: Sequence[Dim]) -> Dim:
+    integers = [number for number in numbers if isinstance(number, int)]
+    if len(integers) != len(numbers):
+        return None
+    if len(integers) == 1:
+        return integers[0]
+    first, second = integers
+    if op_type == "Div":
+        return first // second if second and first % second == 0 else None
+    return {"Mul": first * second, "Add": first + second, "Sub": first - second}[op_type]
 
 
 _DATA_RULES: dict[str, Callable[[Shapes, Node], list[Dim] | None]] = {
@@ -726,5 +752,5 @@ _DATA_RULES: dict[str, Callable[[Shapes, Node], list[Dim] | None]] = {
     "Concat": _data_concat,
     "Gather": _data_gather,
     "Slice": _data_slice,
-    **dict.fromkeys(("Mul", "Add", "Sub", "Div", "Floor", "Ceil"), _data_unknown),
+    **dict.fromkeys(("Mul", "Add", "Sub", "Div", "Floor", "Ceil"), _data_arithmetic),
 }

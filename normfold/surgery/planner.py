@@ -107,7 +107,7 @@ class _Planner:
             yield chain
 
     def _follower(self, node: Node, waiting: dict[int, Node]) -> Node | None:
-        uses = self.draft.uses(node.output)
+        uses = self.draft.readers(node.output)
         if len(uses) != 1 or self.draft.output_of(node.output) is not None:
             return None
         follower = waiting.get(id(uses[0].node))

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 from onnx import NodeProto
 
+from normfold.affine.draft import sees_elements
 from normfold.model.extract import Port, constant, cut_out
-from normfold.model.graph import Node, Scope, Value
+from normfold.model.graph import Node, Scope, Use, Value
 from normfold.model.patch import Candidate, ScopePatch
 from normfold.model.tensors import NewTensor, TensorSource
 from normfold.surgery.plan import Edit, Plan
@@ -110,8 +111,11 @@ class _Cutter:
             value
             for node in self.nodes
             for value in node.outputs
-            if value is not None and (value.is_output or any(id(use.node) not in self.inside for use in value.uses))
+            if value is not None and (value.is_output or any(self._outside(use) for use in value.uses))
         ]
+
+    def _outside(self, use: Use) -> bool:
+        return id(use.node) not in self.inside and sees_elements(use)
 
     def _port(self, value: Value) -> Port:
         kind = self.draft.shapes.data_type(value)

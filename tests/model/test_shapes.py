@@ -437,6 +437,10 @@ def cast(c):
     c.add("Cast", [c.data(c.dims(2))], to=c.pick(TensorProto.INT64, TensorProto.DOUBLE, TensorProto.BOOL))
 
 
+def cast_like(c):
+    c.add("CastLike", [c.data(c.dims(2)), c.data(c.dims(1))])
+
+
 def prelu(c):
     dims = c.dims(4)
     c.add("PRelu", [c.data(dims), c.weight(np.ones([dims[1], 1, 1]))])
@@ -540,6 +544,7 @@ CASES = {
     "QuantizeLinear": quantise,
     "DequantizeLinear": quantise,
     "Cast": cast,
+    "CastLike": cast_like,
     "PRelu": prelu,
     "Clip": clip,
     "CumSum": cumsum,

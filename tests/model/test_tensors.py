@@ -7,7 +7,7 @@ import tracemalloc
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
@@ -263,6 +263,9 @@ def test_one_rounding_to_nearest_even(data, data_type):
     factor, offset = operand(), operand()
     tensor = new(base, data_type, factor=factor, offset=offset)
     expected = reference(base, factor, offset, tuple(dims), dtype)
+    assume(
+        not (np.abs(expected.astype(np.float64)) < dtypes.smallest_normal(data_type)).any()
+    )  # the range guard has its own tests
     assert bits(tensor.array()) == bits(expected)
     assert tensor.payload() == expected.tobytes()
     assert tensor.nbytes == expected.nbytes

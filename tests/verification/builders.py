@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from normfold.verify import Region
+from normfold.verification import Region
 
 
 def model(nodes, inputs, outputs, weights, *, opset=17, elem=TensorProto.FLOAT):

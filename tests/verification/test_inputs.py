@@ -7,11 +7,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from normfold.errors import EnvironmentProblem, InputError, UsageError
-from normfold.verify import VerifyOptions, load_user_inputs, parse_shapes, runtime_info
-from normfold.verify.bound import lines
-from normfold.verify.model_inputs import attempts
-from normfold.verify.protos import TensorType
-from normfold.verify.ranges import draw, meanings
+from normfold.verification import VerifyOptions, load_user_inputs, parse_shapes, runtime_info
+from normfold.verification.bound import lines
+from normfold.verification.model_inputs import attempts
+from normfold.verification.protos import TensorType
+from normfold.verification.ranges import draw, meanings
 
 
 def test_parse_shapes():

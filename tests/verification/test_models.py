@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from normfold.errors import InputError, UsageError
-from normfold.verify import Status, VerifyOptions, noise, verify_models
+from normfold.verification import Status, VerifyOptions, noise, verify_models
 
 from .builders import model, net
 

@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from normfold.verify import Region, Status, VerifyOptions, verify_regions
+from normfold.verification import Region, Status, VerifyOptions, verify_regions
 
 from .builders import ConvBN, model
 

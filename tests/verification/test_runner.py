@@ -8,9 +8,9 @@ import onnx
 import pytest
 
 from normfold.errors import WorkerError
-from normfold.verify import Status, VerifyOptions, runner, verify_models, verify_regions
-from normfold.verify.packing import PackError, read_pack, write_pack
-from normfold.verify.runner import Job, Worker
+from normfold.verification import Status, VerifyOptions, runner, verify_models, verify_regions
+from normfold.verification.packing import PackError, read_pack, write_pack
+from normfold.verification.runner import Job, Worker
 
 from .builders import ConvBN, net
 

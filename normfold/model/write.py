@@ -20,7 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 
@@ -29,9 +29,13 @@ from normfold.model.patch import Candidate
 from normfold.model.splice import METADATA_PREFIX, Piece, splice
 from normfold.model.tensors import External, FileTensor, NewTensor
 
+T = TypeVar("T")
+
 DATA_KEY = METADATA_PREFIX + "data"
 # Offsets at page boundaries let a runtime map each tensor; below this size it does not matter and only costs space.
 _PAGE, _WORTH_A_PAGE, _ALIGN = 4096, 1 << 16, 64
+# A second thread costs as much as computing this many bytes.
+_WORTH_A_THREAD = 1 << 20
 _COPY = 8 << 20
 _SYNC_EVERY = 512 << 20
 _THREADS = 2
@@ -353,10 +357,20 @@ def _write_model(candidate: Candidate, path: Path, places: Places) -> int:
     pieces = splice(candidate, lambda tensor: places.get(id(tensor)))
     with _create(path) as stream:
         for piece in pieces:
-            for chunk in _chunks(piece):
+            chunks = _ahead(_chunks(piece)) if isinstance(piece, NewTensor) and piece.nbytes >= _WORTH_A_THREAD else _chunks(piece)
+            for chunk in chunks:
                 stream.write(chunk)
         _sync(stream)
     return pieces.length
+
+
+def _ahead(chunks: Iterator[T]) -> Iterator[T]:
+    """The same chunks, the next one computed by a second thread while this one is written."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, chunks, None)
+        while (chunk := coming.result()) is not None:
+            coming = pool.submit(next, chunks, None)
+            yield chunk
 
 
 def _chunks(piece: Piece) -> Iterator[bytes | memoryview]:

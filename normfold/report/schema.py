@@ -13,7 +13,8 @@ SCHEMA_VERSION = "1.0"
 
 
 class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Validators are built when a report is made, not when this module is imported.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class DecisionReport(_Value):

@@ -9,7 +9,7 @@ import onnx
 
 from .copies import Copy, Decision, decisions, is_random, prepare_copy
 from .metrics import Difference, difference
-from .model_inputs import InputsError, Trial, attempts
+from .model_inputs import VALUES, InputsError, Trial, attempts
 from .noise import Noise, Outputs
 from .output_judge import UNOPTIMISED, Comparison, EndToEnd
 from .repro import keep_trial
@@ -75,9 +75,30 @@ def _align(outputs: Outputs, renamed: Sequence[tuple[str, str]]) -> Outputs:
 def _original(
     copy: Copy, model: onnx.ModelProto, options: VerifyOptions, worker: Worker
 ) -> tuple[JobResult, tuple[Trial, ...], str]:
+    """Run the original on values that make most of its outputs say something."""
+    best: tuple[JobResult, tuple[Trial, ...], str] | None = None
+    for values in VALUES:
+        found = _smallest(copy, model, options, worker, values)
+        if best is None or _telling(found[0]) > _telling(best[0]):
+            best = found
+        if not best[0].ok or _telling(best[0]) == len(model.graph.output):
+            break
+    assert best is not None
+    return best
+
+
+def _telling(result: JobResult) -> int:
+    """How many outputs have finite, varying values in some trial."""
+    told = [{name for name, value in one.items() if difference(value, value).informative} for one in result.outputs]
+    return len(set().union(*told)) if result.ok else 0
+
+
+def _smallest(
+    copy: Copy, model: onnx.ModelProto, options: VerifyOptions, worker: Worker, values: str
+) -> tuple[JobResult, tuple[Trial, ...], str]:
     """Run the original: the smallest inputs it accepts, at the lowest optimisation level it loads at."""
     result, refused, level = JobResult(False), None, _LEVELS[0]
-    for trials in attempts(model, options):
+    for trials in attempts(model, options, values):
         feeds = [trial.feeds for trial in trials]
         result = worker.run(Job(copy.path, feeds, None, copy.data_dir, level))
         if not result.ok and result.stage == "load" and level == _LEVELS[0]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,14 @@ _LADDER = (
 _SEQUENCES = (((7, 5, 11), (5, 7, 3)), ((8, 16, 32), (16, 8, 32)), ((16, 64, 64), (32, 64, 64)))
 
 
+# How random floats are drawn. Images come in these ranges, and some models answer nothing but a constant to others.
+VALUES: dict[str, Callable[[np.random.Generator, Shape], Array]] = {
+    "normal": lambda rng, shape: rng.standard_normal(shape),
+    "unit": lambda rng, shape: rng.random(shape),
+    "bytes": lambda rng, shape: rng.integers(0, 256, shape).astype(np.float64),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Trial:
     """Feeds of one trial with the seed and the shapes they were drawn with."""
@@ -39,8 +47,10 @@ class Trial:
     feeds: Mapping[str, Array]
 
 
-def attempts(model: onnx.ModelProto, options: VerifyOptions) -> Iterator[tuple[Trial, ...]]:
+def attempts(model: onnx.ModelProto, options: VerifyOptions, values: str = "normal") -> Iterator[tuple[Trial, ...]]:
     """Yield sets of trials for `model`, smallest sizes first; later ones are for models that refuse the earlier.
+
+    `values` is how random floats are drawn, one of `VALUES`.
 
     Raises:
         InputsError: an input without rank or of a type that cannot be drawn, and no user data for it.
@@ -51,7 +61,7 @@ def attempts(model: onnx.ModelProto, options: VerifyOptions) -> Iterator[tuple[T
     free = any(not isinstance(dim, int) for found in types.values() for dim in found.dims or ())
     shaped = any(name not in options.shapes and name not in options.inputs for name in types)
     for rung in range(len(_LADDER) if free and shaped else 1):
-        yield tuple(_trial(model, types, options, rung, number) for number in range(_count(options)))
+        yield tuple(_trial(model, types, options, rung, number, values) for number in range(_count(options)))
 
 
 def _count(options: VerifyOptions) -> int:
@@ -95,7 +105,7 @@ def _given(options: VerifyOptions, name: str, number: int) -> Array:
 
 
 def _trial(
-    model: onnx.ModelProto, types: Mapping[str, TensorType], options: VerifyOptions, rung: int, number: int
+    model: onnx.ModelProto, types: Mapping[str, TensorType], options: VerifyOptions, rung: int, number: int, values: str
 ) -> Trial:
     shapes = _shapes(types, options, rung, number)
     said = meanings(model.graph, infer_types(model, shapes)) if any(_drawn(types, options)) else {}
@@ -105,7 +115,7 @@ def _trial(
         if name in options.inputs:
             feeds[name] = _fitted(name, _given(options, name, number), found)
         else:
-            feeds[name] = _draw(rng, name, found, shapes[name], said.get(name))
+            feeds[name] = _draw(rng, name, found, shapes[name], said.get(name), values)
     return Trial(options.seed + number, shapes, feeds)
 
 
@@ -113,12 +123,14 @@ def _drawn(types: Mapping[str, TensorType], options: VerifyOptions) -> list[str]
     return [name for name, found in types.items() if found.elem not in FLOATS and name not in options.inputs]
 
 
-def _draw(rng: np.random.Generator, name: str, found: TensorType, shape: Shape, meaning: Meaning | None) -> Array:
+def _draw(
+    rng: np.random.Generator, name: str, found: TensorType, shape: Shape, meaning: Meaning | None, values: str
+) -> Array:
     if found.elem in FLOATS:
-        values = rng.standard_normal(shape)
+        drawn = VALUES[values](rng, shape)
         if meaning is not None and meaning.kind == "mask":
-            values = draw(rng, onnx.TensorProto.INT64, shape, meaning)
-        return to_elem(values, found.elem)
+            drawn = draw(rng, onnx.TensorProto.INT64, shape, meaning)
+        return to_elem(drawn, found.elem)
     try:
         return draw(rng, found.elem, shape, meaning)
     except ValueError as error:

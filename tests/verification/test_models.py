@@ -261,3 +261,14 @@ def test_inputs_of_a_failure_are_kept(compare, tmp_path):
     compare(embedding(), embedding(1.01), VerifyOptions(keep_repro=tmp_path / "repro"))
     kept = sorted(path.name for path in (tmp_path / "repro").iterdir())
     assert kept == ["command.txt", "inputs0.npz", "inputs1.npz", "inputs2.npz"]
+
+
+@pytest.mark.parametrize(("threshold", "scale"), [(0.0, 1.0), (40.0, 1.0)])
+def test_a_model_that_answers_only_to_pixels_is_asked_with_pixels(compare, threshold, scale):
+    """N(0, 1) never passes a threshold of 40; values of 0 to 255 do, and then a wrong scale shows."""
+    weights = {"t": np.float32([threshold]), "s": np.float32([scale])}
+    wrong = {**weights, "s": np.float32([scale * 1.01])}
+    nodes = [node("Sub", "x", "t", "d"), node("Relu", "d", "r"), node("Mul", "r", "s", "y")]
+    build = lambda given: model(nodes, [("x", ("N", 7))], [("y", ("N", 7))], given)  # noqa: E731
+    assert compare(build(weights), build(weights)).status is Status.PASS
+    assert compare(build(weights), build(wrong)).status is Status.FAIL

@@ -49,6 +49,8 @@ def _root(
 def main() -> NoReturn:
     """Run, with the documented exit codes: 0 done, 1 the gate said no, 2 usage, input or environment."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    # pydantic would look for plugins through the metadata of every installed package at each start.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
     signal.signal(signal.SIGTERM, _terminated)
     # One short run that builds many small objects and drops none of them: collecting in between only costs time.
     gc.disable()

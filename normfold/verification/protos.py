@@ -48,7 +48,7 @@ def tensor_type(info: onnx.ValueInfoProto) -> TensorType | None:
 
 def _dim(dim: Any) -> int | str | None:
     if dim.HasField("dim_value"):
-        return int(dim.dim_value)
+        return int(dim.dim_value) if dim.dim_value >= 0 else None  # some exporters write -1 for "any"
     return str(dim.dim_param) or None if dim.HasField("dim_param") else None
 
 

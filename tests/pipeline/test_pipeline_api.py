@@ -354,3 +354,23 @@ def test_a_model_without_norms() -> None:
     assert not result.changed
     assert result.report.decisions == ()
     assert result.report.status == "unchanged"
+
+
+def test_a_dimension_of_minus_one_is_any() -> None:
+    """Caffe2 and others write -1 where the format has a symbol."""
+    model = conv_bn()
+    for info in (*model.graph.input, *model.graph.output):
+        info.type.tensor_type.shape.dim[0].dim_value = -1
+    result = normfold.optimize(model)
+    assert count(result.model) == 0
+    assert result.report.verification is not None
+    assert result.report.verification.verdict == "PASS"
+    assert interface(result.model) == interface(model)
+
+
+def test_an_output_that_the_author_lists_twice() -> None:
+    model = conv_bn()
+    model.graph.output.append(model.graph.output[0])
+    result = normfold.optimize(model)
+    assert count(result.model) == 0
+    assert interface(result.model) == interface(model)

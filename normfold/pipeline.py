@@ -199,7 +199,9 @@ class _Run:
                 if destination
                 else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="normfold-")))
             )
-            staging = stack.enter_context(Staging(folder))
+            staging = Staging(folder)
+            stack.push(staging)  # before it is entered: a signal in between would leave the directory behind
+            staging.__enter__()
             name = destination.name if destination else "model.onnx"
             done = self._verified(model, staging, name)
             assert done.staged is not None

@@ -146,7 +146,7 @@ def _stage_original(candidate: Candidate, staging: Staging, path: Path) -> Stage
     ):
         source = model.files.get(location, location)
         target = staging.beside / location
-        if target.exists() and target.samefile(source.path):
+        if target.is_file() and (target.samefile(source.path) or filecmp.cmp(target, source.path, shallow=False)):
             link = staging.path / location
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(source.path)

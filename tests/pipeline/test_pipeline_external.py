@@ -95,7 +95,6 @@ def test_in_place_again_and_again(tmp_path: Path) -> None:
     np.testing.assert_array_equal(outputs(source), wanted)
 
 
-@pytest.mark.xfail(reason="normfold/model/write.py refuses equal data of the same name", strict=False)
 @pytest.mark.parametrize("location", ["m.data", "sub/m.data"])
 def test_an_equal_copy_elsewhere_and_again(tmp_path: Path, location: str) -> None:
     """A model with nothing to do is copied with its data; doing it again is no conflict."""

@@ -106,7 +106,7 @@ class Draft:
         root, gone = self.root(data), node.output
         remaining = [use for use in self.uses(root) if use.node is not node]
         inherited = self.uses(gone)
-        output = self.output_of(root) or (gone if gone.is_output else None)
+        output = self.output_of(root) or self.output_of(gone)
         self._uses[id(root)] = inherited if not remaining else remaining + inherited
         self._source[id(gone)] = root
         if output is not None:

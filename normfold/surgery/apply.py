@@ -39,6 +39,7 @@ class _Surgeon:
         self.candidate = Candidate(model, {}, {} if plan.is_empty else metadata)
         self.changes = [build(plan.draft, slot.node, slot.operand, affine) for slot, affine in plan.slots]
         self.gone = {id(node) for node, _ in plan.draft.bypassed.values()}
+        self.heirs = {id(root) for _, root in plan.draft.bypassed.values()}  # they have the readers of what went
         self.lost: dict[int, int] = defaultdict(int)  # readings that a value lost, by identity
         self.taken: set[str] | None = None
         self.made: dict[tuple[object, ...], str] = {}
@@ -83,7 +84,9 @@ class _Surgeon:
         return dead
 
     def _is_dead(self, value: Value) -> bool:
-        if value.is_output or self.lost[id(value)] < len(value.uses) or self.draft.constants.get(value) is None:
+        if id(value) in self.heirs or value.is_output or self.lost[id(value)] < len(value.uses):
+            return False
+        if self.draft.constants.get(value) is None:
             return False
         producer = value.producer
         return producer is None or all(

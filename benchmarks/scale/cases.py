@@ -113,7 +113,7 @@ def copy_seconds(files: tuple[Path, ...], work: Path, sync: bool) -> float:
     return seconds
 
 
-def help_case(work: Path, runs: int) -> list[Figure]:  # noqa: ARG001 - every case is called alike
+def help_case(work: Path, runs: int) -> list[Figure]:
     """`normfold --help`, median of ten."""
     program = normfold_program()
     costs = [run([program, "--help"], 60) for _ in range(10)] if program else []

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+import onnx
 from onnx import ModelProto, OperatorSetIdProto, SparseTensorProto, StringStringEntryProto, TypeProto, ValueInfoProto
 
 from normfold.errors import InputError
@@ -31,8 +32,6 @@ from normfold.model.tensors import DataFiles
 from normfold.model.wire import LENGTH, VARINT, Field, fields, malformed, read_varint
 
 IR_VERSION = 1
-# The newest opset that this version of the tables was written against; a newer one may have changed an operator.
-NEWEST_OPSET = 27
 # Files of this IR version and newer may leave initializers out of the graph inputs; listing one means "overridable".
 FIRST_OVERRIDABLE_IR = 4
 
@@ -210,12 +209,17 @@ def _check_opsets(model: Model) -> None:
         if model.ir_version >= 3:
             raise InputError("opset.missing", "the model imports no operator set", hint="export it again")
         model.opset[""] = 1  # the format before opset imports existed
+    newest = onnx.defs.onnx_opset_version()  # attributes are judged by its schemas
     for scope in model.roots:
         version = scope.version
-        if version > NEWEST_OPSET or version < 0 or (version == 0 and "" in scope.opset):
-            raise InputError("opset.unknown", f"opset {version} is not known", hint="upgrade normfold and onnx")
-    if not 1 <= model.ir_version <= 1000:
-        raise InputError("input.malformed", f"IR version {model.ir_version} makes no sense")
+        if version > newest or version < 0 or (version == 0 and "" in scope.opset):
+            hint = f"the installed onnx {onnx.__version__} knows opsets up to {newest}; upgrade it for a newer one"
+            raise InputError("opset.unknown", f"opset {version} is not known", hint=hint)
+    if not 1 <= model.ir_version <= onnx.IR_VERSION:
+        hint = (
+            f"the installed onnx {onnx.__version__} knows versions up to {onnx.IR_VERSION}; upgrade it for a newer one"
+        )
+        raise InputError("ir.unknown", f"IR version {model.ir_version} is not known", hint=hint)
 
 
 def _build(root: Scope) -> None:

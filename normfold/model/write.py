@@ -357,8 +357,8 @@ def _write_model(candidate: Candidate, path: Path, places: Places) -> int:
     pieces = splice(candidate, lambda tensor: places.get(id(tensor)))
     with _create(path) as stream:
         for piece in pieces:
-            chunks = _ahead(_chunks(piece)) if isinstance(piece, NewTensor) and piece.nbytes >= _WORTH_A_THREAD else _chunks(piece)
-            for chunk in chunks:
+            large = isinstance(piece, NewTensor) and piece.nbytes >= _WORTH_A_THREAD
+            for chunk in _ahead(_chunks(piece)) if large else _chunks(piece):
                 stream.write(chunk)
         _sync(stream)
     return pieces.length

@@ -74,19 +74,22 @@ class _Cutter:
         self.gone = {id(node) for edit in edits for node in edit.bypassed}
         self.scope: Scope = edits[0].bypassed[0].scope
         self.patch = candidate.scopes.get(id(self.scope)) or ScopePatch()
+        self._close()
 
     def region(self) -> Region:
         """Both sides with the same interface."""
         flowing, constants = self._boundary()
-        inputs = [self._port(value) for value in flowing]
+        inputs, entries_before, entries_after = self._entries(flowing)
         outputs = [self._port(value) for value in self._outputs()]
         version = {domain: number for domain, number in self.scope.opset.items() if domain == ""}
         ir_version = self.candidate.model.ir_version
         old = [constant(name, source) for name, source in constants.items()]
-        before = cut_out([self._before(node) for node in self.nodes], old, inputs, outputs, version, ir_version)
+        nodes = [*entries_before, *(self._before(node) for node in self.nodes)]
+        before = cut_out(nodes, old, inputs, outputs, version, ir_version)
         new = self._new_tensors()
         kept = [tensor for tensor in old if tensor.name not in {t.name for t in new}]
-        nodes = [*self._after(), *self._renamed(outputs)]
+        nodes = [*entries_after, *self._after()]
+        nodes += self._renamed(outputs, {name for node in nodes for name in node.output})
         after = cut_out(nodes, kept + [constant(t.name, t) for t in new], inputs, outputs, version, ir_version)
         return Region(tuple(edit.id for edit in self.edits), before, after)
 
@@ -105,14 +108,49 @@ class _Cutter:
                     constants[value.name] = source
         return list(flowing.values()), constants
 
+    def _close(self) -> None:
+        """Take in what another edit removes between two nodes of this region: the candidate connects them directly."""
+        while True:
+            flowing, _ = self._boundary()
+            between = [v.producer for v in flowing if v.producer is not None and self._is_inside(self.draft.root(v))]
+            if not between:
+                return
+            self.inside |= {id(node) for node in between}
+            self.gone |= {id(node) for node in between}
+            taken = {id(node): node for node in (*self.nodes, *between)}
+            self.nodes = sorted(taken.values(), key=lambda node: node.index)
+
+    def _is_inside(self, value: Value) -> bool:
+        return value.producer is not None and id(value.producer) in self.inside
+
+    def _entries(self, flowing: list[Value]) -> tuple[list[Port], list[NodeProto], list[NodeProto]]:
+        """One input for each tensor that flows in; where the candidate calls it otherwise, Identities that name it.
+
+        Another edit may have removed an identity in front, so that the candidate reads what stood before it.
+        """
+        same: dict[str, list[Value]] = {}
+        for value in flowing:
+            same.setdefault(self._now(value), []).append(value)
+        ports: list[Port] = []
+        before: list[NodeProto] = []
+        after: list[NodeProto] = []
+        for now, values in same.items():
+            port = self._port(next((v for v in values if v.name == now), values[0]))
+            if port.name != now:
+                port = Port(f"{now}::input", port.data_type, port.dims)
+                after.append(_identity(port.name, now))
+            ports.append(port)
+            before += [_identity(port.name, value.name) for value in values if value.name != port.name]
+        return ports, before, after
+
     def _outputs(self) -> list[Value]:
-        """Values that somebody outside reads."""
-        return [
-            value
-            for node in self.nodes
-            for value in node.outputs
-            if value is not None and (value.is_output or any(self._outside(use) for use in value.uses))
-        ]
+        """Values that somebody outside reads; in dead code, those that nobody reads."""
+        made = [value for node in self.nodes for value in node.outputs if value is not None]
+        seen = [value for value in made if value.is_output or any(self._outside(use) for use in value.uses)]
+        if seen:
+            return seen
+        first = [node.outputs[0] for node in self.nodes if node.outputs]
+        return [v for v in first if v is not None and not any(id(use.node) in self.inside for use in v.uses)]
 
     def _outside(self, use: Use) -> bool:
         return id(use.node) not in self.inside and sees_elements(use)
@@ -159,24 +197,22 @@ class _Cutter:
         proto.attribute.extend([*kept, *new])
         return proto
 
-    def _renamed(self, outputs: list[Port]) -> list[NodeProto]:
+    def _renamed(self, outputs: list[Port], made: set[str]) -> list[NodeProto]:
         """Where an identity was removed, its readers now read its input: the region shows that as an Identity."""
-        made = {name for node in self._after() for name in node.output}
         values = {value.name: value for node in self.nodes for value in node.outputs if value is not None}
-        return [
-            NodeProto(op_type="Identity", input=[self._now(values[port.name])], output=[port.name])
-            for port in outputs
-            if port.name not in made
-        ]
+        return [_identity(self._now(values[port.name]), port.name) for port in outputs if port.name not in made]
 
     def _now(self, value: Value) -> str:
+        """What the candidate calls the tensor that a value is or became."""
         root = self.draft.root(value)
-        patch = (
-            self.patch.nodes.get(root.producer.index)
-            if root.producer is not None and id(root.producer) in self.inside
-            else None
-        )
-        return patch.outputs[root.output_slot] if patch is not None and patch.outputs is not None else root.name
+        patch = self.candidate.scopes.get(id(root.scope))
+        if root.producer is None or patch is None:
+            return root.name
+        added = patch.after.get(root.producer.index)
+        if added:
+            return str(added[-1].output[0])
+        node = patch.nodes.get(root.producer.index)
+        return root.name if node is None or node.outputs is None else node.outputs[root.output_slot]
 
     def _new_tensors(self) -> list[NewTensor]:
         """The tensors that the patched nodes read."""
@@ -184,3 +220,7 @@ class _Cutter:
         patch = self.patch
         local = [t for node in self.nodes for t in patch.constants.get(node.index, ())]
         return [t for t in (*patch.replaced.values(), *patch.added, *local) if t.name in wanted]
+
+
+def _identity(source: str, target: str) -> NodeProto:
+    return NodeProto(op_type="Identity", input=[source], output=[target])

@@ -1,0 +1,59 @@
+"""Models on which a fuzzer found verification wrong: it crashed, or it refused a fold that was right."""
+
+import numpy as np
+import pytest
+
+import normfold
+from tests.support import batch_norm, build, random
+
+WEIGHTS = {"w": random(4, 3, 3, 3), "b0": random(4), **batch_norm(4), "one": np.ones(1, np.float32)}
+
+
+def everything_folds(body, inputs="float[N,3,8,8] x", outputs="y", **more):
+    result = normfold.optimize(build(body, inputs, outputs, {**WEIGHTS, **more}))
+    assert result.report.dropped == ()
+    assert result.report.verification.verdict == "PASS"
+    return [node.op_type for node in result.model.graph.node]
+
+
+def test_a_fold_in_dead_code_is_no_region_without_outputs():
+    dead = "c = Conv(x, w, b0)  d = BatchNormalization(c, g, b, m, v)"
+    body = f"{dead}  e = Conv(x, w, b0)  y = BatchNormalization(e, g, b, m, v)"
+    assert everything_folds(body) == ["Conv", "Conv"]
+
+
+@pytest.mark.parametrize(
+    ("body", "left"),
+    [
+        ("p = Mul(x, one)  c = Conv(p, w, b0)  y = BatchNormalization(c, g, b, m, v)  z = Relu(y)", ["Conv", "Relu"]),
+        (
+            "r = Relu(x)  p = Mul(r, one)  c = Conv(p, w, b0)  y = BatchNormalization(c, g, b, m, v)  z = Abs(r)",
+            ["Relu", "Conv", "Abs"],
+        ),
+        (
+            "r = Relu(x)  p = Mul(r, one)  q = Div(r, one)  c = Conv(p, w, b0)  y = BatchNormalization(c, g, b, m, v)"
+            "  e = Conv(q, w, b0)  z = BatchNormalization(e, g, b, m, v)",
+            ["Relu", "Conv", "Conv"],
+        ),
+        (
+            "r = Conv(x, w, b0)  n = BatchNormalization(r, g, b, m, v)  p = Mul(n, one)  c = Conv(p, w4, b0)"
+            "  y = BatchNormalization(c, g, b, m, v)  z = Abs(n)",
+            ["Conv", "Conv", "Abs"],
+        ),
+        (
+            # The identity stands between two nodes of one region: the Add that passes the scale on, and the Conv.
+            "c = Conv(x, w, b0)  p = Mul(c, one)  r = Relu(p)  f = Conv(x, w, b0)  a = Add(r, f)"
+            "  y = Mul(a, s)  z = Abs(x)",
+            ["Conv", "Relu", "Conv", "Add", "Abs"],
+        ),
+    ],
+    ids=["input", "shared", "two identities of one", "behind another fold", "inside"],
+)
+def test_an_identity_that_is_removed_in_front_does_not_cost_the_fold_behind_it(body, left):
+    assert everything_folds(body, outputs="y, z", w4=random(4, 4, 1, 1), s=np.full((4, 1, 1), 2, np.float32)) == left
+
+
+def test_an_identity_that_is_removed_outside_of_a_subgraph_does_not_cost_the_folds_inside():
+    branch = "() => (float[N,4,6,6] o) { c = Conv(p, w, b0)  o = BatchNormalization(c, g, b, m, v) }"
+    body = f"p = Mul(x, one)  y = If (f) <then_branch = t {branch}, else_branch = e {branch}>"
+    assert everything_folds(body, "float[N,3,8,8] x, bool f", "float[N,4,6,6] y") == ["If"]

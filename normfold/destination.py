@@ -24,14 +24,15 @@ VERSION_KEY = METADATA_PREFIX + "version"
 
 def default_destination(source: Path) -> Path:
     """`model.onnx` becomes `model.normfold.onnx`, beside it."""
-    return source.with_name(f"{source.stem}.normfold.onnx")
+    return source.with_name(f"{source.stem}.normfold.onnx") if source.name else source
 
 
 def check_destination(destination: Path, source: Path | None, *, in_place: bool) -> Path:
     """The absolute destination.
 
     Raises:
-        OutputError: `output.is_input`, `output.is_link`, `output.is_directory`, `output.no_directory`.
+        OutputError: `output.is_input`, `output.is_link`, `output.is_directory`, `output.not_regular`,
+            `output.no_directory`.
     """
     path = absolute(destination)
     if path.is_dir():
@@ -45,6 +46,8 @@ def check_destination(destination: Path, source: Path | None, *, in_place: bool)
         raise OutputError(
             "output.no_directory", "there is no such directory", where=str(path.parent), hint="create it first"
         )
+    if path.exists() and not path.is_file():  # renaming over a device or a pipe would remove it
+        raise OutputError("output.not_regular", "this is not a regular file", where=str(path), hint="name another file")
     if source is not None and path.exists() and path.samefile(source):
         if not in_place:
             raise OutputError(

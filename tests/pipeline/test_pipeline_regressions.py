@@ -1,9 +1,16 @@
-"""Models on which a fuzzer found verification wrong: it crashed, or it refused a fold that was right."""
+"""What a fuzzer found: verification crashed or refused a fold that was right, and an output that is no file was replaced."""
+
+import os
+import stat
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import normfold
+from normfold.destination import default_destination
+from normfold.errors import OutputError
 from tests.support import batch_norm, build, random
 
 WEIGHTS = {"w": random(4, 3, 3, 3), "b0": random(4), **batch_norm(4), "one": np.ones(1, np.float32)}
@@ -57,3 +64,18 @@ def test_an_identity_that_is_removed_outside_of_a_subgraph_does_not_cost_the_fol
     branch = "() => (float[N,4,6,6] o) { c = Conv(p, w, b0)  o = BatchNormalization(c, g, b, m, v) }"
     body = f"p = Mul(x, one)  y = If (f) <then_branch = t {branch}, else_branch = e {branch}>"
     assert everything_folds(body, "float[N,3,8,8] x, bool f", "float[N,4,6,6] y") == ["If"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no named pipes in the file system")
+def test_a_pipe_or_device_in_the_place_of_the_output_is_left_alone(tmp_path):
+    pipe = tmp_path / "y.onnx"
+    os.mkfifo(pipe)
+    model = build("c = Conv(x, w, b0)  y = BatchNormalization(c, g, b, m, v)", init=WEIGHTS)
+    with pytest.raises(OutputError) as caught:
+        normfold.optimize(model, pipe)
+    assert caught.value.code == "output.not_regular"
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_a_source_without_a_name_has_no_destination_of_its_own():
+    assert default_destination(Path()) == Path()

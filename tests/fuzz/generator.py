@@ -1,0 +1,863 @@
+"""Random models: a node is drawn without much care, run alone, and kept if onnxruntime takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+ort.set_default_logger_severity(4)
+ELEM = {np.float32: TensorProto.FLOAT, np.float16: TensorProto.FLOAT16, np.float64: TensorProto.DOUBLE}
+LARGEST_VALUE = 1e4
+LARGEST_TENSOR = 4096
+
+
+class Rejected(Exception):
+    """The drawn node is no valid one; another is drawn."""
+
+
+def session(model: ModelProto) -> ort.InferenceSession:
+    """The model as it is, without optimisations."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def info(name: str, array: np.ndarray, dynamic: bool = False) -> Any:
+    dims: list[Any] = list(array.shape)
+    if dynamic:
+        dims[0] = "N"
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), dims)
+
+
+class Scope:
+    """One graph under construction. `pool` holds the data tensors that may be read, newest last."""
+
+    def __init__(self, maker: Maker, outer: Scope | None = None) -> None:
+        self.maker, self.outer = maker, outer
+        self.nodes: list[NodeProto] = []
+        self.init: dict[str, np.ndarray] = {}
+        self.pool: list[tuple[str, np.ndarray]] = []
+
+
+class Maker:
+    """Draws one model from a seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.opset = int(self.rng.choice([7, 8, 9, 10, 11, 12, 13, 15, 17, 18, 19, 21, 22, 23]))
+        self.dtype: Any = [np.float32, np.float32, np.float32, np.float32, np.float16, np.float64][self.rng.integers(6)]
+        self.count = 0
+        self.known: dict[str, np.ndarray] = {}
+        self.sizes = [int(s) for s in self.rng.choice([1, 2, 3, 4, 6], 3)]
+        if self.chance(0.35):
+            self.sizes = [int(self.rng.choice([2, 3, 4]))]
+        self.depth = 0
+
+    # --- choices ---
+
+    def chance(self, p: float) -> bool:
+        return bool(self.rng.random() < p)
+
+    def pick(self, *options: Any) -> Any:
+        return options[int(self.rng.integers(len(options)))]
+
+    def size(self) -> int:
+        return int(self.pick(*self.sizes))
+
+    def name(self, stem: str = "v") -> str:
+        self.count += 1
+        # Now and then a name that the engine might make up itself.
+        tail = self.pick("bias", "unbiased", "weight", "bias_add", "scale", "bias_1") if self.chance(0.1) else ""
+        return (
+            f"v{self.count - 1}.{tail}"
+            if tail and f"v{self.count - 1}.{tail}" not in self.known
+            else f"{stem}{self.count}"
+        )
+
+    # --- constants ---
+
+    def numbers(self, shape: tuple[int, ...] | list[int], kind: str = "any") -> np.ndarray:
+        values = self.rng.uniform(0.25, 1.5, tuple(shape))
+        if kind == "any" and self.chance(0.6):
+            values = values * np.where(self.rng.random(tuple(shape)) < 0.5, -1, 1)
+        if kind == "any" and self.chance(0.06):
+            values = values * 0
+        elif kind == "any" and self.chance(0.06) and values.ndim:
+            values = np.where(self.rng.random(tuple(shape)) < 0.4, 0.0, values)
+        return np.asarray(values, self.dtype)
+
+    def constant(self, scope: Scope, array: Any, stem: str = "k") -> str:
+        array = np.asarray(array)
+        if array.dtype == self.dtype and self.chance(0.25):
+            same = [n for n, a in self._constants(scope) if a.shape == array.shape and a.dtype == array.dtype]
+            if same:
+                return str(self.pick(*same))
+        name = self.name(stem)
+        self.known[name] = array
+        how = self.rng.random()
+        if how < 0.12:
+            scope.nodes.append(helper.make_node("Constant", [], [name], value=numpy_helper.from_array(array, "t")))
+        elif how < 0.22 and array.dtype == self.dtype:
+            self._derived(scope, name, array)
+        else:
+            target = scope
+            while target.outer is not None and self.chance(0.4):
+                target = target.outer
+            target.init[name] = array
+        return name
+
+    def _constants(self, scope: Scope | None) -> list[tuple[str, np.ndarray]]:
+        found: list[tuple[str, np.ndarray]] = []
+        while scope is not None:
+            found += [(n, a) for n, a in scope.init.items()]
+            scope = scope.outer
+        return found
+
+    def _derived(self, scope: Scope, name: str, array: np.ndarray) -> None:
+        raw = self.name("r")
+        how = self.pick("Identity", "Transpose", "Reshape", "Neg", "Slice")
+        attributes: dict[str, Any] = {}
+        inputs = [raw]
+        if how == "Transpose":
+            base = np.ascontiguousarray(array.T)
+        elif how == "Reshape":
+            base = array.reshape(-1)
+            inputs.append(self.name("s"))
+            scope.init[inputs[1]] = np.asarray(array.shape, np.int64)
+        elif how == "Neg":
+            base = -array
+        elif how == "Slice" and array.ndim and self.opset >= 10 and array.shape[0]:
+            base = np.concatenate([array[::-1], array[:1]])
+            for part in ([array.shape[0] - 1], [-(1 << 31)], [0], [-1]):
+                inputs.append(self.name("s"))
+                scope.init[inputs[-1]] = np.asarray(part, np.int64)
+        else:
+            how, base = "Identity", array
+        scope.init[raw] = np.ascontiguousarray(base).reshape(base.shape)
+        scope.nodes.append(helper.make_node(how, inputs, [name], **attributes))
+
+    # --- data ---
+
+    def data(self, scope: Scope, rank: int | None = None) -> tuple[str, np.ndarray]:
+        pool = list(scope.pool)
+        outer = scope.outer
+        while outer is not None and (not pool or self.chance(0.15)):
+            pool = [*outer.pool, *pool]
+            outer = outer.outer
+        pool = [(n, a) for n, a in pool if a.dtype == self.dtype and (rank is None or a.ndim == rank)]
+        if not pool:
+            raise Rejected
+        if self.chance(0.85):
+            return pool[-1]
+        return pool[int(self.rng.integers(len(pool)))]
+
+    def partner(self, scope: Scope, array: np.ndarray) -> tuple[str, np.ndarray]:
+        """Another data tensor that broadcasts with this one."""
+        fits = []
+        where: Scope | None = scope
+        while where is not None:
+            for name, other in where.pool:
+                try:
+                    np.broadcast_shapes(other.shape, array.shape)
+                except ValueError:
+                    continue
+                if other.dtype == self.dtype:
+                    fits.append((name, other))
+            where = where.outer
+        if not fits:
+            raise Rejected
+        same = [f for f in fits if f[1].shape == array.shape]
+        return self.pick(*same) if same and self.chance(0.7) else self.pick(*fits)
+
+    def broadcast(self, array: np.ndarray, kind: str = "any") -> np.ndarray:
+        """A constant of one of the shapes that broadcast to the tensor."""
+        rank = array.ndim
+        how = self.pick("channel", "channel", "channel", "scalar", "one", "last", "any", "full")
+        dims = [1] * rank
+        if how == "scalar":
+            return self.numbers((), kind)
+        if how == "one":
+            return self.numbers((1,) * int(self.rng.integers(1, max(rank, 1) + 1)), kind)
+        if how == "last" and rank:
+            return self.numbers(array.shape[-1:], kind)
+        if how == "channel" and rank:
+            axis = min(1, rank - 1)
+            dims[axis] = array.shape[axis]
+        elif how == "any":
+            dims = [d if self.chance(0.4) else 1 for d in array.shape]
+        elif how == "full":
+            dims = list(array.shape)
+        if self.chance(0.5):
+            while dims and dims[0] == 1:
+                dims = dims[1:]
+        return self.numbers(dims, kind)
+
+    # --- nodes ---
+
+    def emit(self, scope: Scope, op: str, inputs: list[str], outputs: int | list[str] = 1, **attributes: Any) -> None:
+        names = [self.name() for _ in range(outputs)] if isinstance(outputs, int) else outputs
+        attributes = {k: v for k, v in attributes.items() if v is not None}
+        node = helper.make_node(op, inputs, names, **attributes)
+        if self.chance(0.5):
+            node.name = self.pick(names[0] or "n", f"{op}_{self.count}")
+        self.add(scope, node)
+
+    def add(self, scope: Scope, node: NodeProto) -> None:
+        results = self.run([node])
+        for array in results:
+            if array.size > LARGEST_TENSOR or not array.size:
+                raise Rejected
+            if array.dtype == self.dtype and not np.abs(array).max(initial=0) < LARGEST_VALUE:
+                raise Rejected
+        scope.nodes.append(node)
+        for name, array in zip([o for o in node.output if o], results, strict=True):
+            self.known[name] = array
+            scope.pool.append((name, array))
+
+    def run(self, nodes: list[NodeProto]) -> list[np.ndarray]:
+        made = {o for n in nodes for o in n.output}
+        wanted = dict.fromkeys(name for n in nodes for name in _reads(n) if name and name not in made)
+        feeds = {n: self.known[n] for n in wanted if n in self.known}
+        outputs = [helper.make_empty_tensor_value_info(o) for n in nodes for o in n.output if o]
+        # Constants stay initializers: many operators demand it of their axes.
+        held = {n: a for n, a in feeds.items() if a.dtype != self.dtype}
+        graph = helper.make_graph(
+            nodes, "g", [info(n, a) for n, a in feeds.items() if n not in held], outputs,
+            [numpy_helper.from_array(a, n) for n, a in held.items()],
+        )  # fmt: skip
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=10)
+        try:
+            return session(model).run(None, {n: a for n, a in feeds.items() if n not in held})
+        except Exception as error:  # onnxruntime has its own classes, and says no in many ways
+            raise Rejected(str(error)) from None
+
+    def step(self, scope: Scope) -> None:
+        """One more node, if a valid one is found soon."""
+        for _ in range(8):
+            table = self.pick(*[ABSORBERS] * 5, *[AFFINES] * 6, *[CROSSINGS] * 7, OTHERS)
+            marks = len(scope.nodes), self.count
+            try:
+                self.pick(*table)(self, scope)
+            except (Rejected, IndexError, ValueError, ZeroDivisionError):
+                # Constants made for it stay known but are cut away with unread ones.
+                del scope.nodes[marks[0] :]
+                continue
+            return
+
+    def model(self, steps: int) -> ModelProto:
+        """The whole model."""
+        scope = Scope(self)
+        rank = int(self.pick(2, 3, 4, 4, 4, 5))
+        dynamic = self.chance(0.4)
+        inputs = []
+        for i in range(int(self.pick(1, 1, 2))):
+            array = np.asarray(self.rng.standard_normal([self.size() for _ in range(rank)]), self.dtype)
+            name = f"x{i}"
+            self.known[name] = array
+            scope.pool.append((name, array))
+            inputs.append(info(name, array, dynamic))
+        ids = np.asarray(self.rng.integers(0, 2, [self.size(), self.size()]), np.int64)
+        self.known["ids"], self.known["flag"] = ids, np.asarray(self.chance(0.5))
+        for _ in range(steps):
+            self.step(scope)
+        # Whatever nobody reads is an output, and a few others.
+        read = {name for node in scope.nodes for name in _reads(node)}
+        made = [(n, a) for n, a in scope.pool if n not in self.known_inputs(inputs)]
+        outputs = [(n, a) for n, a in made if n not in read or self.chance(0.06)]
+        if not outputs:
+            raise Rejected
+        inputs += [info(n, self.known[n]) for n in ("ids", "flag") if n in read]
+        names = [n for n, _ in outputs]
+        declared = [
+            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), None) for n, a in outputs
+        ]
+        graph = helper.make_graph(scope.nodes, "g", inputs, declared)
+        assert len(set(names)) == len(names)
+        _fill(graph, scope.init)
+        ir = int(self.pick(4, 6, 8, 10)) if self.opset < 19 else 10
+        return prune(helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=ir))
+
+    @staticmethod
+    def known_inputs(inputs: list[Any]) -> set[str]:
+        return {i.name for i in inputs}
+
+
+def _fill(graph: Any, init: dict[str, np.ndarray]) -> None:
+    for name, array in init.items():
+        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name))
+
+
+def _reads(node: NodeProto) -> list[str]:
+    """Names that a node reads, those its subgraphs capture included."""
+    names = list(node.input)
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            inside = {i.name for i in attribute.g.input} | {t.name for t in attribute.g.initializer}
+            inside |= {o for n in attribute.g.node for o in n.output}
+            names += [n for inner in attribute.g.node for n in _reads(inner) if n not in inside]
+            names += [o.name for o in attribute.g.output if o.name not in inside]
+    return names
+
+
+def prune(model: ModelProto) -> ModelProto:
+    """Without the nodes and initializers of the main graph that nobody reads."""
+    result = ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    live = {o.name for o in graph.output}
+    kept = []
+    for node in reversed(list(graph.node)):
+        if any(o in live for o in node.output):
+            kept.append(node)
+            live.update(_reads(node))
+    copies = [NodeProto.FromString(n.SerializeToString()) for n in reversed(kept)]
+    del graph.node[:]
+    graph.node.extend(copies)
+    tensors = [t for t in graph.initializer if t.name in live]
+    tensors = [TensorProto.FromString(t.SerializeToString()) for t in tensors]
+    del graph.initializer[:]
+    graph.initializer.extend(tensors)
+    inputs = [onnx.ValueInfoProto.FromString(i.SerializeToString()) for i in graph.input if i.name in live]
+    del graph.input[:]
+    graph.input.extend(inputs)
+    return result
+
+
+def random_model(seed: int) -> ModelProto | None:
+    """The model of a seed; None if it has none that onnxruntime takes as a whole."""
+    maker = Maker(seed)
+    try:
+        model = maker.model(int(maker.pick(4, 8, 12, 18)))
+        session(model)
+    except Exception:
+        return None
+    return model
+
+
+# --- operators -------------------------------------------------------------------------------------------------------
+
+Draw = Callable[[Maker, Scope], None]
+
+
+def conv(m: Maker, s: Scope) -> None:
+    x, a = m.data(s)
+    if a.ndim < 3:
+        raise Rejected
+    group = m.pick(1, 1, a.shape[1], m.pick(1, 2))
+    if a.shape[1] % group:
+        raise Rejected
+    per = m.pick(1, 2, m.size())
+    kernel = [min(m.pick(1, 1, 2, 3), d + 1) for d in a.shape[2:]]
+    inputs = [x]
+    if m.chance(0.65):
+        out = per * group
+        inputs.append(m.constant(s, m.numbers([out, a.shape[1] // group, *kernel])))
+        op, extra = "Conv", {}
+    else:
+        inputs.append(m.constant(s, m.numbers([a.shape[1], per, *kernel])))
+        out = per * group
+        op, extra = "ConvTranspose", {}
+    if m.chance(0.5):
+        inputs.append(m.constant(s, m.numbers([out])))
+    pads = [m.pick(0, 1) for _ in range(2 * len(kernel))] if m.chance(0.4) else None
+    m.emit(s, op, inputs, group=group, pads=pads, strides=[m.pick(1, 2) for _ in kernel] if m.chance(0.3) else None,
+           **extra)  # fmt: skip
+
+
+def gemm(m: Maker, s: Scope) -> None:
+    x, a = m.data(s, 2)
+    ta, tb = m.pick(0, 0, 1), m.pick(0, 1)
+    k, rows = (a.shape[0], a.shape[1]) if ta else (a.shape[1], a.shape[0])
+    n = m.size()
+    inputs = [x, m.constant(s, m.numbers([n, k] if tb else [k, n]))]
+    c = m.pick(None, (n,), (1, n), (rows, n), (rows, 1), (1,), (), (1, 1))
+    if c is not None:
+        inputs.append(m.constant(s, m.numbers(c)) if m.chance(0.85) else m.partner(s, np.zeros((rows, n), m.dtype))[0])
+    elif m.opset < 11:
+        inputs.append(m.constant(s, m.numbers((n,))))
+    if m.chance(0.1):
+        inputs[1] = m.partner(s, a)[0]
+    alpha = m.pick(None, 0.5, 1.7, -1.25)
+    m.emit(s, "Gemm", inputs, alpha=alpha, beta=m.pick(None, 2.0, 0.3, 0.0), transA=ta or None, transB=tb or None)
+
+
+def matmul(m: Maker, s: Scope) -> None:
+    x, a = m.data(s)
+    n = m.size()
+    if m.chance(0.7):
+        lead = [d if m.chance(0.6) else 1 for d in a.shape[:-2]] if m.chance(0.3) else []
+        shape = [*lead, a.shape[-1], n] if m.chance(0.9) else [a.shape[-1]]
+        m.emit(s, "MatMul", [x, m.constant(s, m.numbers(shape))])
+    else:
+        lead = [d if m.chance(0.6) else 1 for d in a.shape[:-2]] if m.chance(0.3) else []
+        if m.chance(0.1):
+            lead = [2, *lead]
+        shape = [*lead, n, a.shape[-2]] if m.chance(0.9) else [a.shape[-2]]
+        m.emit(s, "MatMul", [m.constant(s, m.numbers(shape)), x])
+
+
+def table(m: Maker, s: Scope) -> None:
+    shape = [3, m.size(), m.size()][: m.pick(2, 3, 2)]
+    axis = m.pick(0, 0, 0, 1, -2)
+    if axis:
+        shape[axis] = 3
+    m.emit(s, "Gather", [m.constant(s, m.numbers(shape)), "ids"], axis=axis or None)
+
+
+def norm(m: Maker, s: Scope) -> None:
+    x, a = m.data(s)
+    c = a.shape[1]
+    op = m.pick("InstanceNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization")
+    epsilon = 0.25  # where nothing varies, 1 / sqrt(epsilon) would blow every rounding up
+    if op == "InstanceNormalization":
+        m.emit(s, op, [x, m.constant(s, m.numbers([c])), m.constant(s, m.numbers([c]))], epsilon=epsilon)
+    elif op == "GroupNormalization":
+        groups = m.pick(1, 2, c)
+        n = groups if m.opset < 21 else c
+        m.emit(
+            s, op, [x, m.constant(s, m.numbers([n])), m.constant(s, m.numbers([n]))], num_groups=groups, epsilon=epsilon
+        )
+    else:
+        axis = m.pick(-1, None, a.ndim - 1, -2, 1)
+        shape = a.shape[(-1 if axis is None else axis) :]
+        if m.chance(0.2):
+            shape = shape[-1:]
+        inputs = [x, m.constant(s, m.numbers(shape))]
+        if op == "LayerNormalization" and m.chance(0.6):
+            inputs.append(m.constant(s, m.numbers(shape)))
+        outputs = 1 if op != "LayerNormalization" or m.chance(0.8) else 3
+        m.emit(s, op, inputs, outputs, axis=axis, epsilon=epsilon)
+
+
+def batch_norm(m: Maker, s: Scope) -> None:
+    x, a = m.data(s)
+    c = a.shape[1] if a.ndim > 1 else 1
+    var = np.asarray(m.rng.uniform(0.3, 2, c), m.dtype)
+    parts = [m.constant(s, m.numbers([c])) for _ in range(3)]
+    name = m.name("var")
+    m.known[name] = s.init[name] = var
+    m.emit(s, "BatchNormalization", [x, *parts, name], epsilon=m.pick(None, 1e-3, 0.5))
+
+
+def binary_constant(m: Maker, s: Scope) -> None:
+    x, a = m.data(s)
+    op = m.pick("Mul", "Add", "Sub", "Div", "Mul", "Add")
+    k = m.constant(s, m.broadcast(a, "positive" if op == "Div" else "any"))
+    inputs = [x, k]
+    if m.chance(0.3):
+        if op == "Div":  # near 0 a quotient blows every rounding up
+            inputs[0] = m.name()
+            m.emit(s, "Exp", [x], [inputs[0]])
+        inputs.reverse()
+    m.emit(s, op, inputs)
+
+
+def neg(m: Maker, s: Scope) -> None:
+    m.emit(s, "Neg", [m.data(s)[0]])
+
+
+def sum_constants(m: Maker, s: Scope) -> None:
+    x, a = m.data(s)
+    if m.opset < 8:
+        inputs = [x, m.constant(s, m.numbers(a.shape))]
+    else:
+        inputs = [x, *(m.constant(s, m.broadcast(a)) for _ in range(m.pick(1, 2)))]
+    m.rng.shuffle(inputs)
+    m.emit(s, "Sum", inputs)
+
+
+def residual(m: Maker, s: Scope) -> None:
+    x, a = m.data(s)
+    op = m.pick("Add", "Add", "Sub", "Mul", "Div", "Sum")
+    inputs = [x, m.partner(s, a)[0]]
+    if op == "Div":
+        absolute = m.name()
+        m.emit(s, "Exp", [inputs[1]], [absolute])
+        inputs[1] = absolute
+    if op == "Sum" and m.chance(0.4):
+        inputs.append(m.partner(s, a)[0])
+    if m.chance(0.5):
+        inputs.reverse()
+    if m.opset < 8 and op == "Sum":
+        raise Rejected
+    m.emit(s, op, inputs)
+
+
+def activation(m: Maker, s: Scope) -> None:
+    x, a = m.data(s)
+    op = m.pick("Relu", "LeakyRelu", "PRelu", "Abs", "Clip", "Dropout", "Identity", "Cast", "Sigmoid")
+    if op == "LeakyRelu":
+        m.emit(s, op, [x], alpha=m.pick(None, 0.3, -0.5))
+    elif op == "PRelu":
+        slope = m.constant(s, m.broadcast(a)) if m.chance(0.8) else m.partner(s, a)[0]
+        inputs = [x, slope]
+        if m.chance(0.1):
+            inputs.reverse()
+        m.emit(s, op, inputs)
+    elif op == "Clip":
+        low, high = m.pick((-1.0, 1.0), (0.0, 0.7), (None, 1.0), (-0.5, None), (1.0, -1.0), (0.0, 6.0))
+        if m.opset < 11:
+            m.emit(s, op, [x], min=low, max=high)
+        else:
+            bounds = ["" if b is None else m.constant(s, np.asarray(b, m.dtype)) for b in (low, high)]
+            m.emit(s, op, [x, *bounds])
+    elif op == "Cast":
+        m.emit(s, op, [x], to=ELEM[m.dtype])
+    elif op == "Dropout":
+        m.emit(s, op, [x], m.pick(1, 1, 2) if m.opset >= 10 else 1)
+    else:
+        m.emit(s, op, [x])
+
+
+def pool(m: Maker, s: Scope) -> None:
+    x, a = m.data(s)
+    if a.ndim < 3:
+        raise Rejected
+    op = m.pick("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool")
+    if op.startswith("Global"):
+        m.emit(s, op, [x])
+        return
+    kernel = [min(d, m.pick(1, 2, 3)) for d in a.shape[2:]]
+    pads = [min(m.pick(0, 1), k - 1) for k in kernel] * 2 if m.chance(0.5) else None
+    attributes: dict[str, Any] = {"kernel_shape": kernel, "pads": pads, "strides": [m.pick(1, 2) for _ in kernel]}
+    if op != "LpPool" and m.opset >= 10:
+        attributes["ceil_mode"] = m.pick(None, 1)
+    if op == "AveragePool":
+        attributes["count_include_pad"] = m.pick(None, None, 1)
+        if m.opset >= 19:
+            attributes["dilations"] = m.pick(None, [2] * len(kernel))
+    if pads is None:
+        attributes["auto_pad"] = m.pick(None, "SAME_UPPER", "SAME_LOWER", "VALID")
+    outputs = 2 if op == "MaxPool" and m.chance(0.15) and m.opset >= 8 else 1
+    m.emit(s, op, [x], outputs, **attributes)
+
+
+def reduce(m: Maker, s: Scope) -> None:
+    x, a = m.data(s)
+    op = m.pick("ReduceMean", "ReduceMax", "ReduceMean", "ReduceMax", "ReduceSum", "ReduceMin", "ReduceL2")
+    axes = sorted({int(m.rng.integers(a.ndim)) for _ in range(m.pick(1, 2))})
+    if m.chance(0.3):
+        axes = [axis - a.ndim for axis in axes]
+    if m.chance(0.1):
+        axes = []
+    keep = m.pick(None, 0, 1)
+    if m.opset >= 18 or (op == "ReduceSum" and m.opset >= 13):
+        inputs = [x, m.constant(s, np.asarray(axes, np.int64))] if axes or m.chance(0.5) else [x]
+        m.emit(s, op, inputs, keepdims=keep, noop_with_empty_axes=m.pick(None, None, 1))
+    else:
+        m.emit(s, op, [x], keepdims=keep, axes=axes or None)
+
+
+def concat(m: Maker, s: Scope) -> None:
+    x, a = m.data(s)
+    axis = m.pick(1, 1, 0, -1, a.ndim - 1) if a.ndim > 1 else 0
+    inputs = [x]
+    for _ in range(m.pick(1, 1, 2)):
+        shape = list(a.shape)
+        fits = [
+            n
+            for n, b in s.pool
+            if b.ndim == a.ndim
+            and all(p == q for i, (p, q) in enumerate(zip(a.shape, b.shape, strict=True)) if i != axis % a.ndim)
+        ]
+        if m.chance(0.3) or not fits:
+            shape[axis] = m.size()
+            inputs.append(m.constant(s, m.numbers(shape)))
+        else:
+            inputs.append(m.pick(*fits))
+    m.rng.shuffle(inputs)
+    m.emit(s, "Concat", inputs, axis=axis)
+
+
+def split(m: Maker, s: Scope) -> None:
+    x, a = m.data(s)
+    axis = m.pick(1, 0, -1) if a.ndim > 1 else 0
+    size = a.shape[axis]
+    if size < 2:
+        raise Rejected
+    if m.chance(0.3) and size % 2 == 0:
+        m.emit(s, "Split", [x], 2, axis=axis, num_outputs=2 if m.opset >= 18 else None)
+        return
+    if m.chance(0.2) and m.opset >= 18:
+        m.emit(s, "Split", [x], 2, axis=axis, num_outputs=2)
+        return
+    cut = int(m.rng.integers(1, size))
+    parts = [cut, size - cut]
+    if m.opset >= 13:
+        m.emit(s, "Split", [x, m.constant(s, np.asarray(parts, np.int64))], 2, axis=axis)
+    else:
+        m.emit(s, "Split", [x], 2, axis=axis, split=parts)
+
+
+def slice_(m: Maker, s: Scope) -> None:
+    x, a = m.data(s)
+    axes = sorted({int(m.rng.integers(a.ndim)) for _ in range(m.pick(1, 1, 2))})
+    starts, ends, steps = [], [], []
+    for axis in axes:
+        d = a.shape[axis]
+        step = m.pick(1, 1, 2, -1, -2) if m.opset >= 10 else 1
+        lo, hi = sorted((int(m.rng.integers(0, d + 1)), int(m.rng.integers(0, d + 1))))
+        if m.chance(0.3):
+            lo, hi = 0, d
+        start, end = (lo, hi) if step > 0 else (hi, lo - 1 if lo else -(1 << 40))
+        if step > 0:
+            if m.chance(0.3):
+                end = m.pick((1 << 63) - 1, (1 << 31) - 1, 1000) if end == d else end - d
+            if m.chance(0.3) and start < d:
+                start -= d
+        starts.append(start), ends.append(end), steps.append(step)
+    if m.chance(0.3):
+        axes = [axis - a.ndim for axis in axes]
+    if m.opset < 10:
+        m.emit(s, "Slice", [x], starts=starts, ends=ends, axes=axes)
+        return
+    parts = (
+        [starts, ends, axes, steps]
+        if m.chance(0.8)
+        else [starts, ends, axes]
+        if min(steps) == 1
+        else [starts, ends, axes, steps]
+    )
+    m.emit(s, "Slice", [x, *(m.constant(s, np.asarray(p, np.int64)) for p in parts)])
+
+
+def gather(m: Maker, s: Scope) -> None:
+    x, a = m.data(s)
+    axis = m.pick(1, 0, -1) if a.ndim > 1 else 0
+    size = a.shape[axis]
+    how = m.pick("perm", "some", "scalar", "two", "negative", "data")
+    if how == "data":
+        m.emit(s, "Gather", [x, "ids"], axis=axis)
+        return
+    indices = {
+        "perm": m.rng.permutation(size), "some": m.rng.integers(0, size, m.pick(1, 2, 3)), "scalar": np.asarray(0),
+        "two": m.rng.integers(0, size, (1, 2)), "negative": m.rng.integers(-size, 0, m.pick(1, 2)),
+    }[how]  # fmt: skip
+    m.emit(s, "Gather", [x, m.constant(s, np.asarray(indices, np.int64))], axis=axis)
+
+
+def layout(m: Maker, s: Scope) -> None:
+    x, a = m.data(s)
+    op = m.pick("Transpose", "Reshape", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
+    if op == "Transpose":
+        m.emit(s, op, [x], perm=[int(p) for p in m.rng.permutation(a.ndim)] if m.chance(0.85) else None)
+    elif op == "Flatten":
+        axis = (
+            int(m.rng.integers(0, a.ndim + 1)) if m.opset < 11 or m.chance(0.7) else -int(m.rng.integers(1, a.ndim + 1))
+        )
+        m.emit(s, op, [x], axis=axis)
+    elif op == "Squeeze":
+        ones = [i for i, d in enumerate(a.shape) if d == 1]
+        if not ones:
+            raise Rejected
+        some = [m.pick(*ones)] if m.chance(0.8) else None
+        if some and m.chance(0.3) and m.opset >= 11:
+            some = [some[0] - a.ndim]
+        if m.opset >= 13 and some:
+            m.emit(s, op, [x, m.constant(s, np.asarray(some, np.int64))])
+        else:
+            m.emit(s, op, [x], axes=some)
+    elif op == "Unsqueeze":
+        axes = [int(m.rng.integers(0, a.ndim + 1))]
+        if m.chance(0.3) and m.opset >= 11:
+            axes = [axes[0] - a.ndim - 1]
+        if m.opset >= 13:
+            m.emit(s, op, [x, m.constant(s, np.asarray(axes, np.int64))])
+        else:
+            m.emit(s, op, [x], axes=axes)
+    else:
+        m.emit(s, op, [x, m.constant(s, np.asarray(_new_shape(m, a), np.int64))])
+
+
+def _new_shape(m: Maker, a: np.ndarray) -> list[int]:
+    shape = list(a.shape)
+    for _ in range(m.pick(1, 1, 2)):
+        how = m.pick("merge", "split", "one", "drop", "permute", "merge")
+        at = int(m.rng.integers(len(shape)))
+        if how == "merge" and at + 1 < len(shape):
+            shape[at : at + 2] = [shape[at] * shape[at + 1]]
+        elif how == "split":
+            factors = [f for f in range(1, shape[at] + 1) if shape[at] % f == 0]
+            f = m.pick(*factors)
+            shape[at : at + 1] = [f, shape[at] // f]
+        elif how == "one":
+            shape.insert(at, 1)
+        elif how == "drop" and 1 in shape:
+            shape.remove(1)
+        elif how == "permute":
+            shape = [shape[i] for i in m.rng.permutation(len(shape))]
+    if m.chance(0.5) and shape:
+        shape[int(m.rng.integers(len(shape)))] = -1
+    if m.chance(0.4):
+        shape = [0 if i < a.ndim and d == a.shape[i] and m.chance(0.5) else d for i, d in enumerate(shape)]
+    return shape
+
+
+def pad(m: Maker, s: Scope) -> None:
+    x, a = m.data(s)
+    mode = m.pick(None, None, "constant", "reflect", "edge")
+    pads = [m.pick(0, 0, 1, 1, -1) if i % a.ndim >= (1 if m.chance(0.2) else 2) else 0 for i in range(2 * a.ndim)]
+    value = m.pick(None, 0.0, 0.75, -2.0)
+    if m.opset < 11:
+        m.emit(s, "Pad", [x], pads=pads, mode=mode, value=value)
+        return
+    inputs = [x]
+    tail: list[str] = []
+    if m.opset >= 18 and m.chance(0.4) and a.ndim > 2:
+        inputs.append(m.constant(s, np.asarray([1, 0], np.int64)))
+        tail = [m.constant(s, np.asarray([m.pick(2, -1)], np.int64))]
+    else:
+        inputs.append(m.constant(s, np.asarray(pads, np.int64)))
+    if value is not None:
+        inputs.append(m.constant(s, np.asarray(value, m.dtype)))
+    elif tail:
+        inputs.append("")
+    m.emit(s, "Pad", [*inputs, *tail], mode=mode)
+
+
+def resize(m: Maker, s: Scope) -> None:
+    x, a = m.data(s)
+    if a.ndim not in (3, 4):
+        raise Rejected
+    scales = np.asarray([1.0, 1.0, *(m.pick(1.0, 2.0, 0.5, 1.3) for _ in a.shape[2:])], np.float32)
+    if m.chance(0.1):
+        scales[1] = 2.0
+    mode = m.pick("nearest", "linear", "cubic", None)
+    if m.opset < 10:
+        m.emit(s, "Upsample", [x, m.constant(s, scales)] if m.opset == 9 else [x], mode=None if mode == "cubic" else mode,
+               scales=None if m.opset == 9 else [float(v) for v in scales])  # fmt: skip
+        return
+    if m.opset == 10:
+        m.emit(s, "Resize", [x, m.constant(s, scales)], mode=None if mode == "cubic" else mode)
+        return
+    where = m.pick(
+        None,
+        "half_pixel",
+        "align_corners",
+        "asymmetric",
+        "pytorch_half_pixel",
+        "tf_crop_and_resize",
+        "tf_half_pixel_for_nn",
+    )
+    attributes: dict[str, Any] = {"mode": mode, "coordinate_transformation_mode": where}
+    if mode in (None, "nearest"):
+        attributes["nearest_mode"] = m.pick(None, "ceil", "floor", "round_prefer_ceil")
+    if mode == "cubic":
+        attributes["exclude_outside"] = m.pick(None, 1)
+    if m.opset >= 18 and mode in ("linear", "cubic"):
+        attributes["antialias"] = m.pick(None, None, 1)
+    roi = m.constant(s, np.asarray([0] * a.ndim + [1] * a.ndim, np.float32)) if where == "tf_crop_and_resize" else ""
+    if m.opset >= 18 and m.chance(0.3) and where != "tf_crop_and_resize":
+        m.emit(s, "Resize", [x, "", m.constant(s, scales[2:])], axes=list(range(2, a.ndim)), **attributes)
+    elif m.chance(0.7):
+        if m.opset < 13 and not roi:
+            roi = m.constant(s, np.zeros(0, np.float32))
+        m.emit(s, "Resize", [x, roi, m.constant(s, scales)], **attributes)
+    else:
+        sizes = [*a.shape[:2], *(max(1, int(d * m.pick(1, 2))) for d in a.shape[2:])]
+        if m.opset < 13:
+            roi = roi or m.constant(s, np.zeros(0, np.float32))
+            empty = m.constant(s, np.zeros(0, np.float32))
+        else:
+            empty = ""
+        m.emit(s, "Resize", [x, roi, empty, m.constant(s, np.asarray(sizes, np.int64))], **attributes)
+
+
+def depth_to_space(m: Maker, s: Scope) -> None:
+    x, _ = m.data(s, 4)
+    if m.chance(0.8):
+        m.emit(s, "DepthToSpace", [x], blocksize=2, mode=m.pick(None, "DCR", "CRD") if m.opset >= 11 else None)
+    else:
+        m.emit(s, "SpaceToDepth", [x], blocksize=2)
+
+
+def branch(m: Maker, s: Scope) -> None:
+    if m.depth >= 2:
+        raise Rejected
+    m.depth += 1
+    try:
+        bodies, kinds = [], []
+        for name in ("then", "else"):
+            inner = Scope(m, s)
+            for _ in range(m.pick(1, 2, 3, 4)):
+                m.step(inner)
+            if not inner.pool:
+                raise Rejected
+            out, array = inner.pool[-1]
+            graph = helper.make_graph(
+                inner.nodes,
+                name,
+                [],
+                [helper.make_tensor_value_info(out, helper.np_dtype_to_tensor_dtype(array.dtype), None)],
+            )
+            _fill(graph, inner.init)
+            bodies.append(graph)
+            kinds.append(array.dtype)
+        if kinds[0] != kinds[1]:
+            raise Rejected
+    finally:
+        m.depth -= 1
+    m.emit(s, "If", ["flag"], then_branch=bodies[0], else_branch=bodies[1])
+
+
+def loop(m: Maker, s: Scope) -> None:
+    if m.depth >= 2 or m.opset < 11:
+        raise Rejected
+    x, a = m.data(s)
+    m.depth += 1
+    try:
+        inner = Scope(m, s)
+        i, c, v = m.name("i"), m.name("c"), m.name("carried")
+        m.known[v] = a
+        m.known[i], m.known[c] = np.asarray(0, np.int64), np.asarray(True)
+        inner.pool.append((v, a))
+        for _ in range(m.pick(2, 3, 4)):
+            m.step(inner)
+        fits = [(n, b) for n, b in inner.pool[1:] if b.shape == a.shape and b.dtype == a.dtype]
+        if not fits:
+            raise Rejected
+        out = m.pick(*fits)[0]
+        keep = m.name("c")
+        inner.nodes.append(helper.make_node("Identity", [c], [keep]))
+        graph = helper.make_graph(
+            inner.nodes, "body",
+            [helper.make_tensor_value_info(i, 7, []), helper.make_tensor_value_info(c, 9, []), info(v, a)],
+            [helper.make_tensor_value_info(keep, 9, []), info(out, a)],
+        )  # fmt: skip
+        _fill(graph, inner.init)
+    finally:
+        m.depth -= 1
+    m.emit(s, "Loop", [m.constant(s, np.asarray(2, np.int64)), "", x], body=graph)
+
+
+def softmax(m: Maker, s: Scope) -> None:
+    m.emit(s, "Softmax", [m.data(s)[0]])
+
+
+def shape_of(m: Maker, s: Scope) -> None:
+    """Reshape by a computed shape."""
+    x, a = m.data(s)
+    name = m.name()
+    m.emit(s, "Shape", [x], [name])
+    m.emit(s, "Reshape", [m.partner(s, a)[0], name])
+
+
+def two_data_matmul(m: Maker, s: Scope) -> None:
+    x, a = m.data(s)
+    m.emit(s, "MatMul", [x, m.partner(s, a)[0]])
+
+
+ABSORBERS: list[Draw] = [conv, conv, conv, gemm, matmul, matmul, table, norm, norm]
+AFFINES: list[Draw] = [batch_norm, batch_norm, binary_constant, binary_constant, binary_constant, neg, sum_constants]
+CROSSINGS: list[Draw] = [
+    residual, residual, activation, activation, activation, pool, reduce, concat, concat, split, slice_, gather, layout,
+    layout, layout, pad, resize, depth_to_space,
+]  # fmt: skip
+OTHERS: list[Draw] = [branch, loop, softmax, shape_of, two_data_matmul, branch]

@@ -403,6 +403,8 @@ def _pad(draft: Draft, node: Node, slot: int, affine: Affine) -> Iterator[Way]:
     if attributes.get(node, "mode", "constant") != "constant":
         yield _to(node, affine)
         return
+    if draft.shapes.data_type(node.output) is None:
+        raise Refused("shape-unknown", f"the element type behind {node.label!r} is not known", node.label)
     value = _pad_value(draft, node)
     padded = (affine.scale * value + affine.shift).reshape(-1)
     if (padded != padded[0]).any():
@@ -430,7 +432,8 @@ def build_pad_value(draft: Draft, node: Node, affine: Affine) -> Change:
     value = float(affine.shift)
     if node.scope.version < _BOUNDS_ARE_INPUTS:
         return Change(node, attributes={"value": value})
-    kind = draft.shapes.data_type(node.output) or 1
+    kind = draft.shapes.data_type(node.output)
+    assert kind is not None, "`_pad` refuses a value of unknown type"
     return Change(
         node,
         {

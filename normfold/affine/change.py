@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normfold.affine.algebra import Affine
-from normfold.affine.draft import OUTPUT, Absorption, Draft, Slot
+from normfold.affine.draft import INPUT, OUTPUT, Absorption, Draft, Slot
 from normfold.affine.reasons import Refused
-from normfold.model import dtypes
+from normfold.model import attributes, dtypes
 from normfold.model.graph import Node
 from normfold.model.tensors import FileTensor, Float64, TensorSource, Values
 
@@ -44,14 +45,32 @@ class NewParameter:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class NewNode:
+    """A node to insert in front of another: it reads what that one read in slot 0, and that one reads its output.
+
+    Args:
+        op_type: a standard operator.
+        role: what to name it after, beside the node that it is for.
+        inputs: its constants, by input slot from 1 on.
+        attributes: plain values.
+    """
+
+    op_type: str
+    role: str
+    inputs: dict[int, NewParameter] = field(default_factory=dict)
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Change:
-    """New parameters by input slot, new attributes (None removes one), a new operator, an Add behind the node."""
+    """New parameters by input slot, new attributes (None removes one), a new operator, an Add behind, a node in front."""
 
     node: Node
     inputs: dict[int, NewParameter] = field(default_factory=dict)
     attributes: dict[str, Any] = field(default_factory=dict)
     op_type: str | None = None
     add: NewParameter | None = None
+    before: NewNode | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +78,47 @@ class Absorber:
     """One row of the table.
 
     Args:
-        accept: proves that the affine fits the operator's own parameters, or raises `Refused`.
-        build: the change for everything that the slot collected.
+        accept: proves that an affine behind the operator fits its own parameters, or raises `Refused`; None if none does.
+        build: the change for everything that its slots collected, `OUTPUT` given, `INPUT` in the draft.
+        accept_forward: the same as `accept` for affines in front, by input slot; None if none is taken. Where it takes
+            something into `INPUT`, it takes something into `OUTPUT` as well (at least the identity).
     """
 
-    accept: Callable[[Draft, Node, Affine], Absorption]
+    accept: Callable[[Draft, Node, Affine], Absorption] | None
     build: Callable[[Draft, Node, Affine], Change]
+    accept_forward: Callable[[Draft, Node, Mapping[int, Affine]], tuple[Absorption, ...]] | None = None
 
 
 def into_weights(node: Node, affine: Affine, *, adds_node: bool = False) -> Absorption:
     """The affine goes into the operator's own parameters."""
     return Absorption(Slot(node, OUTPUT), affine, adds_node)
+
+
+def closed(node: Node, known: tuple[str, ...] = ()) -> None:
+    """The node has no attribute beyond the known ones, or only with the schema's default.
+
+    Raises:
+        Refused: `unknown-attribute`.
+    """
+    strange = attributes.unexpected(node, known)
+    if strange:
+        raise Refused("unknown-attribute", f"attribute {strange!r} of {node.label!r}", node.label)
+
+
+def data_only(node: Node, arriving: Mapping[int, Affine]) -> Affine:
+    """The affine on the first input, where no other input carries one.
+
+    Raises:
+        Refused: `no-absorber`, it reaches an input that is not data.
+    """
+    if set(arriving) != {0}:
+        raise Refused("no-absorber", f"{node.op_type} {node.label!r} reads it as a parameter", node.label)
+    return arriving[0]
+
+
+def in_front(node: Node, affine: Affine, behind: Absorption) -> tuple[Absorption, ...]:
+    """An affine in front of the operator, and what follows from it behind."""
+    return (Absorption(Slot(node, INPUT), affine), behind)
 
 
 def require_range(affine: Affine, data_type: int, node: Node) -> None:
@@ -132,6 +181,35 @@ def zeros(dims: tuple[int, ...], data_type: int) -> Values:
 def scaled(source: TensorSource, factor: Float64, hint: str, hidden: NDArray[np.bool_] | None = None) -> NewParameter:
     """`source * factor`; `hidden` as in `NewParameter.negligible`."""
     return NewParameter(source, source.data_type, source.dims, hint, factor, negligible=hidden)
+
+
+def biased(
+    draft: Draft, node: Node, slot: int, scale: Float64, shift: Float64, weight: TensorSource
+) -> NewParameter | None:
+    """`s·b + t` of shape `[C]`; None where there is neither a bias nor a shift."""
+    name = parameter_name(node, slot, "bias")
+    if node.input(slot) is None:
+        if not shift.any():
+            return None
+        kind = weight.data_type
+        return NewParameter(zeros(shift.shape, kind), kind, shift.shape, name, offset=shift)
+    if not shift.any() and not (scale != 1).any():
+        return None
+    source = draft.parameter(node, slot)
+    if source.dims != scale.shape:
+        raise Refused("ill-formed", f"the bias of {node.label!r} has shape {list(source.dims)}", node.label)
+    return NewParameter(source, source.data_type, source.dims, name, scale, shift)
+
+
+def hidden_channels(bias: NewParameter | None, weight: TensorSource, channels: int) -> NDArray[np.bool_]:
+    """Which channels' weights the new bias hides if they underflow, shape `[C]`."""
+    if bias is None:
+        return np.zeros(channels, bool)
+    values = bias.base.array().astype(np.float64) * (1.0 if bias.factor is None else bias.factor)
+    values = values if bias.offset is None else values + bias.offset
+    lowest = np.abs(np.atleast_2d(values)).min(axis=0)
+    terms = math.prod(weight.dims) // max(channels, 1)
+    return negligible(np.broadcast_to(lowest, (channels,)), weight.data_type, terms)
 
 
 def negligible(bias: Float64, data_type: int, terms: int) -> NDArray[np.bool_]:

@@ -20,11 +20,16 @@ from normfold.model.tensors import TensorSource
 
 _SEE_DIMENSIONS_ONLY = ("Shape", "Size")
 
-OUTPUT = -1  # the slot of an operator's own weights; other slots are input numbers
+# Slots of an operator's own weights: behind it, in front of its data input, and what its padding is filled with (a shift
+# without a scale). Other slots are input numbers.
+OUTPUT = -1
+INPUT = -2
+BORDER = -3
+INTERNAL = (OUTPUT, INPUT, BORDER)
 
 
 class Slot(NamedTuple):
-    """A place that can take an affine: a node and an input number, or `OUTPUT`."""
+    """A place that can take an affine: a node and an input number, or one of `INTERNAL`."""
 
     node: Node
     operand: int
@@ -60,6 +65,7 @@ class Draft:
         self._source: dict[int, Value] = {}
         self._uses: dict[int, list[Use]] = {}
         self._output: dict[int, Value] = {}
+        self._positions: dict[int, dict[int, int]] = {}  # by scope: place of each node in execution order
 
     def root(self, value: Value) -> Value:
         """The value that stands where `value` stood."""
@@ -90,6 +96,13 @@ class Draft:
         entry = self.slots.get((id(node), operand))
         return None if entry is None else entry[1]
 
+    def position(self, node: Node) -> int:
+        """The place of a node in the execution order of its scope."""
+        places = self._positions.get(id(node.scope))
+        if places is None:
+            places = self._positions[id(node.scope)] = {id(n): i for i, n in enumerate(node.scope.nodes)}
+        return places[id(node)]
+
     def is_gone(self, node: Node) -> bool:
         """Whether the node is bypassed."""
         return id(node) in self.bypassed
@@ -98,7 +111,12 @@ class Draft:
         """Commit affines to their slots."""
         for item in absorptions:
             before = self.pending(item.slot.node, item.slot.operand)
-            affine = item.affine if before is None else before.then(item.affine)
+            if before is None:
+                affine = item.affine
+            elif item.slot.operand == INPUT:
+                affine = item.affine.then(before)  # it comes from further in front
+            else:
+                affine = before.then(item.affine)
             self.slots[item.slot.key] = (item.slot, affine)
 
     def bypass(self, node: Node, data: Value) -> None:
@@ -113,7 +131,7 @@ class Draft:
             self._output[id(root)] = output
         self.bypassed[id(node)] = (node, root)
         # What its own slots had collected was part of its meaning.
-        for operand in (OUTPUT, *range(len(node.inputs))):
+        for operand in (*INTERNAL, *range(len(node.inputs))):
             self.slots.pop((id(node), operand), None)
 
     def parameter(self, node: Node, operand: int) -> TensorSource:

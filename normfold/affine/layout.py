@@ -47,6 +47,30 @@ def select(affine: Affine, axis: int, index: slice) -> Affine:
     return Affine(*(part if part.shape[axis] == 1 else part[at] for part in (affine.scale, affine.shift)))
 
 
+def take(affine: Affine, axis: int, positions: Integers) -> Affine:
+    """The affine of the elements at `positions` of one axis."""
+    return Affine(
+        *(part if part.shape[axis] == 1 else part.take(positions, axis) for part in (affine.scale, affine.shift))
+    )
+
+
+def join(parts: list[tuple[Affine, int]], axis: int) -> Affine:
+    """Affines side by side along `axis`, each with its size there.
+
+    Raises:
+        Refused: `cost`, the result varies along so many elements that it is no per-channel affine any more.
+    """
+    joined = []
+    for pick in ("scale", "shift"):
+        arrays = [getattr(affine, pick) for affine, _ in parts]
+        common = np.broadcast_shapes(*((*a.shape[:axis], 1, *a.shape[axis + 1 :]) for a in arrays))
+        if math.prod(common) * sum(size for _, size in parts) > _LARGEST_GROUP:
+            raise Refused("cost", "joined branches vary along too many elements")
+        wide = [np.broadcast_to(a, _resized(common, axis, size)) for a, (_, size) in zip(arrays, parts, strict=True)]
+        joined.append(np.concatenate(wide, axis))
+    return Affine(*joined).compressed()
+
+
 def scatter(affine: Affine, axis: int, positions: Integers, size: int) -> Affine:
     """Input side of a selection along `axis`: `positions[i]` is the input channel that output channel `i` shows.
 

@@ -1,154 +1,38 @@
-"""Absorbers with weights: Conv, ConvTranspose, Gemm, MatMul, and embedding tables behind Gather.
+"""Absorbers that multiply matrices, Gemm and MatMul, and embedding tables behind Gather.
 
-With `y = W·x + b` and an affine `(s, t)` behind it: `W' = s·W` along the output channels and `b' = s·b + t`. What differs
-is where an operator keeps its output channels.
+Behind, with `y = x·W + b` and `(s, t)`: `W' = W·s` along the axis that the weight makes, `b' = s·b + t`. In front, with
+`x = s·x' + t`: `W' = s·W` along the axis that is summed over, `b' = b + t·W`; there is no padding, so always.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
-from normfold.affine.algebra import Affine
+from normfold.affine.algebra import Affine, per_channel, uniform
 from normfold.affine.change import (
     Absorber,
     Change,
     NewParameter,
+    closed,
+    hidden_channels,
+    in_front,
     into_weights,
-    negligible,
     parameter_name,
     require_affordable,
     require_range,
     scaled,
     zeros,
 )
-from normfold.affine.draft import Absorption, Draft
+from normfold.affine.crossings.operands import absorb_operand
+from normfold.affine.draft import INPUT, Absorption, Draft
 from normfold.affine.reasons import Refused
 from normfold.model import attributes, dtypes
 from normfold.model.graph import Node
 from normfold.model.tensors import Float64, TensorSource
 
-Integers = NDArray[np.integer[Any]]
-
-_CONV_ATTRIBUTES = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
-_TRANSPOSE_ATTRIBUTES = (*_CONV_ATTRIBUTES, "output_padding", "output_shape")
-
-
-def _closed(node: Node, known: tuple[str, ...]) -> None:
-    strange = attributes.unexpected(node, known)
-    if strange:
-        raise Refused("unknown-attribute", f"attribute {strange!r} of {node.label!r}", node.label)
-
-
-def _group(node: Node, channels: int) -> int:
-    group = int(attributes.get(node, "group", 1))
-    if group < 1 or channels % group:
-        raise Refused("ill-formed", f"group {group} does not divide {channels} channels", node.label)
-    return group
-
-
-def _bias(
-    draft: Draft, node: Node, slot: int, scale: Float64, shift: Float64, weight: TensorSource
-) -> NewParameter | None:
-    """`s·b + t` of shape `[C]`; None where there is neither a bias nor a shift."""
-    if node.input(slot) is None:
-        if not shift.any():
-            return None
-        return NewParameter(
-            zeros(shift.shape, weight.data_type),
-            weight.data_type,
-            shift.shape,
-            parameter_name(node, slot, "bias"),
-            offset=shift,
-        )
-    source = draft.parameter(node, slot)
-    if source.dims != scale.shape:
-        raise Refused("ill-formed", f"the bias of {node.label!r} has shape {list(source.dims)}", node.label)
-    return NewParameter(source, source.data_type, source.dims, parameter_name(node, slot, "bias"), scale, shift)
-
-
-def _hidden(bias: NewParameter | None, weight: TensorSource, channels: int) -> NDArray[np.bool_]:
-    """Which channels' weights the new bias hides if they underflow, shape `[C]`."""
-    if bias is None:
-        return np.zeros(channels, bool)
-    values = bias.base.array().astype(np.float64) * (1.0 if bias.factor is None else bias.factor)
-    values = values if bias.offset is None else values + bias.offset
-    lowest = np.abs(np.atleast_2d(values)).min(axis=0)
-    return negligible(
-        np.broadcast_to(lowest, (channels,)), weight.data_type, math.prod(weight.dims) // max(channels, 1)
-    )
-
-
-def _with_weight_and_bias(
-    node: Node, weight: TensorSource, factor: Float64 | None, bias: NewParameter | None, channels: Integers
-) -> Change:
-    """`channels` has the shape of the factor and holds the output channel of every entry."""
-    inputs = {} if bias is None else {2: bias}
-    if factor is not None:
-        hidden = _hidden(bias, weight, int(channels.max(initial=-1)) + 1)[channels]
-        inputs[1] = scaled(weight, factor, parameter_name(node, 1, "weight"), hidden)
-    return Change(node, inputs)
-
-
-# --- Conv: W[Cout, Cin/g, *k] ----------------------------------------------------------------------------------------
-
-
-def _accept_conv(draft: Draft, node: Node, affine: Affine) -> Absorption:
-    _closed(node, _CONV_ATTRIBUTES)
-    weight = draft.parameter(node, 1)
-    if len(weight.dims) < 3:
-        raise Refused("ill-formed", f"the weight has shape {list(weight.dims)}", node.label)
-    _accept_channels(draft, node, affine, weight, weight.dims[0])
-    return into_weights(node, affine)
-
-
-def _accept_channels(draft: Draft, node: Node, affine: Affine, weight: TensorSource, channels: int) -> None:
-    if affine.rank != len(weight.dims):
-        raise Refused("ill-formed", f"rank {affine.rank} behind a weight of rank {len(weight.dims)}", node.label)
-    _group(node, channels)
-    affine.vectors(1, channels)
-    if node.input(2) is not None and draft.parameter(node, 2).dims != (channels,):
-        raise Refused("ill-formed", f"the bias of {node.label!r} has not {channels} values", node.label)
-    require_range(affine, weight.data_type, node)
-    require_affordable(draft, node, 1, weight)
-
-
-def _build_conv(draft: Draft, node: Node, affine: Affine) -> Change:
-    weight = draft.parameter(node, 1)
-    scale, shift = affine.vectors(1, weight.dims[0])
-    shape = (-1, *([1] * (len(weight.dims) - 1)))
-    factor = scale.reshape(shape) if affine.scales else None
-    channels = np.arange(scale.size).reshape(shape)
-    return _with_weight_and_bias(node, weight, factor, _bias(draft, node, 2, scale, shift, weight), channels)
-
-
-# --- ConvTranspose: W[Cin, Cout/g, *k] -------------------------------------------------------------------------------
-
-
-def _accept_conv_transpose(draft: Draft, node: Node, affine: Affine) -> Absorption:
-    _closed(node, _TRANSPOSE_ATTRIBUTES)
-    weight = draft.parameter(node, 1)
-    if len(weight.dims) < 3:
-        raise Refused("ill-formed", f"the weight has shape {list(weight.dims)}", node.label)
-    group = _group(node, weight.dims[0])
-    _accept_channels(draft, node, affine, weight, weight.dims[1] * group)
-    return into_weights(node, affine)
-
-
-def _build_conv_transpose(draft: Draft, node: Node, affine: Affine) -> Change:
-    """Output channel `o` is `(j, o mod Cout/g)` with group `j`, whose weights are the rows `j·Cin/g …` of W."""
-    weight = draft.parameter(node, 1)
-    rows, per_group = weight.dims[:2]
-    group = _group(node, rows)
-    scale, shift = affine.vectors(1, per_group * group)
-    channels = np.repeat(np.arange(scale.size).reshape(group, per_group), rows // group, axis=0)
-    channels = channels.reshape(rows, per_group, *([1] * (len(weight.dims) - 2)))
-    factor = scale[channels] if affine.scales else None
-    return _with_weight_and_bias(node, weight, factor, _bias(draft, node, 2, scale, shift, weight), channels)
-
+_NUMPY_BROADCAST = 7  # before this opset, operands stretched only by the attributes `broadcast` and `axis`
 
 # --- Gemm: alpha·A'·B' + beta·C --------------------------------------------------------------------------------------
 
@@ -157,7 +41,7 @@ _GEMM_BIAS_OPTIONAL = 11
 
 
 def _accept_gemm(draft: Draft, node: Node, affine: Affine) -> Absorption:
-    _closed(node, _GEMM_ATTRIBUTES)
+    closed(node, _GEMM_ATTRIBUTES)
     if affine.is_uniform and not affine.shifts and not _constant_columns(draft, node):
         return _accept_gemm_uniform(draft, node, affine)
     weight = draft.parameter(node, 1)
@@ -209,23 +93,72 @@ def _gemm_bias_dims(draft: Draft, node: Node, columns: int) -> tuple[int, ...]:
     return (dims[0], columns)
 
 
+def _gemm_rows(draft: Draft, node: Node) -> tuple[TensorSource, bool, int]:
+    """The constant right operand, whether it is transposed, and how many of its rows are summed over."""
+    weight = draft.parameter(node, 1)
+    if len(weight.dims) != 2:
+        raise Refused("ill-formed", f"the weight has shape {list(weight.dims)}", node.label)
+    transposed = bool(attributes.get(node, "transB", 0))
+    return weight, transposed, weight.dims[1 if transposed else 0]
+
+
+def _accept_gemm_forward(draft: Draft, node: Node, arriving: Mapping[int, Affine]) -> tuple[Absorption, ...]:
+    """`A' = s·A + t` along K: rows of B are scaled, and `alpha·t·B` is a shift behind."""
+    closed(node, _GEMM_ATTRIBUTES)
+    affine = _left_only(node, arriving)
+    weight, transposed, count = _gemm_rows(draft, node)
+    axis = 0 if attributes.get(node, "transA", 0) else 1
+    if affine.rank != 2:
+        raise Refused("ill-formed", f"rank {affine.rank} in front of Gemm {node.label!r}", node.label)
+    scale, shift = affine.vectors(axis, count)
+    require_range(affine, weight.data_type, node)
+    require_affordable(draft, node, 1, weight)
+    behind = uniform(1.0, 0.0, 2)
+    if shift.any():
+        before, after = draft.pending(node, INPUT), draft.pending(node)
+        shift = shift if before is None else shift * before.scale.reshape(-1)
+        matrix = weight.array().astype(np.float64)
+        total = float(attributes.get(node, "alpha", 1.0)) * (shift @ (matrix.T if transposed else matrix))
+        behind = Affine(behind.scale, total.reshape(1, -1) if after is None else after.scale * total.reshape(1, -1))
+    front = per_channel(scale, np.zeros_like(scale), 2, axis)
+    return in_front(
+        node, front, into_weights(node, behind) if behind.is_identity else _accept_gemm(draft, node, behind)
+    )
+
+
+def _left_only(node: Node, arriving: Mapping[int, Affine]) -> Affine:
+    if set(arriving) != {0}:
+        raise Refused("dynamic-params", f"{node.op_type} {node.label!r} multiplies two data tensors", node.label)
+    return arriving[0]
+
+
 def _build_gemm(draft: Draft, node: Node, affine: Affine) -> Change:
+    front = draft.pending(node, INPUT)
     if not _constant_columns(draft, node):
         factor = float(affine.scale.reshape(-1)[0])
-        return Change(node, attributes={n: float(attributes.get(node, n, 1.0)) * factor for n in ("alpha", "beta")})
+        changed = {n: float(attributes.get(node, n, 1.0)) * factor for n in ("alpha", "beta")} if factor != 1 else {}
+        if front is None:
+            return Change(node, attributes=changed)
+        weight, transposed, _ = _gemm_rows(draft, node)
+        rows = front.scale.reshape((1, -1) if transposed else (-1, 1))
+        return Change(node, {1: scaled(weight, rows, parameter_name(node, 1, "weight"))}, dict(changed))
     weight = draft.parameter(node, 1)
     transposed = bool(attributes.get(node, "transB", 0))
     columns = weight.dims[0 if transposed else 1]
     scale, shift = affine.vectors(1, columns)
     shape = (-1, 1) if transposed else (1, -1)
-    has_bias = node.input(2) is not None or shift.any()
+    has_bias = shift.any() or (node.input(2) is not None and affine.scales)
     bias = _gemm_bias(draft, node, scale, shift, weight) if has_bias else None
     inputs: dict[int, NewParameter] = {} if bias is None else {2: bias}
-    hidden = _hidden(bias, weight, columns)
-    changed = {"beta": 1.0} if has_bias and attributes.get(node, "beta", 1.0) != 1.0 else {}
-    if affine.scales:
-        inputs[1] = scaled(weight, scale.reshape(shape), parameter_name(node, 1, "weight"), hidden.reshape(shape))
-    return Change(node, inputs, dict(changed))
+    hidden = hidden_channels(bias, weight, columns)
+    changed_beta = {"beta": 1.0} if has_bias and attributes.get(node, "beta", 1.0) != 1.0 else {}
+    factor_of = scale.reshape(shape) if affine.scales else None
+    if front is not None and front.scales:
+        rows = front.scale.reshape((1, -1) if transposed else (-1, 1))
+        factor_of = rows if factor_of is None else factor_of * rows
+    if factor_of is not None:
+        inputs[1] = scaled(weight, factor_of, parameter_name(node, 1, "weight"), hidden.reshape(shape))
+    return Change(node, inputs, dict(changed_beta))
 
 
 def _gemm_bias(draft: Draft, node: Node, scale: Float64, shift: Float64, weight: TensorSource) -> NewParameter:
@@ -239,13 +172,11 @@ def _gemm_bias(draft: Draft, node: Node, scale: Float64, shift: Float64, weight:
     return NewParameter(source, source.data_type, dims, hint, scale * beta, shift)
 
 
-_NUMPY_BROADCAST = 7  # before this opset, operands stretched only by the attributes `broadcast` and `axis`
-
 # --- MatMul ----------------------------------------------------------------------------------------------------------
 
 
 def _accept_matmul(draft: Draft, node: Node, affine: Affine) -> Absorption:
-    _closed(node, ())
+    closed(node, ())
     slot = _matmul_weight(draft, node)
     weight = draft.parameter(node, slot)
     if len(weight.dims) < 2:
@@ -300,6 +231,84 @@ def _aligned_to_weight(affine: Affine, weight: TensorSource, slot: int, node: No
     return affine.scale.reshape(affine.scale.shape[affine.rank - rank :])
 
 
+def _accept_matmul_forward(draft: Draft, node: Node, arriving: Mapping[int, Affine]) -> tuple[Absorption, ...]:
+    """An affine along the axis that is summed over (and along batch axes that the weight has as well)."""
+    closed(node, ())
+    slot = _matmul_weight(draft, node)
+    if set(arriving) != {1 - slot}:
+        raise Refused("dynamic-params", f"MatMul {node.label!r} multiplies two data tensors", node.label)
+    affine, weight = arriving[1 - slot], draft.parameter(node, slot)
+    if len(weight.dims) < 2:
+        raise Refused("ill-formed", f"the weight has shape {list(weight.dims)}", node.label)
+    rank = draft.shapes.rank(node.output)
+    if rank is None:
+        raise Refused("shape-unknown", f"the rank of {node.output.name!r} is not known", node.label)
+    scale = _on_weight(affine.scale, weight, slot, node)
+    shift = _on_weight(affine.shift, weight, slot, node)
+    require_range(affine, weight.data_type, node)
+    require_affordable(draft, node, slot, weight)
+    front = Affine(scale, np.zeros((1,) * scale.ndim))
+    behind = uniform(1.0, 0.0, rank)
+    if not shift.any():
+        return in_front(node, front, into_weights(node, behind))
+    behind = Affine(behind.scale, _shift_behind_matmul(draft, node, weight, slot, shift, rank))
+    return _with_matmul_shift(draft, node, front, behind)
+
+
+def _on_weight(values: Float64, weight: TensorSource, slot: int, node: Node) -> Float64:
+    """Values on the data operand in broadcast form of the weight, K on the axis of the weight that is summed over.
+
+    Raises:
+        Refused: `not-per-channel`, they vary along an axis of the data that the weight does not have.
+    """
+    rank = len(weight.dims)
+    summed = values.ndim - 1 if slot == 1 or values.ndim == 1 else values.ndim - 2
+    result = np.ones((1,) * rank)
+    vector = np.moveaxis(values, summed, -1)  # [..., other, K]
+    if values.ndim > 1 and vector.shape[-2] != 1:
+        raise Refused("not-per-channel", f"it varies along an axis that {node.label!r} does not sum over", node.label)
+    batch = vector.shape[:-2] if values.ndim > 1 else ()
+    lead = len(batch) - (rank - 2)
+    if any(size != 1 for size in batch[: max(lead, 0)]) or any(
+        size not in (1, weight.dims[axis]) for axis, size in enumerate(batch[max(lead, 0) :], max(-lead, 0))
+    ):
+        raise Refused("not-per-channel", f"it varies along a batch axis that {node.label!r} only passes on", node.label)
+    count = weight.dims[-2] if slot == 1 else weight.dims[-1]
+    if vector.shape[-1] not in (1, count):
+        raise Refused("ill-formed", f"{vector.shape[-1]} values for {count} rows of {node.label!r}", node.label)
+    kept = (1,) * max(-lead, 0) + batch[max(lead, 0) :]
+    tail = (-1, 1) if slot == 1 else (1, -1)
+    full = np.broadcast_to(vector.reshape(*kept, vector.shape[-1]), (*kept, count)).reshape(*kept, *tail)
+    return np.asarray(result * full)
+
+
+def _shift_behind_matmul(
+    draft: Draft, node: Node, weight: TensorSource, slot: int, shift: Float64, rank: int
+) -> Float64:
+    """`t·W`, scaled by what the operator collected so far, in broadcast form of the output."""
+    before, after = draft.pending(node, INPUT), draft.pending(node)
+    shift = shift if before is None else shift * before.scale
+    axis = -2 if slot == 1 else -1
+    total = np.sum(weight.array().astype(np.float64) * shift, axis=axis, keepdims=True, dtype=np.float64)
+    data_rank = draft.shapes.rank(node.inputs[1 - slot])  # type: ignore[arg-type]
+    if data_rank == 1:
+        total = np.squeeze(total, axis)
+    total = total.reshape((1,) * (rank - total.ndim) + total.shape)
+    return total if after is None else np.asarray(after.scale * total)
+
+
+def _with_matmul_shift(draft: Draft, node: Node, front: Affine, behind: Affine) -> tuple[Absorption, ...]:
+    """The shift goes into the constant of an Add behind, if there is one, else into a Gemm or a new Add."""
+    readers = draft.readers(node.output)
+    if len(readers) == 1 and draft.output_of(node.output) is None and readers[0].node.scope is node.scope:
+        add, operand = readers[0].node, 1 - readers[0].slot
+        if add.op_type == "Add" and not add.domain and draft.constants.get(add.inputs[operand]) is not None:
+            neutral = uniform(1.0, 0.0, behind.rank)
+            absorbed = absorb_operand(draft, add, operand, behind)
+            return (*in_front(node, front, into_weights(node, neutral)), absorbed)
+    return in_front(node, front, _accept_matmul(draft, node, behind))
+
+
 def _becomes_gemm(draft: Draft, node: Node) -> bool:
     """Gemm takes exactly rank 2, and its bias is optional or broadcasts without attributes only in newer opsets."""
     right = draft.constants.get(node.input(1))
@@ -321,7 +330,9 @@ def _build_matmul(draft: Draft, node: Node, affine: Affine) -> Change:
     slot = _matmul_weight(draft, node)
     weight = draft.parameter(node, slot)
     scale = _aligned_to_weight(affine.only_scale().compressed(), weight, slot, node)
-    inputs = {slot: scaled(weight, scale, parameter_name(node, slot, "weight"))} if affine.scales else {}
+    front = draft.pending(node, INPUT)
+    scale = scale if front is None else scale * front.scale
+    inputs = {slot: scaled(weight, scale, parameter_name(node, slot, "weight"))} if (scale != 1).any() else {}
     shift = affine.compressed().shift
     if not shift.any():
         return Change(node, inputs)
@@ -342,7 +353,7 @@ def _new(node: Node, shift: Float64, weight: TensorSource) -> NewParameter:
 
 
 def _accept_gather(draft: Draft, node: Node, affine: Affine) -> Absorption:
-    _closed(node, ("axis",))
+    closed(node, ("axis",))
     table = draft.parameter(node, 0)
     if int(attributes.get(node, "axis", 0)) % max(len(table.dims), 1) != 0 or len(table.dims) < 2:
         raise Refused("no-absorber", f"Gather {node.label!r} does not read rows of a table", node.label)
@@ -368,9 +379,7 @@ def _build_gather(draft: Draft, node: Node, affine: Affine) -> Change:
 
 
 LINEAR: dict[str, Absorber] = {
-    "Conv": Absorber(_accept_conv, _build_conv),
-    "ConvTranspose": Absorber(_accept_conv_transpose, _build_conv_transpose),
-    "Gemm": Absorber(_accept_gemm, _build_gemm),
-    "MatMul": Absorber(_accept_matmul, _build_matmul),
+    "Gemm": Absorber(_accept_gemm, _build_gemm, _accept_gemm_forward),
+    "MatMul": Absorber(_accept_matmul, _build_matmul, _accept_matmul_forward),
     "Gather": Absorber(_accept_gather, _build_gather),
 }

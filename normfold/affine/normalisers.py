@@ -7,23 +7,30 @@ GroupNormalization from opset 21), one per group (GroupNormalization-18), one pe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from normfold.affine.algebra import Affine
+from normfold.affine.algebra import Affine, uniform
 from normfold.affine.change import (
     Absorber,
     Change,
     NewParameter,
+    closed,
+    data_only,
+    in_front,
     into_weights,
     parameter_name,
     require_affordable,
     require_range,
     zeros,
 )
-from normfold.affine.draft import Absorption, Draft
+from normfold.affine.draft import INPUT, Absorption, Draft
+from normfold.affine.invariance import accept_in_front, front_epsilon, front_sign
 from normfold.affine.reasons import Refused
-from normfold.affine.recognise import read
+from normfold.affine.recognise import batch_norm_affine, read
 from normfold.model import attributes
+from normfold.model.constants import float64
 from normfold.model.graph import Node
 from normfold.model.tensors import Float64
 
@@ -34,12 +41,6 @@ _CHANNEL_ATTRIBUTES = {
 _GROUP_NORM_PER_CHANNEL = 21
 
 
-def _closed(node: Node, known: tuple[str, ...]) -> None:
-    strange = attributes.unexpected(node, known)
-    if strange:
-        raise Refused("unknown-attribute", f"attribute {strange!r} of {node.label!r}", node.label)
-
-
 # --- one value per channel -------------------------------------------------------------------------------------------
 
 
@@ -47,7 +48,7 @@ def _accept_per_channel(draft: Draft, node: Node, affine: Affine) -> Absorption:
     if node.op_type == "BatchNormalization":
         read(draft, node)  # refuses training mode, computed and broken statistics
     else:
-        _closed(node, _CHANNEL_ATTRIBUTES[node.op_type])
+        closed(node, _CHANNEL_ATTRIBUTES[node.op_type])
     gamma = draft.parameter(node, 1)
     if len(gamma.dims) != 1 or draft.parameter(node, 2).dims != gamma.dims:
         raise Refused("ill-formed", f"scale and bias of {node.label!r} are no vectors of one length", node.label)
@@ -79,23 +80,65 @@ def _per_group(affine: Affine, node: Node, groups: int) -> tuple[Float64, Float6
 
 
 def _build_per_channel(draft: Draft, node: Node, affine: Affine) -> Change:
+    epsilon, sign = front_epsilon(draft, node), front_sign(draft, node)
+    if affine.is_identity and sign > 0:
+        return Change(node, attributes=epsilon)
     gamma, beta = draft.parameter(node, 1), draft.parameter(node, 2)
     if _by_group(node):
         scale, shift = _per_group(affine, node, gamma.dims[0])
     else:
         scale, shift = affine.vectors(min(1, affine.rank - 1), gamma.dims[0])
-    new_beta = NewParameter(beta, beta.data_type, beta.dims, parameter_name(node, 2, "bias"), scale, shift)
-    if not affine.scales:
-        return Change(node, {2: new_beta})
-    new_gamma = NewParameter(gamma, gamma.data_type, gamma.dims, parameter_name(node, 1, "scale"), scale)
-    return Change(node, {1: new_gamma, 2: new_beta})
+    inputs: dict[int, NewParameter] = {}
+    if affine.scales or sign < 0:
+        name = parameter_name(node, 1, "scale")
+        inputs[1] = NewParameter(gamma, gamma.data_type, gamma.dims, name, scale * sign)
+    if not affine.is_identity:
+        inputs[2] = NewParameter(beta, beta.data_type, beta.dims, parameter_name(node, 2, "bias"), scale, shift)
+    return Change(node, inputs, attributes=epsilon)
+
+
+# --- BatchNormalization, which is an affine itself --------------------------------------------------------------------
+
+
+def _accept_batch_norm_forward(draft: Draft, node: Node, arriving: Mapping[int, Affine]) -> tuple[Absorption, ...]:
+    affine = data_only(node, arriving)
+    read(draft, node)
+    gamma = draft.parameter(node, 1)
+    affine.vectors(min(1, affine.rank - 1), gamma.dims[0])
+    require_range(affine, gamma.data_type, node)
+    return in_front(node, affine, into_weights(node, uniform(1.0, 0.0, affine.rank)))
+
+
+def _build_batch_norm(draft: Draft, node: Node, affine: Affine) -> Change:
+    """Scale and bias that make the stored mean and variance say what the collected affines say.
+
+    With `y = gamma·(x - mean)/σ + beta`: `gamma' = s·gamma` and `beta'` is what is left, `S·0 + T + gamma'·mean/σ`.
+    """
+    gamma, beta = draft.parameter(node, 1), draft.parameter(node, 2)
+    front = draft.pending(node, INPUT)
+    if front is None:
+        return _build_per_channel(draft, node, affine)
+    axis, channels = min(1, affine.rank - 1), gamma.dims[0]
+    scale, shift = affine.vectors(axis, channels)
+    s1, t1 = front.vectors(axis, channels)
+    values = [float64(draft.parameter(node, slot)) for slot in (1, 2, 3, 4)]
+    own, _ = batch_norm_affine(node, *values)
+    mean = values[2]
+    offset = shift + scale * own * (t1 + mean * (s1 - 1.0))
+    return Change(
+        node,
+        {
+            1: NewParameter(gamma, gamma.data_type, gamma.dims, parameter_name(node, 1, "scale"), scale * s1),
+            2: NewParameter(beta, beta.data_type, beta.dims, parameter_name(node, 2, "bias"), scale, offset),
+        },
+    )
 
 
 # --- one value per normalised element --------------------------------------------------------------------------------
 
 
 def _accept_layer_norm(draft: Draft, node: Node, affine: Affine) -> Absorption:
-    _closed(node, ("axis", "epsilon", "stash_type"))
+    closed(node, ("axis", "epsilon", "stash_type"))
     if node.op_type == "RMSNormalization" and affine.shifts:
         raise Refused("shift-blocked", f"RMSNormalization {node.label!r} has no bias", node.label)
     gamma = draft.parameter(node, 1)
@@ -138,22 +181,25 @@ def _inside(affine: Affine, dims: tuple[int, ...], node: Node) -> tuple[Float64,
 
 
 def _build_layer_norm(draft: Draft, node: Node, affine: Affine) -> Change:
+    if affine.is_identity and front_sign(draft, node) > 0:
+        return Change(node, attributes=front_epsilon(draft, node))
     gamma = draft.parameter(node, 1)
     dims = _normalised_dims(draft, node, affine)
+    epsilon, sign = front_epsilon(draft, node), front_sign(draft, node)
     scale, shift = _inside(affine, dims, node)
     inputs: dict[int, NewParameter] = {}
-    if affine.scales:
-        inputs[1] = NewParameter(gamma, gamma.data_type, dims, parameter_name(node, 1, "scale"), scale)
-    if node.input(2) is not None or affine.shifts:
+    if affine.scales or sign < 0:
+        inputs[1] = NewParameter(gamma, gamma.data_type, dims, parameter_name(node, 1, "scale"), scale * sign)
+    if affine.shifts or (node.input(2) is not None and affine.scales):
         beta = draft.parameter(node, 2) if node.input(2) is not None else zeros(dims, gamma.data_type)
         inputs[2] = NewParameter(beta, beta.data_type, dims, parameter_name(node, 2, "bias"), scale, shift)
-    return Change(node, inputs)
+    return Change(node, inputs, attributes=epsilon)
 
 
-_PER_CHANNEL = Absorber(_accept_per_channel, _build_per_channel)
-_PER_ELEMENT = Absorber(_accept_layer_norm, _build_layer_norm)
+_PER_CHANNEL = Absorber(_accept_per_channel, _build_per_channel, accept_in_front)
+_PER_ELEMENT = Absorber(_accept_layer_norm, _build_layer_norm, accept_in_front)
 NORMALISERS: dict[str, Absorber] = {
-    "BatchNormalization": _PER_CHANNEL,
+    "BatchNormalization": Absorber(_accept_per_channel, _build_batch_norm, _accept_batch_norm_forward),
     "InstanceNormalization": _PER_CHANNEL,
     "GroupNormalization": _PER_CHANNEL,
     "LayerNormalization": _PER_ELEMENT,

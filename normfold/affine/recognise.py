@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from normfold.affine.algebra import Affine, per_channel, uniform
-from normfold.affine.draft import OUTPUT, Draft
+from normfold.affine.draft import INPUT, OUTPUT, Draft
 from normfold.affine.reasons import Refused
 from normfold.errors import InputError
 from normfold.model import attributes, dtypes
@@ -71,8 +71,9 @@ def read(draft: Draft, node: Node) -> AffineNode:
         raise Refused("ill-formed", f"a parameter of {node.label!r} has {error}", node.label) from None
     except InputError as error:
         raise Refused("external-data", error.message, node.label) from None
-    pending = draft.pending(node, OUTPUT)
-    return found if pending is None else AffineNode(node, found.data, found.affine.then(pending))
+    before, behind = draft.pending(node, INPUT), draft.pending(node, OUTPUT)
+    affine = found.affine if before is None else before.then(found.affine)
+    return AffineNode(node, found.data, affine if behind is None else affine.then(behind))
 
 
 # --- BatchNormalization ----------------------------------------------------------------------------------------------

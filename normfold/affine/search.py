@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from normfold.affine.absorbers import ABSORBERS
 from normfold.affine.algebra import Affine
-from normfold.affine.change import Absorber, Change
-from normfold.affine.cross import CLIP_BOUNDS, CROSSINGS, Way, build_clip_bound, build_operand, build_pad_value
-from normfold.affine.draft import OUTPUT, Absorption, Draft
-from normfold.affine.linear import LINEAR
-from normfold.affine.normalisers import NORMALISERS
+from normfold.affine.crossings import CROSSINGS
+from normfold.affine.crossings.base import Way
+from normfold.affine.draft import Absorption, Draft
 from normfold.affine.reasons import Refused
 from normfold.model.graph import Node, Use, Value
-
-ABSORBERS: dict[str, Absorber] = {**LINEAR, **NORMALISERS}
 
 # A search visits at most so many nodes, and nests at most so many branchings; both keep planning linear in the model.
 _VISITS = 200
@@ -28,11 +25,18 @@ _MANY_OUTPUTS = ("Split",)
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
 
 
-class _Budget:
+class Budget:
+    """How many steps a search has left."""
+
     def __init__(self) -> None:
         self.visits = _VISITS
 
     def spend(self) -> None:
+        """One step.
+
+        Raises:
+            Refused: `search-limit`.
+        """
         self.visits -= 1
         if self.visits < 0:
             raise Refused("search-limit", f"no operator with weights within {_VISITS} steps")
@@ -60,10 +64,10 @@ def absorb_backward(draft: Draft, use: Use, affine: Affine) -> Found:
     Raises:
         Refused: with the reason of the node in the way.
     """
-    return _search(draft, use, affine, _Budget(), 0)
+    return _search(draft, use, affine, Budget(), 0)
 
 
-def _search(draft: Draft, use: Use, affine: Affine, budget: _Budget, depth: int) -> Found:
+def _search(draft: Draft, use: Use, affine: Affine, budget: Budget, depth: int) -> Found:
     absorbed: list[Absorption] = []
     crossed: list[Node] = []
     while True:
@@ -71,9 +75,10 @@ def _search(draft: Draft, use: Use, affine: Affine, budget: _Budget, depth: int)
         node, slot = _producer(draft, use)
         if slot and node.op_type not in _MANY_OUTPUTS:
             raise Refused("no-absorber", f"it reads output {slot} of {node.op_type} {node.label!r}", node.label)
-        if node.op_type in ABSORBERS:
+        absorber = ABSORBERS.get(node.op_type)
+        if absorber is not None and absorber.accept is not None:
             try:
-                return Found((*absorbed, ABSORBERS[node.op_type].accept(draft, node, affine)), tuple(crossed))
+                return Found((*absorbed, absorber.accept(draft, node, affine)), tuple(crossed))
             except Refused:
                 if node.op_type not in CROSSINGS:
                     raise
@@ -93,22 +98,27 @@ def _ways(draft: Draft, node: Node, slot: int, affine: Affine) -> list[Way]:
         Refused: there is none.
     """
     crossing = CROSSINGS.get(node.op_type)
-    if crossing is None:
-        raise Refused(
-            "no-absorber",
-            f"{node.op_type} {node.label!r} has no weights that could take it and lets nothing pass",
-            node.label,
-        )
+    if crossing is None or crossing.backward is None:
+        raise no_passage(node)
     ways: list[Way] = []
     try:
-        ways.extend(crossing(draft, node, slot, affine))
+        ways.extend(crossing.backward(draft, node, slot, affine))
     except Refused:
         if not ways:
             raise
     return ways
 
 
-def _branch(draft: Draft, ways: list[Way], budget: _Budget, depth: int) -> Found:
+def no_passage(node: Node) -> Refused:
+    """A node that stops every search."""
+    return Refused(
+        "no-absorber",
+        f"{node.op_type} {node.label!r} has no weights that could take it and lets nothing pass",
+        node.label,
+    )
+
+
+def _branch(draft: Draft, ways: list[Way], budget: Budget, depth: int) -> Found:
     if depth >= _DEPTH:
         raise Refused("search-limit", f"more than {_DEPTH} branchings inside each other")
     first: Refused | None = None
@@ -134,13 +144,22 @@ def _producer(draft: Draft, use: Use) -> tuple[Node, int]:
     node = root.producer
     if node is None:
         raise Refused("no-absorber", f"{root.name!r} is an input: there is nothing in front that could take it")
+    require_standard(node)
+    return node, root.output_slot
+
+
+def require_standard(node: Node) -> None:
+    """The node is an operator that the tables may know.
+
+    Raises:
+        Refused: `quantised`, `custom-domain`.
+    """
     if node.op_type in _QUANTISED:
         raise Refused(
             "quantised", f"{node.op_type} {node.label!r}: folding would move values off its rounding grid", node.label
         )
     if node.domain:
         raise Refused("custom-domain", f"{node.op_type} {node.label!r} belongs to domain {node.domain!r}", node.label)
-    return node, root.output_slot
 
 
 def require_private(draft: Draft, value: Value, reader: Node) -> None:
@@ -165,14 +184,3 @@ def require_private(draft: Draft, value: Value, reader: Node) -> None:
             )
     if len(draft.readers(value)) != 1:
         raise Refused("shared", f"{reader.op_type} {reader.label!r} reads {value.name!r} more than once", reader.label)
-
-
-def build(draft: Draft, node: Node, operand: int, affine: Affine) -> Change:
-    """The change for everything that a slot collected."""
-    if operand == OUTPUT:
-        return ABSORBERS[node.op_type].build(draft, node, affine)
-    if node.op_type == "Pad":
-        return build_pad_value(draft, node, affine)
-    if node.op_type == "Clip" and operand in CLIP_BOUNDS:
-        return build_clip_bound(draft, node, operand, affine)
-    return build_operand(draft, node, operand, affine)

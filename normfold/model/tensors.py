@@ -318,7 +318,7 @@ class _RangeGuard:
 
     def __init__(self, tensor: NewTensor) -> None:
         self.tensor = tensor
-        self.tiny = dtypes.smallest_normal(tensor.data_type)
+        self.tiny = dtypes.smallest_normal(tensor.data_type) if dtypes.is_float(tensor.data_type) else 0.0
         self.count = self.lost = 0
 
     def has_small(self, rounded: Array) -> bool:

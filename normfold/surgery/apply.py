@@ -11,8 +11,9 @@ from collections import defaultdict
 
 from onnx import AttributeProto, NodeProto, helper
 
-from normfold.affine.change import Change, NewParameter
-from normfold.affine.search import build
+from normfold.affine.absorbers import build
+from normfold.affine.change import Change, NewNode, NewParameter
+from normfold.affine.draft import BORDER, INPUT
 from normfold.model.graph import Node, Use, Value
 from normfold.model.load import FIRST_OVERRIDABLE_IR, Model
 from normfold.model.patch import Candidate
@@ -37,7 +38,12 @@ class _Surgeon:
         self.plan = plan
         self.draft = plan.draft
         self.candidate = Candidate(model, {}, {} if plan.is_empty else metadata)
-        self.changes = [build(plan.draft, slot.node, slot.operand, affine) for slot, affine in plan.slots]
+        # What a node collected in front of it is part of the change for what it collected behind.
+        self.changes = [
+            build(plan.draft, slot.node, slot.operand, affine)
+            for slot, affine in plan.slots
+            if slot.operand not in (INPUT, BORDER)
+        ]
         self.gone = {id(node) for node, _ in plan.draft.bypassed.values()}
         self.heirs = {id(root) for _, root in plan.draft.bypassed.values()}  # they have the readers of what went
         self.lost: dict[int, int] = defaultdict(int)  # readings that a value lost, by identity
@@ -55,6 +61,9 @@ class _Surgeon:
         for change in self.changes:
             self._carry_out(change, dead)
         self._rename()
+        for change in self.changes:
+            if change.before is not None:  # after renaming, because it reads what the node would read
+                self._insert(change.node, change.before, dead)
         return self.candidate
 
     # --- what is no longer needed ---
@@ -183,6 +192,21 @@ class _Surgeon:
             op_type="Add", name=self._fresh(f"{node.label}.bias_add"), input=[inner, name], output=[node.output.name]
         )
         patch.after.setdefault(node.index, []).append(add)
+
+    def _insert(self, node: Node, new: NewNode, dead: set[int]) -> None:
+        """Put a node in front of the data input of another."""
+        patch = self.candidate.patch(node.scope)
+        names = patch.node(node.index).inputs or list(node.proto.input)
+        output = self._fresh(f"{node.label}.{new.role}")
+        inputs = [names[0], *("" for _ in range(max(new.inputs, default=0)))]
+        for slot, parameter in new.inputs.items():
+            inputs[slot] = self._tensor(node, None, parameter, dead)
+        attributes = [helper.make_attribute(name, value) for name, value in new.attributes.items()]
+        inserted = NodeProto(
+            op_type=new.op_type, name=self._fresh(output), input=inputs, output=[output], attribute=attributes
+        )
+        patch.before.setdefault(node.index, []).append(inserted)
+        patch.node(node.index).inputs = [output, *names[1:]]
 
     # --- names ---
 

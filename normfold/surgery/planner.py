@@ -1,18 +1,21 @@
 """Model -> Plan: decide about every site, without touching the model.
 
 Sites are taken in execution order. A chain of affine nodes is tried as a whole first, because a composed scale may pass
-where its parts may not; then node by node from the front. This repeats until nothing more folds, so that a second run
-on the result finds nothing to do.
+where its parts may not; then node by node from the end that is nearest. Backward comes first, because it meets no
+padding; what is left is tried forward, and both repeat until nothing more folds, so that a second run on the result finds
+nothing to do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from normfold.affine.algebra import Affine
 from normfold.affine.change import require_normal_factors
 from normfold.affine.draft import Absorption, Draft
+from normfold.affine.forward import absorb_forward
+from normfold.affine.patterns import require_unfused
 from normfold.affine.reasons import Refused
 from normfold.affine.recognise import BATCH_NORM, AffineNode, has_constant_operand, is_candidate, read
 from normfold.affine.search import Found, absorb_backward, require_private
@@ -24,7 +27,7 @@ from normfold.model.shapes import Shapes
 from normfold.norm.sites import is_norm_operator
 from normfold.surgery.plan import Decision, Edit, Outcome, Plan
 
-_KEPT = frozenset(("no-absorber", "bias-in-place", "cost", "user-keep"))
+_KEPT = frozenset(("no-absorber", "bias-in-place", "cost", "fused-pattern", "user-keep"))
 _PASSES = 16
 
 
@@ -75,20 +78,24 @@ class _Planner:
         self.exclusions = exclusions
         self.edits: list[Edit] = []
         self.taken: dict[str, Edit] = {}
-        self.refusals: dict[str, Refused] = {}
+        self.refusals: dict[str, Refused] = {}  # why nothing in front takes a site, or why it is none
+        self.refused_forward: dict[str, Refused] = {}
 
     def run(self) -> Plan:
         sites = [node for scope in self.model.scopes() for node in scope.nodes if self._is_site(node)]
-        pending = sites
         for _ in range(_PASSES):
-            before = len(self.edits)
-            for chain in self._chains(pending):
-                self._plan_chain(chain)
-            pending = [node for node in pending if not self.draft.is_gone(node)]
-            if len(self.edits) == before:
+            if not self._sweep(sites, self._plan_backward) and not self._sweep(sites, self._plan_forward):
                 break
         decisions = tuple(self._decisions(sites))
         return Plan(tuple(self.edits), decisions, tuple(self.draft.slots.values()), self.draft, self.model.frozen)
+
+    def _sweep(self, sites: list[Node], plan_run: Callable[[list[AffineNode]], None]) -> bool:
+        """Try every chain that is left; whether anything folded."""
+        before = len(self.edits)
+        for chain in self._chains([node for node in sites if not self.draft.is_gone(node)]):
+            for run in self._runs(chain):
+                plan_run(run)
+        return len(self.edits) > before
 
     def _is_site(self, node: Node) -> bool:
         if not is_candidate(node) or self.draft.constants.get(node.outputs[0] if node.outputs else None) is not None:
@@ -113,16 +120,18 @@ class _Planner:
         follower = waiting.get(id(uses[0].node))
         return follower if follower is not None and follower.scope is node.scope else None
 
-    def _plan_chain(self, chain: list[Node]) -> None:
-        readable: list[AffineNode] = []
+    def _runs(self, chain: list[Node]) -> Iterator[list[AffineNode]]:
+        """The parts of a chain that can be read."""
+        run: list[AffineNode] = []
         for node in chain:
             meaning = self._read(node)
-            if meaning is None:
-                self._plan_run(readable)
-                readable = []
-            else:
-                readable.append(meaning)
-        self._plan_run(readable)
+            if meaning is not None:
+                run.append(meaning)
+            elif run:
+                yield run
+                run = []
+        if run:
+            yield run
 
     def _read(self, node: Node) -> AffineNode | None:
         excluded = self.exclusions.reason(node)
@@ -134,25 +143,34 @@ class _Planner:
             self.refusals[node.key] = reason
             return None
 
-    def _plan_run(self, run: list[AffineNode]) -> None:
+    def _plan_backward(self, run: list[AffineNode]) -> None:
         """The whole run at once, else one by one from the front."""
-        if not run or (len(run) > 1 and self._attempt(run)):
+        if len(run) > 1 and self._attempt(run, self._backward, self.refusals):
             return
         for member in run:
-            self._attempt([member])
+            self._attempt([member], self._backward, self.refusals)
 
-    def _attempt(self, run: list[AffineNode]) -> bool:
+    def _plan_forward(self, run: list[AffineNode]) -> None:
+        """The whole run at once, else one by one from the end."""
+        if len(run) > 1 and self._attempt(run, self._forward, self.refused_forward):
+            return
+        for member in reversed(run):
+            self._attempt([member], self._forward, self.refused_forward)
+
+    def _attempt(
+        self, run: list[AffineNode], search: Callable[[list[AffineNode]], Found], refusals: dict[str, Refused]
+    ) -> bool:
         try:
-            found = self._absorptions(run)
+            found = search(run)
             self._require_gain(run, found.absorptions)
         except Refused as reason:
             for member in run:
-                self.refusals[member.node.key] = reason
+                refusals[member.node.key] = reason
             return False
         self._commit(run, found)
         return True
 
-    def _absorptions(self, run: list[AffineNode]) -> Found:
+    def _backward(self, run: list[AffineNode]) -> Found:
         affine = _composed(run)
         first, last = run[0], run[-1]
         if affine.is_identity:
@@ -161,6 +179,14 @@ class _Planner:
         self._require_normal_factors(run, affine)
         slot = next(i for i, value in enumerate(first.node.inputs) if value is first.data)
         return absorb_backward(self.draft, Use(first.node, slot), affine)
+
+    def _forward(self, run: list[AffineNode]) -> Found:
+        affine = _composed(run)
+        if affine.is_identity:
+            self._require_removable(run[0], run[-1])  # says again what keeps it
+        self._require_normal_factors(run, affine)
+        require_unfused(self.draft, run[0].data)
+        return absorb_forward(self.draft, run[-1].node.output, affine)
 
     def _require_removable(self, first: AffineNode, last: AffineNode) -> None:
         """An identity disappears, unless the name of a graph output hangs on it and its input cannot take the name."""
@@ -177,7 +203,7 @@ class _Planner:
         if len(run) > 1 and dtypes.is_float(kind):
             require_normal_factors((affine.scale, *(member.affine.scale for member in run)), kind)
 
-    def _require_gain(self, run: list[AffineNode], absorptions: Sequence[Absorption]) -> None:
+    def _require_gain(self, run: Sequence[AffineNode], absorptions: Sequence[Absorption]) -> None:
         """An edit must remove more nodes than it adds."""
         added = sum(item.adds_node and not self._already_adds(item) for item in absorptions)
         if added >= len(run) and all(member.node.op_type != BATCH_NORM for member in run):
@@ -203,6 +229,7 @@ class _Planner:
         for member in run:
             self.taken[member.node.key] = edit
             self.refusals.pop(member.node.key, None)
+            self.refused_forward.pop(member.node.key, None)
 
     # --- decisions ---
 
@@ -227,7 +254,7 @@ class _Planner:
             return Decision(
                 node.key, rule, rule, Outcome.APPLIED, node.op_type, node.label, (node.label, *targets), message
             )
-        reason = self.refusals.get(node.key) or Refused("no-absorber", "nothing in front could take it")
+        reason = self._reason(node)
         outcome = (
             Outcome.KEPT
             if (reason.key in _KEPT and node.op_type != BATCH_NORM) or reason.key == "user-keep"
@@ -237,6 +264,17 @@ class _Planner:
         return Decision(
             node.key, rule, f"{rule}.{reason.key}", outcome, node.op_type, node.label, nodes, reason.message
         )
+
+    def _reason(self, node: Node) -> Refused:
+        """Why a site stays, in both directions; the code is that of the direction where something stood at all."""
+        backward = self.refusals.get(node.key) or Refused("no-absorber", "nothing in front could take it")
+        forward = self.refused_forward.get(node.key)
+        if forward is None:
+            return backward
+        nothing_behind = forward.key in ("no-absorber", "graph-output")
+        is_telling = forward.key == "fused-pattern" or (backward.key == "no-absorber" and not nothing_behind)
+        named = forward if is_telling else backward
+        return Refused(named.key, f"{backward.message}; behind it, {forward.message}", named.blocker)
 
     def _initializer_decisions(self) -> Iterator[Decision]:
         if self.model.frozen:

@@ -176,6 +176,7 @@ class _Cutter:
         result: list[NodeProto] = []
         for node in self.nodes:
             if id(node) not in self.gone:
+                result += self.patch.before.get(node.index, [])
                 result.append(self._patched(node))
                 result += self.patch.after.get(node.index, [])
         return result

@@ -39,6 +39,8 @@ ROWS = {
     "nonpositive-variance": (f"c = Conv(x, w) {NORM}", {"w": W, **batch_norm(4), "v": -positive(4)}, {}),
     "dtype-range": ("c = Conv(x, w) y = Mul(c, k)", {"w": W.astype(np.float16), "k": np.float16(2000)}, {"inputs": "float16[1,3,8,8] x"}),
     "bias-in-place": ("c = MatMul(x, w) y = Add(c, k)", {"w": random(5, 4), "k": random(4)}, {"inputs": "float[2,3,5] x"}),
+    "padded-shift": ("y = Add(x, k) c = Conv<pads=[1, 1, 1, 1]>(y, w)", {"w": W, "k": positive(3, 1, 1)}, {"outputs": "c"}),
+    "fused-pattern": ("c = Div(x, r) d = Erf(c) e = Add(d, o) f = Mul(x, e) y = Mul(f, h) z = MatMul(y, w)", {"r": F32(2**0.5), "o": F32(1), "h": F32(0.5), "w": random(8, 8)}, {"outputs": "z"}),
     "search-limit": ("c = Conv(x, w) " + " ".join(f"{f'd{i}' if i < 250 else 'e'} = Relu({f'd{i - 1}' if i else 'c'})" for i in range(251)) + " y = Mul(e, k)", {"w": W, **K}, {}),
 }  # fmt: skip
 ELSEWHERE = {

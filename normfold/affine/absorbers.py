@@ -1,0 +1,30 @@
+"""The table of absorbers, and how every kind of slot is carried out."""
+
+from __future__ import annotations
+
+from normfold.affine.algebra import Affine
+from normfold.affine.change import Absorber, Change
+from normfold.affine.convolution import CONVOLUTIONS
+from normfold.affine.crossings.activations import CLIP_BOUNDS, LOWER_BOUND, build_clip_bound, build_lower_bound
+from normfold.affine.crossings.operands import build_operand
+from normfold.affine.crossings.space import build_pad_value
+from normfold.affine.draft import OUTPUT, Draft
+from normfold.affine.linear import LINEAR
+from normfold.affine.normalisers import NORMALISERS
+from normfold.affine.recurrent import RECURRENT
+from normfold.model.graph import Node
+
+ABSORBERS: dict[str, Absorber] = {**CONVOLUTIONS, **LINEAR, **NORMALISERS, **RECURRENT}
+
+
+def build(draft: Draft, node: Node, operand: int, affine: Affine) -> Change:
+    """The change for everything that a slot collected; what collected in front of a node goes with `OUTPUT`."""
+    if operand == OUTPUT:
+        return ABSORBERS[node.op_type].build(draft, node, affine)
+    if node.op_type == "Pad":
+        return build_pad_value(draft, node, affine)
+    if node.op_type == "Relu" and operand == LOWER_BOUND:
+        return build_lower_bound(draft, node, affine)
+    if node.op_type == "Clip" and operand in CLIP_BOUNDS:
+        return build_clip_bound(draft, node, operand, affine)
+    return build_operand(draft, node, operand, affine)

@@ -1,0 +1,208 @@
+"""Absorbers that convolve: Conv, ConvTranspose, DeformConv, of any rank and group.
+
+Behind, with `y = W·x + b` and `(s, t)`: `W' = s·W` along the output channels and `b' = s·b + t`, always. In front, with
+`x = s·x' + t`: `W' = W·s` along the input channels, always, and `b' = b + Σ W·t` where every tap always reads inside of
+the image; at a border the operator pads with zeros, which are no `s·x' + t`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from normfold.affine import padding
+from normfold.affine.algebra import Affine, per_channel, uniform
+from normfold.affine.change import (
+    Absorber,
+    Change,
+    NewNode,
+    biased,
+    closed,
+    data_only,
+    hidden_channels,
+    in_front,
+    into_weights,
+    parameter_name,
+    require_affordable,
+    require_range,
+    scaled,
+)
+from normfold.affine.draft import BORDER, INPUT, Absorption, Draft
+from normfold.affine.reasons import Refused
+from normfold.model import attributes
+from normfold.model.graph import Node
+from normfold.model.tensors import Float64, TensorSource
+
+_ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "Conv": ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"),
+    "ConvTranspose": (
+        "auto_pad", "dilations", "group", "kernel_shape", "pads", "strides", "output_padding", "output_shape",
+    ),
+    "DeformConv": ("dilations", "group", "kernel_shape", "offset_group", "pads", "strides"),
+}  # fmt: skip
+_BIAS = {"Conv": 2, "ConvTranspose": 2, "DeformConv": 3}
+
+
+class _Weight:
+    """The weight of a convolution with its channels told apart.
+
+    Conv and DeformConv: `W[Cout, Cin/g, *k]`. ConvTranspose: `W[Cin, Cout/g, *k]`, where output channel `o` is
+    `(j, o mod Cout/g)` in group `j`, whose weights are the rows `j·Cin/g …`.
+    """
+
+    def __init__(self, draft: Draft, node: Node) -> None:
+        closed(node, _ATTRIBUTES[node.op_type])
+        self.node, self.source = node, draft.parameter(node, 1)
+        dims = self.source.dims
+        if len(dims) < 3:
+            raise Refused("ill-formed", f"the weight has shape {list(dims)}", node.label)
+        self.group = int(attributes.get(node, "group", 1))
+        if self.group < 1 or dims[0] % self.group:
+            raise Refused("ill-formed", f"group {self.group} does not divide {dims[0]} channels", node.label)
+        self.transposed = node.op_type == "ConvTranspose"
+        self.outputs, self.inputs = dims[0], dims[1] * self.group
+        if self.transposed:
+            self.outputs, self.inputs = self.inputs, self.outputs
+
+    def of_output(self, values: Float64) -> Float64:
+        """One value for each output channel, in broadcast form of the weight."""
+        return self._along_rows(values) if not self.transposed else self._by_group(values)
+
+    def of_input(self, values: Float64) -> Float64:
+        """One value for each input channel, in broadcast form of the weight."""
+        return self._along_rows(values) if self.transposed else self._by_group(values)
+
+    def _along_rows(self, values: Float64) -> Float64:
+        return values.reshape(-1, *self._ones(1))
+
+    def _by_group(self, values: Float64) -> Float64:
+        """Axis 1 counts inside the group that the row belongs to."""
+        if self.group == 1:
+            return values.reshape(1, -1, *self._ones(2))
+        rows = self.source.dims[0] // self.group
+        return np.repeat(values.reshape(self.group, -1), rows, axis=0).reshape(*self.source.dims[:2], *self._ones(2))
+
+    def _ones(self, count: int) -> tuple[int, ...]:
+        return (1,) * (len(self.source.dims) - count)
+
+    def taps(self, values: Float64) -> Float64:
+        """`Σ_i W[o, i, k]·values[i]`, of shape `[Cout, *k]`, in float64."""
+        weight = self.source.array()
+        rows = self.source.dims[0] // self.group
+        parts = []
+        for j in range(self.group):
+            block = weight[j * rows : (j + 1) * rows].astype(np.float64)
+            part = values.reshape(self.group, -1)[j]
+            parts.append(np.tensordot(part, block, (0, 0)) if self.transposed else np.tensordot(block, part, (1, 0)))
+        return np.concatenate(parts)
+
+
+# --- behind ----------------------------------------------------------------------------------------------------------
+
+
+def _accept(draft: Draft, node: Node, affine: Affine) -> Absorption:
+    weight = _Weight(draft, node)
+    if affine.rank != len(weight.source.dims):
+        raise Refused("ill-formed", f"rank {affine.rank} behind a weight of rank {len(weight.source.dims)}", node.label)
+    affine.vectors(1, weight.outputs)
+    bias = _BIAS[node.op_type]
+    if node.input(bias) is not None and draft.parameter(node, bias).dims != (weight.outputs,):
+        raise Refused("ill-formed", f"the bias of {node.label!r} has not {weight.outputs} values", node.label)
+    require_range(affine, weight.source.data_type, node)
+    require_affordable(draft, node, 1, weight.source)
+    return into_weights(node, affine)
+
+
+# --- in front --------------------------------------------------------------------------------------------------------
+
+
+def _accept_forward(draft: Draft, node: Node, arriving: Mapping[int, Affine]) -> tuple[Absorption, ...]:
+    affine = data_only(node, arriving)
+    weight = _Weight(draft, node)
+    if affine.rank != len(weight.source.dims):
+        raise Refused("ill-formed", f"rank {affine.rank} before a weight of rank {len(weight.source.dims)}", node.label)
+    scale, shift = affine.vectors(1, weight.inputs)
+    require_range(affine, weight.source.data_type, node)
+    behind = uniform(1.0, 0.0, affine.rank)
+    border: tuple[Absorption, ...] = ()
+    if shift.any() or draft.pending(node, BORDER) is not None:
+        border = _border(draft, node, weight, affine)
+        behind = Affine(np.ones_like(behind.scale), _shift_behind(draft, node, weight, shift))
+    front = per_channel(scale, np.zeros_like(scale), affine.rank, 1)
+    return (*in_front(node, front, _accept(draft, node, behind)), *border)
+
+
+def _shift_behind(draft: Draft, node: Node, weight: _Weight, shift: Float64) -> Float64:
+    """`s_out·Σ W·s_in·t`: the shift in front as one behind what the operator collected so far, in broadcast form."""
+    before, after = draft.pending(node, INPUT), draft.pending(node)
+    if before is not None:
+        shift = shift * before.vectors(1, weight.inputs)[0]
+    total = weight.taps(shift).reshape(weight.outputs, -1).sum(axis=1)
+    if after is not None:
+        total = total * after.vectors(1, weight.outputs)[0]
+    return np.asarray(total.reshape(1, -1, *(1,) * (len(weight.source.dims) - 2)))
+
+
+def _border(draft: Draft, node: Node, weight: _Weight, affine: Affine) -> tuple[Absorption, ...]:
+    """What a shift in front needs at the border: nothing, or another fill than zero.
+
+    Raises:
+        Refused: `padded-shift`.
+    """
+    if node.op_type == "DeformConv":
+        raise Refused("padded-shift", f"DeformConv {node.label!r} may sample outside of the image", node.label)
+    kernel = weight.source.dims[2:]
+    if weight.transposed:
+        padding.require_full_overlap(node, kernel)
+        return ()
+    amounts = padding.resolved(draft, node, kernel)
+    if amounts is not None and not any(any(pair) for pair in amounts):
+        return ()
+    if draft.pending(node, BORDER) is None and amounts is not None:
+        outside = padding.may_fall_outside(node, kernel, amounts)
+        if not weight.taps(affine.vectors(1, weight.inputs)[1])[:, outside].any():
+            return ()
+    return padding.new_fill(draft, node, affine, amounts)
+
+
+# --- carried out -----------------------------------------------------------------------------------------------------
+
+
+def _build(draft: Draft, node: Node, affine: Affine) -> Change:
+    weight = _Weight(draft, node)
+    scale, shift = affine.vectors(1, weight.outputs)
+    slot = _BIAS[node.op_type]
+    bias = biased(draft, node, slot, scale, shift, weight.source)
+    change = Change(node, {} if bias is None else {slot: bias})
+    factor = _factor(draft, node, weight, scale)
+    if factor is not None:
+        hidden = hidden_channels(bias, weight.source, weight.outputs)
+        shown = weight.of_output(hidden.astype(np.float64)) != 0
+        change.inputs[1] = scaled(weight.source, factor, parameter_name(node, 1, "weight"), shown)
+    fill = draft.pending(node, BORDER)
+    return change if fill is None else _filled(draft, node, change, weight.source, float(fill.shift))
+
+
+def _factor(draft: Draft, node: Node, weight: _Weight, scale: Float64) -> Float64 | None:
+    """What the weight is multiplied by, for both sides together; None for 1."""
+    factor = weight.of_output(scale) if (scale != 1).any() else None
+    front = draft.pending(node, INPUT)
+    if front is None or not front.scales:
+        return factor
+    inside = weight.of_input(front.vectors(1, weight.inputs)[0])
+    return inside if factor is None else factor * inside
+
+
+def _filled(draft: Draft, node: Node, change: Change, weight: TensorSource, fill: float) -> Change:
+    """A Pad with the fill in front, and no padding in the operator itself."""
+    amounts = padding.resolved(draft, node, weight.dims[2:])
+    assert amounts is not None, "`padding.new_fill` refuses amounts that are not known"
+    pad: NewNode = padding.pad_node(node, amounts, fill, weight.data_type)
+    plain = {"pads": [0] * (2 * len(amounts)), "auto_pad": None}
+    return replace(change, attributes={**change.attributes, **plain}, before=pad)
+
+
+_CONVOLUTION = Absorber(_accept, _build, _accept_forward)
+CONVOLUTIONS: dict[str, Absorber] = dict.fromkeys(("Conv", "ConvTranspose", "DeformConv"), _CONVOLUTION)

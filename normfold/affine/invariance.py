@@ -46,7 +46,7 @@ def accept_in_front(draft: Draft, node: Node, arriving: Mapping[int, Affine]) ->
     if scale[0] == 1:
         return ()
     before = draft.pending(node, INPUT)
-    _require_epsilon(node, float(scale[0]) * (1.0 if before is None else float(before.scale.reshape(-1)[0])))
+    _require_epsilon(draft, node, float(scale[0]) * (1.0 if before is None else float(before.scale.reshape(-1)[0])))
     if scale[0] < 0:
         draft.parameter(node, 1)  # the sign goes there
         if node.input(2) is not None:
@@ -82,9 +82,13 @@ def _equal_in_groups(node: Node, shift: np.ndarray) -> bool:
     return bool((parts == parts[:, :, :1]).all())
 
 
-def _require_epsilon(node: Node, scale: float) -> None:
-    with np.errstate(over="ignore", under="ignore", divide="ignore"):
-        stored = float(np.float32(_epsilon(node) / scale**2))
+def _require_epsilon(draft: Draft, node: Node, scale: float) -> None:
+    """The new epsilon is a float32 attribute; data of float64 would notice its rounding."""
+    wanted = _epsilon(node) / scale**2
+    with np.errstate(over="ignore", under="ignore"):
+        stored = float(np.float32(wanted))
+    if draft.shapes.data_type(node.output) in (None, dtypes.DOUBLE) and stored != wanted:
+        raise Refused("dtype-range", f"epsilon = {wanted:g} does not fit a float32 attribute of wider data", node.label)
     if not dtypes.smallest_normal(dtypes.FLOAT) <= stored <= 1.0 and _epsilon(node):
         raise Refused("dtype-range", f"epsilon would become {stored:g}", node.label)
 

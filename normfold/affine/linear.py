@@ -186,14 +186,19 @@ def _accept_matmul(draft: Draft, node: Node, affine: Affine) -> Absorption:
     _aligned_to_weight(affine if becomes_gemm else affine.only_scale().compressed(), weight, slot, node)
     require_range(affine, weight.data_type, node)
     require_affordable(draft, node, slot, weight)
-    needs_add = affine.shifts and not becomes_gemm
-    if needs_add and node.scope.version < _NUMPY_BROADCAST:
+    adds = needs_add(draft, node, affine)
+    if adds and node.scope.version < _NUMPY_BROADCAST:
         raise Refused(
             "shift-blocked",
             f"an Add behind {node.label!r} would have to broadcast by the rules before opset 7",
             node.label,
         )
-    return into_weights(node, affine, adds_node=needs_add)
+    return into_weights(node, affine, adds_node=adds)
+
+
+def needs_add(draft: Draft, node: Node, affine: Affine) -> bool:
+    """Whether an affine behind an operator costs a new Add: only MatMul has no bias and may not become a Gemm."""
+    return node.op_type == "MatMul" and affine.shifts and not _becomes_gemm(draft, node)
 
 
 def _matmul_weight(draft: Draft, node: Node) -> int:
@@ -329,7 +334,9 @@ _GEMM_TYPES = (1, 10, 11)
 def _build_matmul(draft: Draft, node: Node, affine: Affine) -> Change:
     slot = _matmul_weight(draft, node)
     weight = draft.parameter(node, slot)
-    scale = _aligned_to_weight(affine.only_scale().compressed(), weight, slot, node)
+    scale = np.ones((1,) * len(weight.dims))
+    if affine.scales:
+        scale = _aligned_to_weight(affine.only_scale().compressed(), weight, slot, node)
     front = draft.pending(node, INPUT)
     scale = scale if front is None else scale * front.scale
     inputs = {slot: scaled(weight, scale, parameter_name(node, slot, "weight"))} if (scale != 1).any() else {}

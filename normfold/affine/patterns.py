@@ -26,12 +26,30 @@ def require_unfused(draft: Draft, value: Value) -> None:
         Refused: `fused-pattern`.
     """
     node = draft.root(value).producer
+    while node is not None and node.op_type == "Cast" and not node.domain and node.inputs[0] is not None:
+        node = draft.root(node.inputs[0]).producer
     if node is None or node.domain or node.op_type not in ("Mul", "Div"):
         return
     operands = [operand for operand in node.inputs if operand is not None]
     if any(_derives(draft, operand, _ROOTS, _STATISTICS) and _is_root(draft, operand) for operand in operands):
         raise Refused("fused-pattern", f"{node.label!r} ends a norm that runtimes fuse with its scale", node.label)
     require_no_gate(draft, node)
+
+
+def require_no_bias(draft: Draft, node: Node, value: Value) -> None:
+    """An Add of zeros is not the bias of a MatMul: the fused kernels of attention and of GELU are found by their biases.
+
+    Raises:
+        Refused: `bias-in-place`.
+    """
+    producer = draft.root(value).producer
+    if (
+        node.op_type == "Add"
+        and producer is not None
+        and producer.op_type == "MatMul"
+        and draft.constants.get(producer.input(1)) is not None
+    ):
+        raise Refused("bias-in-place", f"it is the bias of MatMul {producer.label!r}, if of zeros", producer.label)
 
 
 def require_no_gate(draft: Draft, node: Node) -> None:

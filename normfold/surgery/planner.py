@@ -9,13 +9,16 @@ nothing to do.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from normfold.affine.algebra import Affine
 from normfold.affine.change import require_normal_factors
-from normfold.affine.draft import Absorption, Draft
+from normfold.affine.draft import OUTPUT, Absorption, Draft, Slot
 from normfold.affine.forward import absorb_forward
-from normfold.affine.patterns import require_unfused
+from normfold.affine.linear import needs_add
+from normfold.affine.patterns import require_no_bias, require_unfused
 from normfold.affine.reasons import Refused
 from normfold.affine.recognise import BATCH_NORM, AffineNode, has_constant_operand, is_candidate, read
 from normfold.affine.search import Found, absorb_backward, require_private
@@ -84,7 +87,11 @@ class _Planner:
     def run(self) -> Plan:
         sites = [node for scope in self.model.scopes() for node in scope.nodes if self._is_site(node)]
         for _ in range(_PASSES):
-            if not self._sweep(sites, self._plan_backward) and not self._sweep(sites, self._plan_forward):
+            if not (
+                self._sweep(sites, self._plan_backward)
+                or self._sweep(sites, self._plan_forward)
+                or self._move_added_biases()
+            ):
                 break
         decisions = tuple(self._decisions(sites))
         return Plan(tuple(self.edits), decisions, tuple(self.draft.slots.values()), self.draft, self.model.frozen)
@@ -96,6 +103,31 @@ class _Planner:
             for run in self._runs(chain):
                 plan_run(run)
         return len(self.edits) > before
+
+    def _move_added_biases(self) -> bool:
+        """Where a shift made a new Add necessary, that Add is an affine itself: what is behind may take it."""
+        moved = False
+        for slot, affine in list(self.draft.slots.values()):
+            if slot.operand != OUTPUT or not needs_add(self.draft, slot.node, affine):
+                continue
+            shift = Affine(np.ones((1,) * affine.rank), affine.shift)
+            try:
+                found = absorb_forward(self.draft, slot.node.output, shift)
+            except Refused:
+                continue
+            if not any(item.adds_node for item in found.absorptions):
+                self.draft.slots[slot.key] = (slot, affine.only_scale())
+                self.draft.absorb(found.absorptions)
+                self._extend(slot, found)
+                moved = True
+        return moved
+
+    def _extend(self, slot: Slot, found: Found) -> None:
+        """The edit that filled a slot goes on to where the shift went."""
+        index, edit = next((i, e) for i, e in reversed(list(enumerate(self.edits))) if slot in e.slots)
+        slots = (*edit.slots, *(item.slot for item in found.absorptions))
+        self.edits[index] = replace(edit, slots=slots, crossed=(*edit.crossed, *found.crossed))
+        self.taken |= {node.key: self.edits[index] for node in edit.bypassed}
 
     def _is_site(self, node: Node) -> bool:
         if not is_candidate(node) or self.draft.constants.get(node.outputs[0] if node.outputs else None) is not None:
@@ -174,6 +206,9 @@ class _Planner:
         affine = _composed(run)
         first, last = run[0], run[-1]
         if affine.is_identity:
+            require_unfused(self.draft, first.data)
+            if len(run) == 1:
+                require_no_bias(self.draft, first.node, first.data)
             self._require_removable(first, last)
             return Found()
         self._require_normal_factors(run, affine)
@@ -182,10 +217,10 @@ class _Planner:
 
     def _forward(self, run: list[AffineNode]) -> Found:
         affine = _composed(run)
-        if affine.is_identity:
-            self._require_removable(run[0], run[-1])  # says again what keeps it
-        self._require_normal_factors(run, affine)
         require_unfused(self.draft, run[0].data)
+        if affine.is_identity:
+            raise self.refusals[run[0].node.key]  # what keeps it does not depend on the direction
+        self._require_normal_factors(run, affine)
         return absorb_forward(self.draft, run[-1].node.output, affine)
 
     def _require_removable(self, first: AffineNode, last: AffineNode) -> None:
@@ -248,8 +283,9 @@ class _Planner:
         edit = self.taken.get(node.key)
         if edit is not None:
             targets = tuple(dict.fromkeys(slot.node.label for slot in edit.slots))
-            where = " and ".join(f"{slot.node.op_type} {slot.node.label!r}" for slot in edit.slots[:4])
-            more = f" and {len(edit.slots) - 4} more" if len(edit.slots) > 4 else ""
+            names = list(dict.fromkeys(f"{slot.node.op_type} {slot.node.label!r}" for slot in edit.slots))
+            where = " and ".join(names[:4])
+            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
             message = f"folded into {where}{more}" if edit.slots else "it changes nothing and was removed"
             return Decision(
                 node.key, rule, rule, Outcome.APPLIED, node.op_type, node.label, (node.label, *targets), message

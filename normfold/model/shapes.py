@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from onnx import TypeProto
 
 from normfold.model import attributes
-from normfold.model.constants import Constants, shape_part, slice_bounds, slice_index
+from normfold.model.constants import Constants, shape_part, slice_bounds, slice_index, sparse_dims
+from normfold.model.demand import Answers
 from normfold.model.graph import Node, Value
 
 Dim = int | str | None
@@ -31,7 +32,7 @@ class Shapes:
     def __init__(self, constants: Constants) -> None:
         self.constants = constants
         constants.type_of = constants.type_of or self.data_type
-        self._dims: dict[int, Dims | None] = {}
+        self._dims: Answers[Dims | None] = Answers(self._needed, self._infer)
         self._types: dict[int, int | None] = {}
         self._data: dict[int, list[Dim] | None] = {}
         self._data_depth = 0
@@ -43,23 +44,11 @@ class Shapes:
 
     def dims(self, value: Value) -> Dims | None:
         """The dimensions of a value, None if even the rank is unknown."""
-        pending = [value]
-        while pending:
-            current = pending[-1]
-            if id(current) in self._dims:
-                pending.pop()
-                continue
-            missing = [v for v in self._needed(current) if id(v) not in self._dims]
-            if missing:
-                pending.extend(missing)
-                continue
-            self._dims[id(current)] = self._infer(current)
-            pending.pop()
-        return self._dims[id(value)]
+        return self._dims.get(value)
 
     def known(self, value: Value | None) -> Dims | None:
         """The dimensions already derived (for use inside the rules)."""
-        return None if value is None else self._dims.get(id(value))
+        return None if value is None else self._dims.known(value)
 
     def _needed(self, value: Value) -> list[Value]:
         node = value.producer
@@ -91,6 +80,9 @@ class Shapes:
     def _infer(self, value: Value) -> Dims | None:
         if value.tensor is not None and not value.exposed:
             return value.tensor.dims
+        stored = sparse_dims(value)
+        if stored is not None and not value.exposed:
+            return stored
         if value.producer is None:
             return declared_dims(value.type)
         source = self.constants.get(value)

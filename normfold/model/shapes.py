@@ -612,10 +612,10 @@ Rule = Callable[[Shapes, Node, int], Dims | None]
 
 _ELEMENTWISE = (
     "Add", "Sub", "Mul", "Div", "Pow", "Sum", "Max", "Min", "Mean", "Where", "Equal", "Less", "Greater", "LessOrEqual",
-    "GreaterOrEqual", "And", "Or", "Xor", "Mod",
+    "GreaterOrEqual", "And", "Or", "Xor", "Mod", "PRelu",
 )  # fmt: skip
 _UNARY = (
-    "Relu", "LeakyRelu", "PRelu", "Sigmoid", "Tanh", "Clip", "Elu", "Selu", "Softplus", "Softsign", "HardSigmoid",
+    "Relu", "LeakyRelu", "Sigmoid", "Tanh", "Clip", "Elu", "Selu", "Softplus", "Softsign", "HardSigmoid",
     "HardSwish", "Mish", "Gelu", "Erf", "Exp", "Log", "Sqrt", "Reciprocal", "Neg", "Abs", "Floor", "Ceil", "Round",
     "Sign", "Sin", "Cos", "Identity", "Cast", "CastLike", "Softmax", "LogSoftmax", "Not", "LRN", "LpNormalization",
     "MeanVarianceNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization",

@@ -30,3 +30,14 @@ def test_a_graph_output_survives_when_the_affine_before_it_goes_in_a_later_pass(
     )
     result = stays(model, "no-absorber")  # the first reads an input
     assert result.model.graph.node[-1].output[0] == "y"
+
+
+def test_a_slope_that_is_larger_than_its_tensor():
+    # Runtimes broadcast it; the shape of the data alone gave the Reshape another number of elements.
+    model = build(
+        "p = PRelu(k, x) r = Reshape(p, s) y = BatchNormalization(r, g, b, m, v)",
+        "float[2,1,2,4] x",
+        "float[2,4,2,1] y",
+        init={**batch_norm(4), "k": random(4), "s": np.int64([2, 4, 2, 1])},
+    )
+    stays(model, "shift-blocked")

@@ -443,7 +443,8 @@ def cast_like(c):
 
 def prelu(c):
     dims = c.dims(4)
-    c.add("PRelu", [c.data(dims), c.weight(np.ones([dims[1], 1, 1]))])
+    slope = c.pick([dims[1], 1, 1], [1], [2, *dims])  # the last one is no legal slope, but runtimes broadcast it
+    c.add("PRelu", [c.data(dims), c.weight(np.ones(slope))])
 
 
 def clip(c):

@@ -10,7 +10,9 @@ import pytest
 from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from normfold.model.shapes import _RULES, _UNARY, Shapes, broadcast
+from normfold.model.shapes import Shapes, broadcast
+from normfold.model.shapes.elementwise import UNARY
+from normfold.model.shapes.table import RULES
 
 from .build import FLOAT, actual, net, node, viewed
 
@@ -517,7 +519,7 @@ def expand_by_shape(c):
 
 
 CASES = {
-    **{op: unary(op) for op in _UNARY},  # those that need more than one operand are given below
+    **{op: unary(op) for op in UNARY},  # those that need more than one operand are given below
     "Conv": conv,
     "ConvTranspose": conv_transpose,
     **{op: pool(op) for op in ("MaxPool", "AveragePool", "LpPool")},
@@ -585,8 +587,8 @@ del CASES["ImageScaler"]
 
 
 def test_every_rule_has_a_case():
-    covered = {op for op in CASES if op in _RULES}
-    assert covered | {"ImageScaler"} == set(_RULES)
+    covered = {op for op in CASES if op in RULES}
+    assert covered | {"ImageScaler"} == set(RULES)
 
 
 def built(c, symbolic):

@@ -1,7 +1,7 @@
 """Weight normalisation: the convolution's weight is not a tensor but a small computation, g * v / ||v||.
 
-With constants left unfolded the weight reaches the Conv through ReduceL2, Div and Mul. A fold must either resolve
-this constant subgraph or refuse; treating the Mul as an affine of the data would be wrong.
+With constants left unfolded the weight reaches the Conv through ReduceL2, Div and Mul. A fold must resolve this constant
+subgraph, and then it goes; treating the Mul as an affine of the data would be wrong.
 """
 
 from __future__ import annotations

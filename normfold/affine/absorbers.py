@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from normfold.affine.algebra import Affine
 from normfold.affine.change import Absorber, Change
 from normfold.affine.convolution import CONVOLUTIONS
 from normfold.affine.crossings.activations import CLIP_BOUNDS, LOWER_BOUND, build_clip_bound, build_lower_bound
 from normfold.affine.crossings.operands import build_operand
 from normfold.affine.crossings.space import build_pad_value
-from normfold.affine.draft import OUTPUT, Draft
+from normfold.affine.draft import BORDER, INPUT, OUTPUT, Draft, Slot
 from normfold.affine.linear import LINEAR
 from normfold.affine.normalisers import NORMALISERS
 from normfold.affine.recurrent import RECURRENT
 from normfold.model.graph import Node
 
 ABSORBERS: dict[str, Absorber] = {**CONVOLUTIONS, **LINEAR, **NORMALISERS, **RECURRENT}
+
+
+def changes(draft: Draft, slots: Iterable[tuple[Slot, Affine]]) -> list[Change]:
+    """The changes for all slots that collected something.
+
+    What a node collected in front of it, and at its border, is part of the change for what it collected behind.
+    """
+    return [build(draft, *slot, affine) for slot, affine in slots if slot.operand not in (INPUT, BORDER)]
 
 
 def build(draft: Draft, node: Node, operand: int, affine: Affine) -> Change:

@@ -14,8 +14,9 @@ from normfold.affine.algebra import Affine
 from normfold.affine.draft import INPUT, OUTPUT, Absorption, Draft, Slot
 from normfold.affine.reasons import Refused
 from normfold.model import attributes, dtypes
+from normfold.model.computed import stored_bytes
 from normfold.model.graph import Node
-from normfold.model.tensors import FileTensor, Float64, TensorSource, Values
+from normfold.model.tensors import Float64, TensorSource, Values
 
 # Copying a weight that others read as well makes the file grow; above this many bytes it is not done.
 LARGEST_COPY = 64 << 20
@@ -158,18 +159,21 @@ def require_normal_factors(factors: Iterable[Float64], data_type: int) -> None:
 
 
 def require_affordable(draft: Draft, node: Node, slot: int, source: TensorSource) -> None:
-    """A large weight that others read as well is not copied.
+    """A large weight that others read as well is not copied, and one that is stored small is not written large.
 
     Raises:
         Refused: `cost`.
     """
-    value = node.input(slot)
-    if value is None or not isinstance(source, FileTensor) or source.nbytes <= LARGEST_COPY:
+    value, size = node.input(slot), dtypes.byte_size(source.data_type, math.prod(source.dims)) or 0
+    if value is None or size <= LARGEST_COPY:
         return
     others = [use for use in value.uses if use.node is not node and not draft.is_gone(use.node)]
     if others:
+        raise Refused("cost", f"{value.name!r} ({size >> 20} MiB) is shared with {others[0].node.label!r}", node.label)
+    growth = size - stored_bytes(source)
+    if growth > LARGEST_COPY:
         raise Refused(
-            "cost", f"{value.name!r} ({source.nbytes >> 20} MiB) is shared with {others[0].node.label!r}", node.label
+            "cost", f"{value.name!r} is computed; writing it would add {growth >> 20} MiB to the file", node.label
         )
 
 

@@ -138,15 +138,20 @@ class Draft:
         """The constant in an input slot.
 
         Raises:
-            Refused: `dynamic-params`, `overridable`, `quantised`, `computed-stats`.
+            Refused: `dynamic-params`, `sparse`, `overridable`, `quantised`, `computed-stats`.
         """
         value = node.input(operand)
         if value is None:
             raise Refused("ill-formed", f"{node.op_type} {node.label!r} lacks input {operand}", node.label)
         source = self.constants.get(value)
         if source is None:
-            raise not_constant(node, value)
+            raise self._not_constant(node, value)
         return source
+
+    def _not_constant(self, node: Node, value: Value) -> Refused:
+        if self.constants.is_sparse(value):
+            return Refused("sparse", f"{value.name!r} is stored as a sparse tensor", node.label)
+        return not_constant(node, value)
 
 
 def not_constant(node: Node, value: Value) -> Refused:

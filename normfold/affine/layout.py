@@ -115,6 +115,8 @@ def _reshape_part(values: Float64, before: Dims, after: Dims, groups: list[Group
     order = [axis for _, outputs in groups for axis in outputs]
     if order != sorted(order):
         raise Refused("shape-unknown", "the axes of a Reshape cannot be followed")
+    if full.size != math.prod(target):
+        raise Refused("ill-formed", "a Reshape to another number of elements")
     return full.reshape(target)
 
 

@@ -6,6 +6,8 @@ REASONS: dict[str, str] = {
     "training-mode": "the BatchNormalization normalises with the statistics of the batch, not with the stored ones",
     "computed-stats": "mean or variance are computed from the data: this is another norm in the dress of a BatchNormalization",
     "dynamic-params": "a parameter is not a constant",
+    "sparse": "a parameter is stored as a sparse tensor, which normfold does not read",
+    "constant": "the BatchNormalization works on a constant, for a weight that did not change; it costs nothing at inference",
     "overridable": "a parameter is an initializer that a caller may override; --initializers freeze makes it a constant",
     "spatial": "the BatchNormalization has one parameter per activation (spatial = 0), not per channel",
     "ill-formed": "shape, type or attribute contradict the operator's definition",

@@ -47,6 +47,8 @@ def has_constant_operand(draft: Draft, node: Node) -> bool:
     """Whether an elementwise node is a site: exactly one data operand, of a float type, the others constant."""
     if node.op_type == BATCH_NORM:
         return True
+    if any(draft.constants.is_sparse(value) for value in node.inputs):
+        return _would_be_affine(draft, node)
     dynamic = [value for value in node.inputs if value is not None and draft.constants.get(value) is None]
     if len(dynamic) != 1 or None in node.inputs or not node.inputs:
         return False
@@ -56,6 +58,16 @@ def has_constant_operand(draft: Draft, node: Node) -> bool:
     if any(c is None or not dtypes.is_float(c.data_type) or math.prod(c.dims) > _LARGEST_CONSTANT for c in constants):
         return False
     kind = constants[0].data_type if constants and constants[0] is not None else draft.shapes.data_type(dynamic[0])
+    return kind is not None and dtypes.is_float(kind)
+
+
+def _would_be_affine(draft: Draft, node: Node) -> bool:
+    """Whether an elementwise node has one data operand of a float type, beside constants of which one is sparse."""
+    known = (draft.constants.get, draft.constants.is_sparse)
+    dynamic = [value for value in node.inputs if not any(is_known(value) for is_known in known)]
+    if len(dynamic) != 1 or dynamic[0] is None or (node.op_type == "Div" and node.inputs[0] is not dynamic[0]):
+        return False
+    kind = draft.shapes.data_type(dynamic[0])
     return kind is not None and dtypes.is_float(kind)
 
 
@@ -144,7 +156,8 @@ def _require_inference(node: Node) -> None:
 
 def _statistic(draft: Draft, node: Node, slot: int) -> Float64:
     value = node.input(slot)
-    if value is not None and slot in (3, 4) and draft.constants.get(value) is None and _is_computed(value):
+    computed = value is not None and draft.constants.get(value) is None and _is_computed(value)
+    if value is not None and slot in (3, 4) and computed and not draft.constants.is_sparse(value):
         raise Refused("computed-stats", f"{value.name!r} is computed while the model runs", node.label)
     source = draft.parameter(node, slot)
     if len(source.dims) != 1:
@@ -163,6 +176,9 @@ def _elementwise(draft: Draft, node: Node) -> AffineNode:
     strange = attributes.unexpected(node, ("broadcast", "axis") if node.scope.version < _NUMPY_BROADCAST else ())
     if strange:
         raise Refused("unknown-attribute", f"attribute {strange!r}", node.label)
+    for operand, value in enumerate(node.inputs):
+        if draft.constants.is_sparse(value):
+            draft.parameter(node, operand)
     slot = next(i for i, value in enumerate(node.inputs) if draft.constants.get(value) is None)
     data = node.inputs[slot]
     assert data is not None

@@ -37,6 +37,7 @@ class Value:
         "output_slot",
         "producer",
         "scope",
+        "sparse_dims",
         "tensor",
         "type",
         "uses",
@@ -52,6 +53,7 @@ class Value:
         self.uses: list[Use] = []
         self.is_input = False
         self.is_output = False
+        self.sparse_dims: tuple[int, ...] | None = None  # of an initializer that is stored sparsely
         self.exposed = False  # an initializer that a caller may override through a graph input
 
     def __repr__(self) -> str:

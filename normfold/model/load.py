@@ -249,8 +249,8 @@ def _declare(scope: Scope) -> None:
             sparse = parse(SparseTensorProto, bytes(_buffer(scope)[item.start : item.end]))
             refuse_external(sparse.values)
             refuse_external(sparse.indices)
-            if sparse.values.name not in scope.values:
-                scope.define(sparse.values.name)
+            value = scope.values.get(sparse.values.name) or scope.define(sparse.values.name)
+            value.sparse_dims = tuple(sparse.dims)
     seen: set[str] = set()
     for _, tensor in outline.initializers:
         if tensor.name in seen or not tensor.name:

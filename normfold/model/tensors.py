@@ -8,10 +8,10 @@ rounded once to the storage type, so that memory is bounded by one block and not
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ from normfold.model.opener import Opened, open_data
 
 Array = NDArray[np.generic]
 Float64 = NDArray[np.float64]
+Index = tuple[slice, ...]
+Reader = Callable[[Index], Array]
 
 A = TypeVar("A", bound=np.generic)
 
@@ -43,6 +45,19 @@ class TensorSource(Protocol):
     @property
     def dims(self) -> tuple[int, ...]: ...  # noqa: D102
     def array(self) -> Array: ...  # noqa: D102
+
+
+@runtime_checkable
+class Streamed(Protocol):
+    """A source that is read a block at a time, without ever holding all of it."""
+
+    def reader(self) -> Reader: ...  # noqa: D102
+    def release(self) -> None: ...  # noqa: D102
+
+
+def reader(source: TensorSource) -> Reader:
+    """Reads the part of a source that an index names; good for one walk over it."""
+    return source.reader() if isinstance(source, Streamed) else source.array().__getitem__
 
 
 class DataFiles:
@@ -116,6 +131,11 @@ class FileTensor:
         """Bytes of the payload in packed form; 0 where it has none (strings)."""
         return dtypes.byte_size(self.data_type, self.size) or 0
 
+    @property
+    def is_segmented(self) -> bool:
+        """Whether the payload is a part of a tensor; nobody writes such files."""
+        return bool(self._proto.HasField("segment"))
+
     def raw(self) -> memoryview:
         """The packed little-endian payload, not copied where the file stores it that way.
 
@@ -143,7 +163,7 @@ class FileTensor:
             Unreadable: normfold does no arithmetic on this element type.
         """
         dtype = dtypes.numpy_dtype(self.data_type)
-        if dtype is None or self._proto.HasField("segment"):
+        if dtype is None or self.is_segmented:
             raise Unreadable(f"element type {dtypes.type_name(self.data_type)}")
         values = np.frombuffer(self.raw(), dtype).reshape(self.dims)
         values.flags.writeable = False
@@ -258,14 +278,14 @@ class NewTensor:
                 would become zero or subnormal.
         """
         guard = _RangeGuard(self)
-        base = self.base.array()
-        if base.shape != self.dims:
-            base = np.broadcast_to(base, self.dims)
-        for count, index in enumerate(_block_indices(self.dims), start=1):
+        whole = self.base.dims == self.dims
+        read = reader(self.base) if whole else np.broadcast_to(self.base.array(), self.dims).__getitem__
+        for count, index in enumerate(block_indices(self.dims), start=1):
+            base = read(index)
             rounded = self._rounded(base, index)
             if guard.has_small(rounded):
                 # What was zero or subnormal before is not a loss of this fold.
-                lost = (np.abs(base[index]) >= guard.tiny) & (self._exact(base, index) != 0) & self._visible(index)
+                lost = (np.abs(base) >= guard.tiny) & (self._exact(base, index) != 0) & self._visible(index)
                 guard.lost += int(np.count_nonzero(lost & (np.abs(rounded) < guard.tiny)))
             yield rounded
             if count % _RELEASE_AFTER == 0:
@@ -284,32 +304,31 @@ class NewTensor:
         """All values as packed little-endian bytes."""
         return b"".join(block.tobytes() for block in self.blocks())
 
-    def _visible(self, index: tuple[slice, ...]) -> NDArray[np.bool_] | bool:
+    def _visible(self, index: Index) -> NDArray[np.bool_] | bool:
         return True if self.negligible is None else ~_part(self.negligible, index, len(self.dims))
 
-    def _exact(self, base: Array, index: tuple[slice, ...]) -> Float64:
-        values = base[index].astype(np.float64)
+    def _exact(self, base: Array, index: Index) -> Float64:
+        values = base.astype(np.float64)
         if self.factor is not None:
             values *= _part(self.factor, index, len(self.dims))
         if self.offset is not None:
             values += _part(self.offset, index, len(self.dims))
         return values
 
-    def _rounded(self, base: Array, index: tuple[slice, ...]) -> Array:
+    def _rounded(self, base: Array, index: Index) -> Array:
         """The block in storage type. A product alone is rounded while numpy multiplies: no float64 block is made."""
         storage = dtypes.numpy_dtype(self.data_type)
         assert storage is not None
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             if self.offset is not None or self.factor is None or "V" in (storage.kind, base.dtype.kind):
                 return dtypes.rounded(self._exact(base, index), self.data_type)
-            block = base[index]
-            result: Array = np.empty(block.shape, storage)
+            result: Array = np.empty(base.shape, storage)
             factor = _part(self.factor, index, len(self.dims))
-            return np.multiply(block, factor, out=result, casting="same_kind", dtype=np.float64)
+            return np.multiply(base, factor, out=result, casting="same_kind", dtype=np.float64)
 
 
 def _release(source: TensorSource) -> None:
-    if isinstance(source, FileTensor):
+    if isinstance(source, FileTensor | Streamed):
         source.release()
 
 
@@ -338,13 +357,13 @@ class _RangeGuard:
             raise RangeRefusal(f"{self.lost} folded weights would become zero or subnormal", self.tensor)
 
 
-def _part(operand: NDArray[A], index: tuple[slice, ...], rank: int) -> NDArray[A]:
+def _part(operand: NDArray[A], index: Index, rank: int) -> NDArray[A]:
     """The slice of a broadcastable operand that belongs to a block."""
     full = operand.reshape((1,) * (rank - operand.ndim) + operand.shape)
     return full[tuple(part if size != 1 else slice(None) for part, size in zip(index, full.shape, strict=False))]
 
 
-def _block_indices(dims: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+def block_indices(dims: tuple[int, ...]) -> Iterator[Index]:
     """Slices that walk a C-order array in contiguous blocks of at most `_BLOCK_ELEMENTS`, where an axis allows it."""
     total = math.prod(dims)
     if total <= _BLOCK_ELEMENTS:

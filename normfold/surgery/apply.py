@@ -7,18 +7,16 @@ it replaces if nobody reads that any more, and a fresh one otherwise; nothing is
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 from onnx import AttributeProto, NodeProto, helper
 
-from normfold.affine.absorbers import build
+from normfold.affine.absorbers import changes
 from normfold.affine.change import Change, NewNode, NewParameter
-from normfold.affine.draft import BORDER, INPUT
 from normfold.model.graph import Node, Use, Value
 from normfold.model.load import FIRST_OVERRIDABLE_IR, Model
 from normfold.model.patch import Candidate
 from normfold.model.tensors import NewTensor
 from normfold.surgery.plan import Plan
+from normfold.surgery.retire import Retirement
 
 
 def apply(model: Model, plan: Plan, metadata: dict[str, str]) -> Candidate:
@@ -38,15 +36,9 @@ class _Surgeon:
         self.plan = plan
         self.draft = plan.draft
         self.candidate = Candidate(model, {}, {} if plan.is_empty else metadata)
-        # What a node collected in front of it is part of the change for what it collected behind.
-        self.changes = [
-            build(plan.draft, slot.node, slot.operand, affine)
-            for slot, affine in plan.slots
-            if slot.operand not in (INPUT, BORDER)
-        ]
+        self.changes = changes(plan.draft, plan.slots)
         self.gone = {id(node) for node, _ in plan.draft.bypassed.values()}
-        self.heirs = {id(root) for _, root in plan.draft.bypassed.values()}  # they have the readers of what went
-        self.lost: dict[int, int] = defaultdict(int)  # readings that a value lost, by identity
+        self.dead = Retirement(plan.draft, self.changes)
         self.taken: set[str] | None = None
         self.made: dict[tuple[object, ...], str] = {}
 
@@ -57,63 +49,33 @@ class _Surgeon:
             self.candidate.patch(self.model.graph).dropped_inputs |= set(self.plan.frozen)
         for node, _ in self.draft.bypassed.values():
             self._drop(node)
-        dead = self._retire()
+        self._retire()
         for change in self.changes:
-            self._carry_out(change, dead)
+            self._carry_out(change)
         self._rename()
         for change in self.changes:
             if change.before is not None:  # after renaming, because it reads what the node would read
-                self._insert(change.node, change.before, dead)
+                self._insert(change.node, change.before)
         return self.candidate
 
     # --- what is no longer needed ---
 
     def _drop(self, node: Node) -> None:
         self.candidate.patch(node.scope).dropped_nodes.add(node.index)
-        for value in node.inputs:
-            if value is not None:
-                self.lost[id(value)] += 1
 
-    def _retire(self) -> set[int]:
-        """Drop constants, and the operators that make them, whose last reader is gone. Returns identities of dead values."""
-        doubtful = [value for node, _ in self.draft.bypassed.values() for value in node.inputs if value is not None]
-        for change in self.changes:
-            for slot in change.inputs:
-                value = change.node.input(slot)
-                if value is not None:
-                    self.lost[id(value)] += 1
-                    doubtful.append(value)
-        dead: set[int] = set()
-        while doubtful:
-            value = doubtful.pop()
-            if id(value) in dead or not self._is_dead(value):
+    def _retire(self) -> None:
+        """Drop the constants, and the operators that make them, whose last reader is gone."""
+        for node in self.dead.nodes.values():
+            self._drop(node)
+        for value in self.dead.values.values():
+            patch = self.candidate.patch(value.scope)
+            index = self._initializer_index(value)
+            if value.producer is None and index is None:
                 continue
-            dead.add(id(value))
-            doubtful += self._retire_source(value)
-        return dead
-
-    def _is_dead(self, value: Value) -> bool:
-        if id(value) in self.heirs or value.is_output or self.lost[id(value)] < len(value.uses):
-            return False
-        if self.draft.constants.get(value) is None:
-            return False
-        producer = value.producer
-        return producer is None or all(
-            other is value or other is None or (not other.uses and not other.is_output) for other in producer.outputs
-        )
-
-    def _retire_source(self, value: Value) -> list[Value]:
-        patch = self.candidate.patch(value.scope)
-        if value.producer is not None:
-            self._drop(value.producer)
             patch.dropped_info.add(value.name)
-            return [operand for operand in value.producer.inputs if operand is not None]
-        index = self._initializer_index(value)
-        if index is not None:
-            patch.dropped_initializers.add(index)
-            patch.dropped_info.add(value.name)
-            patch.dropped_inputs.add(value.name)
-        return []
+            if value.producer is None and index is not None:
+                patch.dropped_initializers.add(index)
+                patch.dropped_inputs.add(value.name)
 
     def _initializer_index(self, value: Value) -> int | None:
         if not hasattr(self, "_positions"):
@@ -126,7 +88,7 @@ class _Surgeon:
 
     # --- changed nodes ---
 
-    def _carry_out(self, change: Change, dead: set[int]) -> None:
+    def _carry_out(self, change: Change) -> None:
         node = change.node
         patch = self.candidate.patch(node.scope).node(node.index)
         if change.op_type is not None:
@@ -137,17 +99,17 @@ class _Surgeon:
             names = patch.inputs if patch.inputs is not None else list(node.proto.input)
             names += [""] * (max(change.inputs) + 1 - len(names))
             for slot, parameter in change.inputs.items():
-                names[slot] = self._tensor(node, node.input(slot), parameter, dead)
+                names[slot] = self._tensor(node, node.input(slot), parameter)
             patch.inputs = names
         if change.add is not None:
-            self._append_add(node, change.add, dead)
+            self._append_add(node, change.add)
 
-    def _tensor(self, node: Node, old: Value | None, parameter: NewParameter, dead: set[int]) -> str:
+    def _tensor(self, node: Node, old: Value | None, parameter: NewParameter) -> str:
         """The name of the new tensor; equal tensors made of one old one are shared as that was."""
         key = (id(old) if old is not None else id(parameter), id(node.scope), *_recipe(parameter))
         if key in self.made and old is not None:
             return self.made[key]
-        reuse = self._may_take_over(node, old, parameter, dead)
+        reuse = self._may_take_over(node, old, parameter)
         name = old.name if reuse and old is not None else self._fresh(parameter.hint)
         if reuse and old is not None:
             self.made["name", id(old)] = name
@@ -155,9 +117,9 @@ class _Surgeon:
         self.made[key] = name
         return name
 
-    def _may_take_over(self, node: Node, old: Value | None, parameter: NewParameter, dead: set[int]) -> bool:
+    def _may_take_over(self, node: Node, old: Value | None, parameter: NewParameter) -> bool:
         """Whether the new tensor may have the name of the old one: it is dead, ours, and not declared with another shape."""
-        if old is None or id(old) not in dead or old.scope is not node.scope or ("name", id(old)) in self.made:
+        if old is None or old not in self.dead or old.scope is not node.scope or ("name", id(old)) in self.made:
             return False
         declared = old.is_input and old.name not in self.model.frozen
         return not declared or old.tensor is None or old.tensor.dims == parameter.dims
@@ -183,24 +145,24 @@ class _Surgeon:
         """Before IR 4 every initializer must be a graph input; a new one would change the interface."""
         return self.model.ir_version < FIRST_OVERRIDABLE_IR
 
-    def _append_add(self, node: Node, bias: NewParameter, dead: set[int]) -> None:
+    def _append_add(self, node: Node, bias: NewParameter) -> None:
         patch = self.candidate.patch(node.scope)
         inner = self._fresh(f"{node.output.name}.unbiased")
-        name = self._tensor(node, None, bias, dead)
+        name = self._tensor(node, None, bias)
         patch.node(node.index).outputs = [inner, *list(node.proto.output)[1:]]
         add = NodeProto(
             op_type="Add", name=self._fresh(f"{node.label}.bias_add"), input=[inner, name], output=[node.output.name]
         )
         patch.after.setdefault(node.index, []).append(add)
 
-    def _insert(self, node: Node, new: NewNode, dead: set[int]) -> None:
+    def _insert(self, node: Node, new: NewNode) -> None:
         """Put a node in front of the data input of another."""
         patch = self.candidate.patch(node.scope)
         names = patch.node(node.index).inputs or list(node.proto.input)
         output = self._fresh(f"{node.label}.{new.role}")
         inputs = [names[0], *("" for _ in range(max(new.inputs, default=0)))]
         for slot, parameter in new.inputs.items():
-            inputs[slot] = self._tensor(node, None, parameter, dead)
+            inputs[slot] = self._tensor(node, None, parameter)
         attributes = [helper.make_attribute(name, value) for name, value in new.attributes.items()]
         inserted = NodeProto(
             op_type=new.op_type, name=self._fresh(output), input=inputs, output=[output], attribute=attributes

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from normfold.affine.absorbers import changes
 from normfold.affine.algebra import Affine
 from normfold.affine.change import require_normal_factors
 from normfold.affine.draft import OUTPUT, Absorption, Draft, Slot
@@ -29,6 +30,7 @@ from normfold.model.load import Model
 from normfold.model.shapes import Shapes
 from normfold.norm.sites import is_norm_operator
 from normfold.surgery.plan import Decision, Edit, Outcome, Plan
+from normfold.surgery.retire import Retirement
 
 _KEPT = frozenset(("no-absorber", "bias-in-place", "cost", "fused-pattern", "user-keep"))
 _PASSES = 16
@@ -270,13 +272,32 @@ class _Planner:
 
     def _decisions(self, sites: list[Node]) -> Iterator[Decision]:
         affine = {id(node) for node in sites}
+        retired = self._retired_norms()
         for scope in self.model.scopes():
             for node in scope.nodes:
                 if id(node) in affine:
                     yield self._decision(node)
-                elif is_norm_operator(node):
+                elif id(node) not in retired and self._is_constant_batch_norm(node):
+                    yield _constant_decision(node)
+                elif id(node) not in retired and is_norm_operator(node):
                     yield _norm_decision(node)
         yield from self._initializer_decisions()
+
+    def _is_constant_batch_norm(self, node: Node) -> bool:
+        return node.op_type == BATCH_NORM and not node.domain and self._is_constant(node)
+
+    def _is_constant(self, node: Node) -> bool:
+        return bool(node.outputs) and self.draft.constants.get(node.outputs[0]) is not None
+
+    def _retired_norms(self) -> Collection[int]:
+        """Identities of nodes that go with the weights that they make: no site, for there is nothing to say about them."""
+        norms = [
+            n for scope in self.model.scopes() for n in scope.nodes if n.op_type == BATCH_NORM or is_norm_operator(n)
+        ]
+        if not any(self._is_constant(node) for node in norms):
+            return ()
+        slots = self.draft.slots.values()
+        return Retirement(self.draft, changes(self.draft, slots)).nodes
 
     def _decision(self, node: Node) -> Decision:
         rule = rule_of(node)
@@ -335,6 +356,11 @@ def _norm_decision(node: Node) -> Decision:
     return Decision(
         node.key, "NF201", "NF201.single-op", Outcome.KEPT, node.op_type, node.label, (node.label,), message
     )
+
+
+def _constant_decision(node: Node) -> Decision:
+    message = f"everything that {node.label!r} reads is constant: a runtime computes it once, when it loads the model"
+    return Decision(node.key, "NF101", "NF101.constant", Outcome.KEPT, node.op_type, node.label, (node.label,), message)
 
 
 def _composed(run: list[AffineNode]) -> Affine:

@@ -38,8 +38,7 @@ LEFT: dict[str, dict[str, int]] = {
     "vit_block_opset14": {},
     "convnext_block": {},
     "style_transfer": {},
-    # the weight of the Conv is computed from two others while the model runs
-    "weight_norm": {"dynamic-params": 3},
+    "weight_norm": {},
     # the identity branch of a block reads what the other branches read
     "repvgg": {"shared": 2},
     # on the input, and behind a tensor with a second reader
@@ -111,6 +110,18 @@ def _kept_for_a_reason(result: normfold.Result, name: str) -> None:
     for norm in NORMS:
         if norm in ops:
             assert ops[norm].before == ops[norm].after, "a norm with statistics of its input is no affine"
+
+
+def test_weight_normalisation_goes_with_the_norms(tmp_path: Path) -> None:
+    original = models.build("weight_norm")
+    source, out = tmp_path / "m.onnx", tmp_path / "out.onnx"
+    source.write_bytes(original.SerializeToString(deterministic=True))
+    normfold.optimize(source, out)
+    left = Counter(node.op_type for node in onnx.load(str(out)).graph.node)
+    assert left == {"Conv": 2, "Relu": 2, "GlobalAveragePool": 1, "Flatten": 1, "Gemm": 1}
+    kept = normfold.optimize(source, out, config=Config(skip=("NF101",)))
+    assert not kept.changed
+    assert out.read_bytes() == source.read_bytes()
 
 
 @pytest.mark.parametrize("name", sorted(models.TORCH_FREE))

@@ -1,0 +1,67 @@
+"""Operators whose result has the shape of an operand, or of all of them broadcast; and matrix products."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from normfold.model import attributes
+from normfold.model.graph import Node
+from normfold.model.shapes.dims import Dims, broadcast
+from normfold.model.shapes.rule import EVERY_INPUT, Rule
+
+if TYPE_CHECKING:
+    from normfold.model.shapes.derive import Shapes
+
+
+def _same(shapes: Shapes, node: Node, slot: int) -> Dims | None:
+    return shapes.known(node.input(0)) if slot == 0 else None
+
+
+def _same_all(shapes: Shapes, node: Node, slot: int) -> Dims | None:
+    return shapes.known(node.input(0))
+
+
+def _elementwise(shapes: Shapes, node: Node, slot: int) -> Dims | None:
+    if node.attributes.get("broadcast") is not None or node.attributes.get("axis") is not None:
+        return shapes.known(node.input(0))  # before opset 7 the second operand is stretched to the first
+    return broadcast([shapes.known(operand) for operand in node.inputs])
+
+
+def _matmul(shapes: Shapes, node: Node, slot: int) -> Dims | None:
+    a, b = shapes.known(node.input(0)), shapes.known(node.input(1))
+    if a is None or b is None or not a or not b:
+        return None
+    batch = broadcast([a[:-2], b[:-2]])
+    rows = a[-2:-1] if len(a) > 1 else ()
+    columns = b[-1:] if len(b) > 1 else ()
+    return None if batch is None else (*batch, *rows, *columns)
+
+
+def _gemm(shapes: Shapes, node: Node, slot: int) -> Dims | None:
+    a, b = shapes.known(node.input(0)), shapes.known(node.input(1))
+    rows = a[1 if attributes.get(node, "transA", 0) else 0] if a is not None and len(a) == 2 else None
+    columns = b[0 if attributes.get(node, "transB", 0) else 1] if b is not None and len(b) == 2 else None
+    return (rows, columns)
+
+
+_ELEMENTWISE = (
+    "Add", "Sub", "Mul", "Div", "Pow", "Sum", "Max", "Min", "Mean", "Where", "Equal", "Less", "Greater", "LessOrEqual",
+    "GreaterOrEqual", "And", "Or", "Xor", "Mod", "PRelu",
+)  # fmt: skip
+
+
+UNARY = (
+    "Relu", "LeakyRelu", "Sigmoid", "Tanh", "Clip", "Elu", "Selu", "Softplus", "Softsign", "HardSigmoid",
+    "HardSwish", "Mish", "Gelu", "Erf", "Exp", "Log", "Sqrt", "Reciprocal", "Neg", "Abs", "Floor", "Ceil", "Round",
+    "Sign", "Sin", "Cos", "Identity", "Cast", "CastLike", "Softmax", "LogSoftmax", "Not", "LRN", "LpNormalization",
+    "MeanVarianceNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization",
+    "BatchNormalization", "LayerNormalization", "QuantizeLinear", "DequantizeLinear", "ThresholdedRelu", "Celu",
+    "CumSum", "Trilu", "ImageScaler",
+)  # fmt: skip
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(UNARY, Rule(_same)),
+    **dict.fromkeys(_ELEMENTWISE, Rule(_elementwise, EVERY_INPUT)),
+    "Dropout": Rule(_same_all),
+    "MatMul": Rule(_matmul, EVERY_INPUT),
+    "Gemm": Rule(_gemm, EVERY_INPUT),
+}

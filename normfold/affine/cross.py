@@ -403,18 +403,19 @@ def _pad(draft: Draft, node: Node, slot: int, affine: Affine) -> Iterator[Way]:
     if attributes.get(node, "mode", "constant") != "constant":
         yield _to(node, affine)
         return
-    if draft.shapes.data_type(node.output) is None:
+    kind = draft.shapes.data_type(node.output)
+    if kind is None:
         raise Refused("shape-unknown", f"the element type behind {node.label!r} is not known", node.label)
     value = _pad_value(draft, node)
     padded = (affine.scale * value + affine.shift).reshape(-1)
     if (padded != padded[0]).any():
         raise Refused("shift-blocked", f"{node.label!r} would need another padding value for every channel", node.label)
-    if padded[0] == value:
-        yield _to(node, affine)
-        return
     if node.scope.version < _BOUNDS_ARE_INPUTS:
         _fits_attribute(draft, node, float(padded[0]))
-    yield Way(((Use(node, 0), affine),), (Absorption(Slot(node, _PAD_VALUE), uniform(0.0, float(padded[0]), 0)),))
+        kind = dtypes.FLOAT
+    stored = float(dtypes.stored(padded, kind)[0])
+    absorbed = () if stored == value else (Absorption(Slot(node, _PAD_VALUE), uniform(0.0, stored, 0)),)
+    yield Way(((Use(node, 0), affine),), absorbed)
 
 
 def _pad_value(draft: Draft, node: Node) -> float:

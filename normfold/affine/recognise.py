@@ -62,17 +62,18 @@ def has_constant_operand(draft: Draft, node: Node) -> bool:
 def read(draft: Draft, node: Node) -> AffineNode:
     """The meaning of a site, with what its slots have collected so far.
 
+    What was collected counts as it will be stored. A second run reads it like that, so whatever is decided here on more
+    digits would be decided differently there.
+
     Raises:
         Refused: it is no affine, or cannot be shown to be one.
     """
     try:
-        found = _batch_norm(draft, node) if node.op_type == BATCH_NORM else _elementwise(draft, node)
+        return _batch_norm(draft, node) if node.op_type == BATCH_NORM else _elementwise(draft, node)
     except Unreadable as error:
         raise Refused("ill-formed", f"a parameter of {node.label!r} has {error}", node.label) from None
     except InputError as error:
         raise Refused("external-data", error.message, node.label) from None
-    pending = draft.pending(node, OUTPUT)
-    return found if pending is None else AffineNode(node, found.data, found.affine.then(pending))
 
 
 # --- BatchNormalization ----------------------------------------------------------------------------------------------
@@ -93,9 +94,13 @@ def _batch_norm(draft: Draft, node: Node) -> AffineNode:
     channels = draft.shapes.dims(data)[1] if rank > 1 else 1  # type: ignore[index]
     if isinstance(channels, int) and channels != gamma.size:
         raise Refused("ill-formed", f"{gamma.size} parameters for {channels} channels", node.label)
-    return AffineNode(
-        node, data, per_channel(*batch_norm_affine(node, gamma, beta, mean, var), rank, 1 if rank > 1 else 0)
-    )
+    axis = 1 if rank > 1 else 0
+    pending = draft.pending(node, OUTPUT)
+    if pending is not None:
+        scale, shift = pending.vectors(axis, gamma.size)
+        gamma = dtypes.stored(gamma * scale, draft.parameter(node, 1).data_type)
+        beta = dtypes.stored(beta * scale + shift, draft.parameter(node, 2).data_type)
+    return AffineNode(node, data, per_channel(*batch_norm_affine(node, gamma, beta, mean, var), rank, axis))
 
 
 def batch_norm_affine(
@@ -202,7 +207,7 @@ def operand_values(draft: Draft, node: Node, slot: int, rank: int) -> Float64:
     values = aligned(node, source, rank)
     pending = draft.pending(node, slot)
     if pending is not None:
-        values = pending.scale * values + pending.shift
+        values = dtypes.stored(pending.scale * values + pending.shift, source.data_type)
     if not np.isfinite(values).all():
         raise Refused("non-finite", f"a constant of {node.label!r} is not finite", node.label)
     return values

@@ -155,10 +155,12 @@ class _Planner:
     def _absorptions(self, run: list[AffineNode]) -> Found:
         affine = _composed(run)
         first, last = run[0], run[-1]
-        if affine.is_identity:
+        kind = self.draft.shapes.data_type(first.data) or dtypes.FLOAT
+        if dtypes.is_float(kind) and len(run) > 1:
+            require_normal_factors((affine.scale, *(member.affine.scale for member in run)), kind)  # serial ones merge
+        if affine.is_identity or (dtypes.is_float(kind) and affine.stored(kind).is_identity):
             self._require_removable(first, last)
             return Found()
-        self._require_normal_factors(run, affine)
         slot = next(i for i, value in enumerate(first.node.inputs) if value is first.data)
         return absorb_backward(self.draft, Use(first.node, slot), affine)
 
@@ -170,12 +172,6 @@ class _Planner:
         if root.producer is None or root.scope is not last.node.scope:
             raise Refused("graph-output", f"{last.node.output.name!r} is an output of the graph", last.node.label)
         require_private(self.draft, root, first.node)
-
-    def _require_normal_factors(self, run: list[AffineNode], affine: Affine) -> None:
-        """Composing a run merges serial factors."""
-        kind = self.draft.shapes.data_type(run[0].data) or dtypes.FLOAT
-        if len(run) > 1 and dtypes.is_float(kind):
-            require_normal_factors((affine.scale, *(member.affine.scale for member in run)), kind)
 
     def _require_gain(self, run: list[AffineNode], absorptions: Sequence[Absorption]) -> None:
         """An edit must remove more nodes than it adds."""

@@ -209,6 +209,14 @@ def _same_all(shapes: Shapes, node: Node, slot: int) -> Dims | None:
     return shapes.known(node.input(0))
 
 
+def _batch_norm(shapes: Shapes, node: Node, slot: int) -> Dims | None:
+    """As the data, with as many channels as there are scales: a fold may leave an Add of that many values here."""
+    data, scale = shapes.known(node.input(0)), shapes.known(node.input(1))
+    if slot or data is None or scale is None or len(data) < 2 or len(scale) != 1 or isinstance(data[1], int):
+        return None if slot else data
+    return (data[0], scale[0], *data[2:])
+
+
 def _elementwise(shapes: Shapes, node: Node, slot: int) -> Dims | None:
     if node.attributes.get("broadcast") is not None or node.attributes.get("axis") is not None:
         return shapes.known(node.input(0))  # before opset 7 the second operand is stretched to the first
@@ -627,13 +635,14 @@ _UNARY = (
     "HardSwish", "Mish", "Gelu", "Erf", "Exp", "Log", "Sqrt", "Reciprocal", "Neg", "Abs", "Floor", "Ceil", "Round",
     "Sign", "Sin", "Cos", "Identity", "Cast", "CastLike", "Softmax", "LogSoftmax", "Not", "LRN", "LpNormalization",
     "MeanVarianceNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization",
-    "BatchNormalization", "LayerNormalization", "QuantizeLinear", "DequantizeLinear", "ThresholdedRelu", "Celu",
-    "CumSum", "Trilu", "ImageScaler",
+    "LayerNormalization", "QuantizeLinear", "DequantizeLinear", "ThresholdedRelu", "Celu", "CumSum", "Trilu",
+    "ImageScaler",
 )  # fmt: skip
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(_UNARY, _same),
     **dict.fromkeys(_ELEMENTWISE, _elementwise),
     "Dropout": _same_all,
+    "BatchNormalization": _batch_norm,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "AveragePool": _pool,
@@ -667,8 +676,11 @@ _RULES: dict[str, Rule] = {
     "RNN": _recurrent,
 }
 _ALL_INPUTS = frozenset(
-    (*_ELEMENTWISE, "Concat", "MatMul", "Gemm", "Conv", "ConvTranspose", "Gather", "LSTM", "GRU", "RNN")
-)
+    (
+        *_ELEMENTWISE, "Concat", "MatMul", "Gemm", "Conv", "ConvTranspose", "Gather", "LSTM", "GRU", "RNN",
+        "BatchNormalization",
+    )
+)  # fmt: skip
 _SHAPE_INPUT = {"Reshape": 1, "Expand": 1, "Resize": 3}
 _FIXED_TYPE = {
     "Shape": _INT64, "Size": _INT64, "ArgMax": _INT64, "ArgMin": _INT64, "NonZero": _INT64, "QuantizeLinear": None,

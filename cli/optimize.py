@@ -96,6 +96,9 @@ def optimize(
     """  # fmt: skip
     with errors("optimize", format, debug, exit_zero=exit_zero):
         import normfold
+
+        source = normfold.Source(model, hashed=metadata)  # before the rest is imported: it is hashed meanwhile
+
         from normfold.destination import default_destination
 
         from . import render
@@ -109,7 +112,7 @@ def optimize(
         destination = output or (model if in_place else default_destination(model))
         with render.progress(format) as report:
             result = normfold.optimize(
-                model,
+                source,
                 None if dry_run else destination,
                 config=config,
                 in_place=in_place,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests.support import batch_norm, build, check, folds, random, stays
+from tests.support import batch_norm, build, folds, random, stays
 
 
 def test_an_operator_on_constants_that_took_an_affine_is_not_retired_with_it():

@@ -7,6 +7,7 @@ import hashlib
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import BinaryIO
 
@@ -19,8 +20,8 @@ Part = FileTensor | NewTensor | memoryview
 PAGE = 4096
 _COPY = 8 << 20
 _THREADS = 2
-# Writing slows down once many pages wait for the disk, and so does the end, which waits for all of them.
-_SYNC_EVERY = 64 << 20
+# The disk is told to begin with so many bytes while the next ones are made; otherwise all of them wait until the end.
+_BEGIN_EVERY = 8 << 20
 
 
 class OutputFile:
@@ -35,7 +36,9 @@ class OutputFile:
     def __init__(self, stream: BinaryIO) -> None:
         self._descriptor = stream.fileno()
         self._pool = ThreadPoolExecutor(_THREADS)
-        self._jobs: list[tuple[Future[bytes], int]] = []
+        self._jobs: list[Future[bytes]] = []
+        # The kernel lets one thread at a time write to a file. Whoever waits for that here sleeps, but spins in there.
+        self._turn = Lock()
 
     def __enter__(self) -> OutputFile:
         return self
@@ -47,22 +50,11 @@ class OutputFile:
 
     def put(self, part: Part, at: int) -> None:
         """Have a part written at an offset."""
-        self._jobs.append((self._pool.submit(self._put, part, at), part.nbytes))
+        self._jobs.append(self._pool.submit(self._put, part, at))
 
     def finish(self) -> list[bytes]:
-        """Wait for all parts; their fingerprints, in the order in which they were put.
-
-        The thread that waits makes the disk catch up meanwhile. An error that the disk reports here is final: it would
-        not be reported a second time.
-        """
-        fingerprints, unsynced = [], 0
-        for job, size in self._jobs:
-            fingerprints.append(job.result())
-            unsynced += size
-            if unsynced >= _SYNC_EVERY:
-                os.fsync(self._descriptor)
-                unsynced = 0
-        return fingerprints
+        """Wait for all parts; their fingerprints, in the order in which they were put."""
+        return [job.result() for job in self._jobs]
 
     def _put(self, part: Part, at: int) -> bytes:
         if isinstance(part, NewTensor):
@@ -80,22 +72,33 @@ class OutputFile:
             if origin is None or not self._copy_range(origin[0], origin[1] + start, at + start, length):
                 self._write(tensor.raw()[start : start + length], at + start)
                 tensor.release()
+            self._begin(at + start, length)
         return _sample(tensor)
 
     def _compute(self, tensor: NewTensor, at: int) -> bytes:
         """Compute a new tensor and write it; its fingerprint is made of the first page of every block."""
         digest = hashlib.sha256()
+        begun = at
         for block in tensor.blocks():
             data = memoryview(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
             digest.update(data[:PAGE])
             self._write(data, at)
             at += len(data)
+            if at - begun >= _BEGIN_EVERY:
+                self._begin(begun, at - begun)
+                begun = at
         return digest.digest()
 
     def _write(self, data: memoryview, at: int) -> None:
         done = 0
         while done < len(data):
-            done += os.pwrite(self._descriptor, data[done:], at + done)
+            with self._turn:
+                done += os.pwrite(self._descriptor, data[done:], at + done)
+
+    def _begin(self, at: int, length: int) -> None:
+        """Have the disk begin with a range, and do not wait. A range that is still on its way stays in memory as well."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._descriptor, at, length, os.POSIX_FADV_DONTNEED)
 
     def _copy_range(self, source: int, offset: int, at: int, length: int) -> bool:
         """Whether the kernel copied the range; False where it cannot, and then nothing was copied."""
@@ -104,7 +107,8 @@ class OutputFile:
         done = 0
         while done < length:
             try:
-                count = os.copy_file_range(source, self._descriptor, length - done, offset + done, at + done)
+                with self._turn:
+                    count = os.copy_file_range(source, self._descriptor, length - done, offset + done, at + done)
             except OSError as error:
                 if done or error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
                     raise

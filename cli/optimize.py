@@ -28,13 +28,13 @@ from .options import (
     Trials,
     comparison,
     configuration,
+    repeatable,
 )
 
 Output = Annotated[
     Path | None,
     typer.Option("-o", "--output", help="Where to write.  [default: MODEL.normfold.onnx]", show_default=False),
 ]
-Codes = Annotated[list[str] | None, typer.Option(metavar="CODE", show_default=False)]
 
 
 def optimize(
@@ -48,14 +48,8 @@ def optimize(
     ] = False,
     target: Annotated[TargetName, typer.Option("--target", help="Deployment target.")] = TargetName.PORTABLE,
     initializers: Initializers = Policy.AUTO,
-    skip: Annotated[
-        list[str] | None,
-        typer.Option("--skip", metavar="CODE", help="Leave out a rule, such as NF102. Repeatable.", show_default=False),
-    ] = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option("--only", metavar="CODE", help="Use only this rule. Repeatable.", show_default=False),
-    ] = None,
+    skip: Annotated[list[str] | None, repeatable("--skip", "CODE", "Leave out a rule, such as NF102.")] = None,
+    only: Annotated[list[str] | None, repeatable("--only", "CODE", "Use only this rule.")] = None,
     inputs: Inputs = None,
     shape: Shapes = None,
     rtol: Rtol = None,

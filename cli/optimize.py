@@ -28,13 +28,13 @@ from .options import (
     Trials,
     comparison,
     configuration,
+    repeatable,
 )
 
 Output = Annotated[
     Path | None,
     typer.Option("-o", "--output", help="Where to write.  [default: MODEL.normfold.onnx]", show_default=False),
 ]
-Codes = Annotated[list[str] | None, typer.Option(metavar="CODE", show_default=False)]
 
 
 def optimize(
@@ -48,14 +48,8 @@ def optimize(
     ] = False,
     target: Annotated[TargetName, typer.Option("--target", help="Deployment target.")] = TargetName.PORTABLE,
     initializers: Initializers = Policy.AUTO,
-    skip: Annotated[
-        list[str] | None,
-        typer.Option("--skip", metavar="CODE", help="Leave out a rule, such as NF102. Repeatable.", show_default=False),
-    ] = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option("--only", metavar="CODE", help="Use only this rule. Repeatable.", show_default=False),
-    ] = None,
+    skip: Annotated[list[str] | None, repeatable("--skip", "CODE", "Leave out a rule, such as NF102.")] = None,
+    only: Annotated[list[str] | None, repeatable("--only", "CODE", "Use only this rule.")] = None,
     inputs: Inputs = None,
     shape: Shapes = None,
     rtol: Rtol = None,
@@ -96,6 +90,9 @@ def optimize(
     """  # fmt: skip
     with errors("optimize", format, debug, exit_zero=exit_zero):
         import normfold
+
+        source = normfold.Source(model, hashed=metadata)  # before the rest is imported: it is hashed meanwhile
+
         from normfold.destination import default_destination
 
         from . import render
@@ -109,7 +106,7 @@ def optimize(
         destination = output or (model if in_place else default_destination(model))
         with render.progress(format) as report:
             result = normfold.optimize(
-                model,
+                source,
                 None if dry_run else destination,
                 config=config,
                 in_place=in_place,

@@ -44,34 +44,19 @@ class TargetName(StrEnum):
 Model = Annotated[Path, typer.Argument(help="The ONNX model.", metavar="MODEL", show_default=False)]
 FormatOption = Annotated[Format, typer.Option("--format", help="human: tables; json: one document on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")]
-Inputs = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--inputs",
-        metavar="NAME=FILE.npy|FILE.npz",
-        help="Data to compare on, instead of random data. Repeatable.",
-        show_default=False,
-    ),
-]
-Shapes = Annotated[
-    list[str] | None,
-    typer.Option("--shape", metavar="NAME=1x3x224x224", help="Dims for an input. Repeatable.", show_default=False),
-]
-Rtol = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--rtol",
-        metavar="[OUTPUT:]NUMBER",
-        help="Relative tolerance; default: the model's own noise floor. Repeatable.",
-        show_default=False,
-    ),
-]
-Atol = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--atol", metavar="[OUTPUT:]NUMBER", help="Absolute tolerance, likewise. Repeatable.", show_default=False
-    ),
-]
+
+
+def repeatable(flag: str, metavar: str, text: str) -> Any:
+    """An option that may be given several times."""
+    return typer.Option(flag, metavar=metavar, help=f"{text} Repeatable.", show_default=False)
+
+
+_DATA = repeatable("--inputs", "NAME=FILE.npy|FILE.npz", "Data to compare on, instead of random data.")
+_RTOL = repeatable("--rtol", "[OUTPUT:]NUMBER", "Relative tolerance; default: the model's own noise floor.")
+Inputs = Annotated[list[str] | None, _DATA]
+Shapes = Annotated[list[str] | None, repeatable("--shape", "NAME=1x3x224x224", "Dims for an input.")]
+Rtol = Annotated[list[str] | None, _RTOL]
+Atol = Annotated[list[str] | None, repeatable("--atol", "[OUTPUT:]NUMBER", "Absolute tolerance, likewise.")]
 Seed = Annotated[int, typer.Option("--seed", help="Base of all random inputs.")]
 Trials = Annotated[int, typer.Option("--trials", min=1, max=100, help="Seeded trials of the whole model.")]
 Strict = Annotated[bool, typer.Option("--strict", help="An inconclusive verdict is a refusal.")]

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from normfold.inspection import explain, inspect
     from normfold.model.load import Initializers
+    from normfold.model.source import Source
     from normfold.pipeline import Result, optimize, verify
     from normfold.report.schema import InspectReport, Report, VerifyReport
     from normfold.verification import Status, Verification
@@ -44,6 +45,7 @@ __all__ = [
     "OutputError",
     "Report",
     "Result",
+    "Source",
     "Status",
     "Target",
     "UsageError",
@@ -69,6 +71,7 @@ _HOME = {
     **dict.fromkeys(("InspectReport", "Report", "VerifyReport"), "normfold.report.schema"),
     **dict.fromkeys(("Status", "Verification"), "normfold.verification"),
     "Initializers": "normfold.model.load",
+    "Source": "normfold.model.source",
 }
 
 

@@ -7,11 +7,9 @@ was verified.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +23,7 @@ from normfold.errors import GateError, InputError, OutputError, UsageError
 from normfold.model.load import Model, load
 from normfold.model.opener import absolute, open_model
 from normfold.model.patch import Candidate
+from normfold.model.source import Fingerprint, Source
 from normfold.model.splice import METADATA_PREFIX
 from normfold.model.tensors import RangeRefusal
 from normfold.model.write import Staged, Staging, commit, stage, to_bytes
@@ -78,7 +77,7 @@ class Result:
 
 
 def optimize(
-    source: str | Path | ModelProto,
+    source: str | Path | Source | ModelProto,
     output: str | Path | None = None,
     *,
     config: Config | None = None,
@@ -91,7 +90,7 @@ def optimize(
     """Fold the normalisations of a model, verify the result, and write it.
 
     Args:
-        source: path of a model, or a ModelProto, which is not changed.
+        source: path of a model, an open `Source`, or a ModelProto, which is not changed.
         output: where to write; None writes nothing, `Result.model` has the result.
         config: settings; the default is what the command line does.
         in_place: allow `output` to be the input.
@@ -104,9 +103,10 @@ def optimize(
         NormfoldError: see `normfold.errors`; nothing is written then.
         GateError: verification refused the result.
     """
-    return _Run(source, config or Config(), progress or _silent, keep_rejected).run(
-        output, in_place, overwrite, dry_run
-    )
+    settings = config or Config()
+    if not isinstance(source, (ModelProto, Source)):
+        source = Source(source, hashed=settings.metadata)
+    return _Run(source, settings, progress or _silent, keep_rejected).run(output, in_place, overwrite, dry_run)
 
 
 def verify(
@@ -166,13 +166,13 @@ class _Round:
 
 @dataclass(slots=True)
 class _Run:
-    source: str | Path | ModelProto
+    source: Source | ModelProto
     config: Config
     progress: Progress
     keep_rejected: str | Path | None
     excluded: dict[str, tuple[str, str]] = field(default_factory=dict)
     dropped: list[DroppedEdit] = field(default_factory=list)
-    digest: Future[str] | None = None
+    fingerprint: Fingerprint | None = None
 
     def run(self, output: str | Path | None, in_place: bool, overwrite: bool, dry_run: bool) -> Result:
         self._check_codes()
@@ -185,10 +185,10 @@ class _Run:
         destination = None if output is None else check_destination(Path(output), model.path, in_place=in_place)
         if self.keep_rejected is not None:
             self.keep_rejected = check_destination(Path(self.keep_rejected), model.path, in_place=False)
-        with self._hashing(model):
-            if dry_run:
-                return self._result(model, self._rehearse(model), None, None, dry_run=True)
-            return self._carry_out(model, destination, overwrite)
+        self.fingerprint = self._fingerprint(model)
+        if dry_run:
+            return self._result(model, self._rehearse(model), None, None, dry_run=True)
+        return self._carry_out(model, destination, overwrite)
 
     def _carry_out(self, model: Model, destination: Path | None, overwrite: bool) -> Result:
         with contextlib.ExitStack() as stack:
@@ -382,17 +382,15 @@ class _Run:
 
     # --- provenance and report ---
 
-    @contextlib.contextmanager
-    def _hashing(self, model: Model) -> Iterator[None]:
-        """The source is hashed in a second thread while it is planned."""
-        with ThreadPoolExecutor(1) as pool:
-            self.digest = (
-                pool.submit(lambda: hashlib.sha256(model.buffer).hexdigest()) if self.config.metadata else None
-            )
-            yield
+    def _fingerprint(self, model: Model) -> Fingerprint | None:
+        """That of the source, if it is to be named; it is finished while the model is planned."""
+        if not self.config.metadata:
+            return None
+        known = self.source.fingerprint if isinstance(self.source, Source) else None
+        return known or Fingerprint(model.buffer)
 
     def _metadata(self, plan: Plan) -> dict[str, str]:
-        if self.digest is None or plan.is_empty:
+        if self.fingerprint is None or plan.is_empty:
             return {}
         counts: dict[str, int] = {}
         for decision in plan.decisions:
@@ -401,7 +399,7 @@ class _Run:
         return {
             VERSION_KEY: __version__,
             METADATA_PREFIX + "passes": " ".join(f"{code}:{count}" for code, count in sorted(counts.items())),
-            METADATA_PREFIX + "source_sha256": self.digest.result(),
+            METADATA_PREFIX + "source_sha256": self.fingerprint.hexdigest(),
         }
 
     def _result(
@@ -417,7 +415,7 @@ class _Run:
         report = Report(
             version=__version__,
             status="planned" if dry_run else "unchanged" if candidate.is_original else "optimized",
-            input=FileReport(path=_name(model.path), sha256=self.digest.result() if self.digest else None),
+            input=FileReport(path=_name(model.path), sha256=self.fingerprint.hexdigest() if self.fingerprint else None),
             output=None
             if written is None or staged is None
             else FileReport(path=str(written), sha256=None, data=staged.data),

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normfold.affine.reasons import Refused
+from normfold.model import dtypes
 
 Float64 = NDArray[np.float64]
 
@@ -71,6 +72,10 @@ class Affine:
     def compressed(self) -> Affine:
         """The same map with every axis along which nothing varies reduced to size 1."""
         return Affine(_compress(self.scale), _compress(self.shift))
+
+    def stored(self, data_type: int) -> Affine:
+        """The same map as parameters of that type hold it."""
+        return Affine(dtypes.stored(self.scale, data_type), dtypes.stored(self.shift, data_type))
 
     def vectors(self, axis: int, size: int) -> tuple[Float64, Float64]:
         """Scale and shift per channel, each of shape `[size]`.

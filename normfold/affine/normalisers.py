@@ -28,7 +28,7 @@ from normfold.affine.change import (
 from normfold.affine.draft import INPUT, Absorption, Draft
 from normfold.affine.invariance import accept_in_front, front_epsilon, front_sign
 from normfold.affine.reasons import Refused
-from normfold.affine.recognise import batch_norm_affine, read
+from normfold.affine.recognise import collected, read
 from normfold.model import attributes
 from normfold.model.constants import float64
 from normfold.model.graph import Node
@@ -110,25 +110,17 @@ def _accept_batch_norm_forward(draft: Draft, node: Node, arriving: Mapping[int, 
 
 
 def _build_batch_norm(draft: Draft, node: Node, affine: Affine) -> Change:
-    """Scale and bias that make the stored mean and variance say what the collected affines say.
-
-    With `y = gamma·(x - mean)/σ + beta`: `gamma' = s·gamma` and `beta'` is what is left, `S·0 + T + gamma'·mean/σ`.
-    """
+    """Scale and bias that make the stored mean and variance say what the collected affines say."""
     gamma, beta = draft.parameter(node, 1), draft.parameter(node, 2)
-    front = draft.pending(node, INPUT)
-    if front is None:
+    if draft.pending(node, INPUT) is None:
         return _build_per_channel(draft, node, affine)
-    axis, channels = min(1, affine.rank - 1), gamma.dims[0]
-    scale, shift = affine.vectors(axis, channels)
-    s1, t1 = front.vectors(axis, channels)
-    values = [float64(draft.parameter(node, slot)) for slot in (1, 2, 3, 4)]
-    own, _ = batch_norm_affine(node, *values)
-    mean = values[2]
-    offset = shift + scale * own * (t1 + mean * (s1 - 1.0))
+    mean, var = draft.parameter(node, 3), draft.parameter(node, 4)
+    values = (float64(gamma), float64(beta), float64(mean), float64(var))
+    factor, scale, offset = collected(draft, node, min(1, affine.rank - 1), values)
     return Change(
         node,
         {
-            1: NewParameter(gamma, gamma.data_type, gamma.dims, parameter_name(node, 1, "scale"), scale * s1),
+            1: NewParameter(gamma, gamma.data_type, gamma.dims, parameter_name(node, 1, "scale"), factor),
             2: NewParameter(beta, beta.data_type, beta.dims, parameter_name(node, 2, "bias"), scale, offset),
         },
     )

@@ -74,18 +74,18 @@ def _would_be_affine(draft: Draft, node: Node) -> bool:
 def read(draft: Draft, node: Node) -> AffineNode:
     """The meaning of a site, with what its slots have collected so far.
 
+    What was collected counts as it will be stored. A second run reads it like that, so whatever is decided here on more
+    digits would be decided differently there.
+
     Raises:
         Refused: it is no affine, or cannot be shown to be one.
     """
     try:
-        found = _batch_norm(draft, node) if node.op_type == BATCH_NORM else _elementwise(draft, node)
+        return _batch_norm(draft, node) if node.op_type == BATCH_NORM else _elementwise(draft, node)
     except Unreadable as error:
         raise Refused("ill-formed", f"a parameter of {node.label!r} has {error}", node.label) from None
     except InputError as error:
         raise Refused("external-data", error.message, node.label) from None
-    before, behind = draft.pending(node, INPUT), draft.pending(node, OUTPUT)
-    affine = found.affine if before is None else before.then(found.affine)
-    return AffineNode(node, found.data, affine if behind is None else affine.then(behind))
 
 
 # --- BatchNormalization ----------------------------------------------------------------------------------------------
@@ -106,9 +106,31 @@ def _batch_norm(draft: Draft, node: Node) -> AffineNode:
     channels = draft.shapes.dims(data)[1] if rank > 1 else 1  # type: ignore[index]
     if isinstance(channels, int) and channels != gamma.size:
         raise Refused("ill-formed", f"{gamma.size} parameters for {channels} channels", node.label)
-    return AffineNode(
-        node, data, per_channel(*batch_norm_affine(node, gamma, beta, mean, var), rank, 1 if rank > 1 else 0)
-    )
+    axis = 1 if rank > 1 else 0
+    if draft.pending(node, OUTPUT) is not None:
+        factor, scale, offset = collected(draft, node, axis, (gamma, beta, mean, var))
+        gamma = dtypes.stored(gamma * factor, draft.parameter(node, 1).data_type)
+        beta = dtypes.stored(beta * scale + offset, draft.parameter(node, 2).data_type)
+    return AffineNode(node, data, per_channel(*batch_norm_affine(node, gamma, beta, mean, var), rank, axis))
+
+
+def collected(
+    draft: Draft, node: Node, axis: int, parameters: tuple[Float64, Float64, Float64, Float64]
+) -> tuple[Float64, Float64, Float64]:
+    """What a BatchNormalization collected: `gamma' = gamma·factor` and `beta' = beta·scale + offset`, each `[C]`.
+
+    Mean and variance stay. With `(s1, t1)` in front and `(s2, t2)` behind, `factor = s1·s2`, `scale = s2` and
+    `offset = t2 + s2·gamma/σ·(t1 + mean·(s1 - 1))`.
+    """
+    gamma, beta, mean, var = parameters
+    before, behind = draft.pending(node, INPUT), draft.pending(node, OUTPUT)
+    assert behind is not None
+    scale, shift = behind.vectors(axis, gamma.size)
+    if before is None:
+        return scale, scale, shift
+    s1, t1 = before.vectors(axis, gamma.size)
+    own, _ = batch_norm_affine(node, gamma, beta, mean, var)
+    return scale * s1, scale, shift + scale * own * (t1 + mean * (s1 - 1.0))
 
 
 def batch_norm_affine(
@@ -219,7 +241,7 @@ def operand_values(draft: Draft, node: Node, slot: int, rank: int) -> Float64:
     values = aligned(node, source, rank)
     pending = draft.pending(node, slot)
     if pending is not None:
-        values = pending.scale * values + pending.shift
+        values = dtypes.stored(pending.scale * values + pending.shift, source.data_type)
     if not np.isfinite(values).all():
         raise Refused("non-finite", f"a constant of {node.label!r} is not finite", node.label)
     return values

@@ -110,6 +110,11 @@ def rounded(values: NDArray[np.float64], data_type: int) -> NDArray[np.generic]:
         return single.astype(storage)
 
 
+def stored(values: NDArray[np.float64], data_type: int) -> NDArray[np.float64]:
+    """The values as they are read again once they were written in a float type."""
+    return rounded(values, data_type).astype(np.float64)
+
+
 def type_name(data_type: int) -> str:
     """`FLOAT16` and so on; the number where onnx does not know it."""
     try:

@@ -15,7 +15,7 @@ from onnx import ModelProto, OperatorSetIdProto, SparseTensorProto, StringString
 from normfold.errors import InputError
 from normfold.model import dtypes
 from normfold.model.graph import STANDARD, Node, Scope, add_nodes, connect, sort
-from normfold.model.opener import absolute, open_model
+from normfold.model.opener import open_model
 from normfold.model.outline import (
     FUNCTION,
     GRAPH,
@@ -28,6 +28,7 @@ from normfold.model.outline import (
     parse,
     refuse_external,
 )
+from normfold.model.source import Source
 from normfold.model.tensors import DataFiles
 from normfold.model.wire import LENGTH, VARINT, Field, fields, malformed, read_varint
 
@@ -83,11 +84,11 @@ class Model:
         )
 
 
-def load(source: str | Path | ModelProto, *, initializers: Initializers = Initializers.AUTO) -> Model:
+def load(source: str | Path | Source | ModelProto, *, initializers: Initializers = Initializers.AUTO) -> Model:
     """Read a model.
 
     Args:
-        source: a path, or a ModelProto, which is not changed.
+        source: a path, an open file, or a ModelProto, which is not changed.
         initializers: policy for initializers that are also graph inputs.
 
     Raises:
@@ -96,8 +97,8 @@ def load(source: str | Path | ModelProto, *, initializers: Initializers = Initia
     if isinstance(source, ModelProto):
         path, buffer = None, memoryview(_serialised(source))
     else:
-        path = absolute(source)
-        buffer = open_model(path).view
+        opened = source if isinstance(source, Source) else Source(source, hashed=False)
+        path, buffer = opened.path, opened.view
     with _collector_paused():
         model = _outline(buffer, path)
         _check_opsets(model)

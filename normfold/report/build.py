@@ -20,23 +20,12 @@ from normfold.report.schema import (
 from normfold.surgery.plan import Decision
 
 if TYPE_CHECKING:
-    from normfold.verification import OutputVerdict, RegionVerdict, Verification
+    from normfold.verification import Verification
 
 
 def decision_reports(decisions: Sequence[Decision]) -> tuple[DecisionReport, ...]:
     """Decisions in the form of the report."""
-    return tuple(
-        DecisionReport(
-            code=d.code,
-            outcome=d.outcome.value,
-            op_type=d.op_type,
-            node=d.node,
-            nodes=d.nodes,
-            message=d.message,
-            site=d.site,
-        )
-        for d in decisions
-    )
+    return tuple(DecisionReport.model_validate(decision) for decision in decisions)
 
 
 def op_counts(model: Model, candidate: Candidate) -> tuple[OpCount, ...]:
@@ -70,8 +59,8 @@ def verification_report(found: Verification) -> VerificationReport:
         warnings=found.warnings,
         reason=found.reason,
         coverage=found.coverage,
-        regions=tuple(_region(item) for item in found.regions),
-        outputs=tuple(_output(item) for item in found.outputs),
+        regions=tuple(RegionReport.model_validate(item) for item in found.regions),
+        outputs=tuple(OutputReport.model_validate(item) for item in found.outputs),
         seeds=found.settings.seeds,
         random_inputs=found.settings.random_inputs,
         runtime=found.settings.ort_version,
@@ -98,21 +87,6 @@ def _without_runs(
     )  # fmt: skip
 
 
-def _region(item: RegionVerdict) -> RegionReport:
-    return RegionReport(
-        edits=item.edits, status=item.status.value, level=item.level, execution=item.execution, max_abs=item.max_abs,
-        bound=item.bound, ratio=item.ratio, location=item.location, reason=item.reason,
-    )  # fmt: skip
-
-
-def _output(item: OutputVerdict) -> OutputReport:
-    return OutputReport(
-        name=item.name, status=item.status.value, max_abs=item.max_abs, max_rel=item.max_rel, rms=item.rms, cosine=item.cosine,
-        max_ulp=item.max_ulp, noise_floor=item.noise_floor, bound=item.bound, ratio=item.ratio, location=item.location,
-        reason=item.reason,
-    )  # fmt: skip
-
-
 def error_report(error: NormfoldError) -> ErrorReport:
     """An error in the form of the report."""
-    return ErrorReport(code=error.code, message=error.message, where=error.where, hint=error.hint)
+    return ErrorReport.model_validate(error)

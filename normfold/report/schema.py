@@ -13,8 +13,17 @@ SCHEMA_VERSION = "1.0"
 
 
 class _Value(BaseModel):
-    # Validators are built when a report is made, not when this module is imported.
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    # Validators are built when a report is made, not when this module is imported. What has the same attributes is read
+    # by their names.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, from_attributes=True)
+
+
+class _Document(_Value):
+    """What every document starts with."""
+
+    schema_version: str = SCHEMA_VERSION
+    tool: Literal["normfold"] = "normfold"
+    version: str
 
 
 class DecisionReport(_Value):
@@ -117,12 +126,9 @@ class FileReport(_Value):
     data: str | None = None
 
 
-class Report(_Value):
+class Report(_Document):
     """Everything that one run of `optimize` has to say."""
 
-    schema_version: str = SCHEMA_VERSION
-    tool: Literal["normfold"] = "normfold"
-    version: str
     command: Literal["optimize"] = "optimize"
     status: Literal["optimized", "unchanged", "planned", "refused", "error"]
     input: FileReport | None = None
@@ -137,12 +143,9 @@ class Report(_Value):
     error: ErrorReport | None = None
 
 
-class VerifyReport(_Value):
+class VerifyReport(_Document):
     """Everything that one run of `verify` has to say."""
 
-    schema_version: str = SCHEMA_VERSION
-    tool: Literal["normfold"] = "normfold"
-    version: str
     command: Literal["verify"] = "verify"
     original: str = ""
     candidate: str = ""
@@ -162,12 +165,9 @@ class NormReport(_Value):
     foldable: str
 
 
-class InspectReport(_Value):
+class InspectReport(_Document):
     """What is in a model."""
 
-    schema_version: str = SCHEMA_VERSION
-    tool: Literal["normfold"] = "normfold"
-    version: str
     command: Literal["inspect"] = "inspect"
     path: str = ""
     ir_version: int = 0
@@ -184,12 +184,9 @@ class InspectReport(_Value):
     error: ErrorReport | None = None
 
 
-class ExplainReport(_Value):
+class ExplainReport(_Document):
     """Why each norm and affine was folded, or not."""
 
-    schema_version: str = SCHEMA_VERSION
-    tool: Literal["normfold"] = "normfold"
-    version: str
     command: Literal["explain"] = "explain"
     decisions: tuple[DecisionReport, ...] = ()
     error: ErrorReport | None = None

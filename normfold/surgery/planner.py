@@ -207,20 +207,20 @@ class _Planner:
     def _backward(self, run: list[AffineNode]) -> Found:
         affine = _composed(run)
         first, last = run[0], run[-1]
-        if affine.is_identity:
+        self._require_normal_factors(run, affine)
+        if self._is_identity(run, affine):
             require_unfused(self.draft, first.data)
             if len(run) == 1:
                 require_no_bias(self.draft, first.node, first.data)
             self._require_removable(first, last)
             return Found()
-        self._require_normal_factors(run, affine)
         slot = next(i for i, value in enumerate(first.node.inputs) if value is first.data)
         return absorb_backward(self.draft, Use(first.node, slot), affine)
 
     def _forward(self, run: list[AffineNode]) -> Found:
         affine = _composed(run)
         require_unfused(self.draft, run[0].data)
-        if affine.is_identity:
+        if self._is_identity(run, affine):
             raise self.refusals[run[0].node.key]  # what keeps it does not depend on the direction
         self._require_normal_factors(run, affine)
         return absorb_forward(self.draft, run[-1].node.output, affine)
@@ -233,6 +233,11 @@ class _Planner:
         if root.producer is None or root.scope is not last.node.scope:
             raise Refused("graph-output", f"{last.node.output.name!r} is an output of the graph", last.node.label)
         require_private(self.draft, root, first.node)
+
+    def _is_identity(self, run: list[AffineNode], affine: Affine) -> bool:
+        """Whether a run changes nothing, as its parameters would be stored."""
+        kind = self.draft.shapes.data_type(run[0].data) or dtypes.FLOAT
+        return affine.is_identity or (dtypes.is_float(kind) and affine.stored(kind).is_identity)
 
     def _require_normal_factors(self, run: list[AffineNode], affine: Affine) -> None:
         """Composing a run merges serial factors."""

@@ -106,7 +106,7 @@ def compare(model: ModelProto, result: ModelProto, seed: int) -> str | None:
     for feed in feeds(model, seed):
         try:
             everything = exposed.run(None, feed)
-            plain.run(None, feed)
+            again = plain.run(None, feed)
         except Exception:
             continue
         try:
@@ -114,6 +114,9 @@ def compare(model: ModelProto, result: ModelProto, seed: int) -> str | None:
         except Exception as error:
             return f"the result does not run: {error}"
         if any(v.dtype in _UNIT and not np.isfinite(v).all() for v in everything):
+            continue
+        # A Concat with an empty operand skips the check of the other dimensions and returns memory that nobody wrote.
+        if any(v.size == 0 for v in everything) and not all(map(np.array_equal, everything, again)):
             continue
         ran = True
         bound = _UNITS_ALLOWED * unit * (1.0 + weights + _largest(everything))

@@ -111,6 +111,24 @@ def conv_transpose(c):
     c.add("ConvTranspose", [x, c.weight(np.ones((group * 2, c.int(1, 2), *kernel)))], group=group, **attributes)
 
 
+def deform_conv(c):
+    c.opset = 19
+    size, kernel = c.dims(2, 3, 6), c.dims(2, 1, 3)
+    offset = c.data([2, 2 * kernel[0] * kernel[1], *(s - k + 1 for s, k in zip(size, kernel, strict=True))])
+    c.add("DeformConv", [c.data([2, 3, *size]), c.weight(np.ones((c.int(1, 4), 3, *kernel))), offset])
+
+
+def grid_sample(c):
+    c.add("GridSample", [c.data([2, 3, *c.dims(2, 2)]), c.data([2, *c.dims(2), 2])])
+
+
+def roi_align(c):
+    count = c.int(1, 4)
+    size = {"output_height": c.int(1, 4), "output_width": c.int(1, 4)} if c.pick(0, 1) else {}
+    regions = c.weight(np.tile([0, 0, 2, 2], (count, 1)))
+    c.add("RoiAlign", [c.data([2, 3, *c.dims(2, 3)]), regions, c.ints([0] * count)], **size)
+
+
 def pool(op):
     def build(c):
         rank = c.int(1, 3)
@@ -524,6 +542,10 @@ CASES = {
     "ConvTranspose": conv_transpose,
     **{op: pool(op) for op in ("MaxPool", "AveragePool", "LpPool")},
     "GlobalAveragePool": lambda c: c.add("GlobalAveragePool", [c.data([2, 3, *c.dims(c.int(1, 3))])]),
+    "GlobalLpPool": lambda c: c.add("GlobalLpPool", [c.data([2, 3, *c.dims(c.int(1, 3))])]),
+    "DeformConv": deform_conv,
+    "GridSample": grid_sample,
+    "RoiAlign": roi_align,
     "GlobalMaxPool": lambda c: c.add("GlobalMaxPool", [c.data([2, 3, *c.dims(c.int(1, 3))])]),
     **{op: elementwise(op) for op in ("Add", "Sub", "Mul", "Div", "Pow")},
     **{op: elementwise(op, count=None) for op in ("Sum", "Max", "Min", "Mean")},

@@ -19,7 +19,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from normfold.errors import InputError, OutputError
-from normfold.model import opener, write
+from normfold.model import opener
 from normfold.model.load import load
 from normfold.model.patch import Candidate
 from normfold.model.tensors import RangeRefusal
@@ -292,6 +292,7 @@ WATCHED = [
     (os, "fsync"),
     (os, "open"),
     (os, "write"),
+    (os, "pwrite"),
     (os, "copy_file_range"),
     (os, "pread"),
     (os, "mkdir"),
@@ -311,7 +312,7 @@ class Trap:
         for owner, name in WATCHED:
             monkeypatch.setattr(owner, name, self.watched(getattr(owner, name)))
         monkeypatch.setattr(os, "fdopen", self.streams(os.fdopen))
-        monkeypatch.setattr(write.shutil, "rmtree", self.unwatched(shutil.rmtree))
+        monkeypatch.setattr(shutil, "rmtree", self.unwatched(shutil.rmtree))
 
     def tick(self):
         self.count += 1
@@ -443,9 +444,9 @@ def test_death_anywhere_leaves_a_complete_pair_and_litter_that_the_next_run_swee
     for at in range(1, total + 1):
         candidate = candidate_of(source)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(write.os, "getpid", lambda: pid.pid)
+            patch.setattr(os, "getpid", lambda: pid.pid)
             Trap(patch, at, Killed())
-            patch.setattr(write.shutil, "rmtree", lambda *_, **__: None)  # a dead process cleans nothing up
+            patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # a dead process cleans nothing up
             try:
                 attempt(candidate, out)
             except Killed:

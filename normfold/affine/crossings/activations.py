@@ -14,6 +14,8 @@ from normfold.affine.crossings.base import (
     Direction,
     Passed,
     Way,
+    dims_before,
+    dims_behind,
     inverse,
     no_negative,
     no_shift,
@@ -35,7 +37,16 @@ def _homogeneous(draft: Draft, node: Node, affine: Affine, direction: Direction)
     closed(node, ("alpha", "consumed_inputs"))
     no_shift(node, affine)
     no_negative(node, affine, allow_zero=True)
+    if node.op_type == "PRelu":
+        _require_unstretched(draft, node, affine)
     return affine
+
+
+def _require_unstretched(draft: Draft, node: Node, affine: Affine) -> None:
+    """Runtimes let a slope stretch the data, which then cannot take different values along that axis."""
+    dims = dims_before(draft, node)
+    if len(dims) != affine.rank or dims_behind(draft, node) != dims or any(dims[a] == 1 for a in affine.varying):
+        raise Refused("branch", f"the slope of {node.label!r} may be larger than its data", node.label)
 
 
 def _absolute(draft: Draft, node: Node, affine: Affine, direction: Direction) -> Affine:

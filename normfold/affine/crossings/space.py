@@ -171,11 +171,13 @@ def _new_fill(draft: Draft, node: Node, value: float, wanted: np.ndarray) -> tup
     wanted = wanted.reshape(-1)
     if (wanted != wanted[0]).any():
         raise Refused("shift-blocked", f"{node.label!r} would need another padding value for every channel", node.label)
-    if wanted[0] == value:
-        return ()
+    kind = draft.shapes.data_type(node.output)
     if node.scope.version < _BOUNDS_ARE_INPUTS:
         _fits_attribute(draft, node, float(wanted[0]))
-    return (Absorption(Slot(node, PAD_VALUE), uniform(0.0, float(wanted[0]), 0)),)
+        kind = dtypes.FLOAT
+    assert kind is not None, "`_is_filled` refuses a value of unknown type"
+    stored = float(dtypes.stored(wanted, kind)[0])
+    return () if stored == value else (Absorption(Slot(node, PAD_VALUE), uniform(0.0, stored, 0)),)
 
 
 def _pad_value(draft: Draft, node: Node) -> float:

@@ -21,6 +21,14 @@ def _same_all(shapes: Shapes, node: Node, slot: int) -> Dims | None:
     return shapes.known(node.input(0))
 
 
+def _batch_norm(shapes: Shapes, node: Node, slot: int) -> Dims | None:
+    """As the data, with as many channels as there are scales: a fold may leave an Add of that many values here."""
+    data, scale = shapes.known(node.input(0)), shapes.known(node.input(1))
+    if slot or data is None or scale is None or len(data) < 2 or len(scale) != 1 or isinstance(data[1], int):
+        return None if slot else data
+    return (data[0], scale[0], *data[2:])
+
+
 def _elementwise(shapes: Shapes, node: Node, slot: int) -> Dims | None:
     if node.attributes.get("broadcast") is not None or node.attributes.get("axis") is not None:
         return shapes.known(node.input(0))  # before opset 7 the second operand is stretched to the first
@@ -55,13 +63,14 @@ UNARY = (
     "HardSwish", "Mish", "Gelu", "Erf", "Exp", "Log", "Sqrt", "Reciprocal", "Neg", "Abs", "Floor", "Ceil", "Round",
     "Sign", "Sin", "Cos", "Identity", "Cast", "CastLike", "Softmax", "LogSoftmax", "Not", "LRN", "LpNormalization",
     "MeanVarianceNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization",
-    "BatchNormalization", "LayerNormalization", "QuantizeLinear", "DequantizeLinear", "ThresholdedRelu", "Celu",
+    "LayerNormalization", "QuantizeLinear", "DequantizeLinear", "ThresholdedRelu", "Celu",
     "CumSum", "Trilu", "ImageScaler",
 )  # fmt: skip
 RULES: dict[str, Rule] = {
     **dict.fromkeys(UNARY, Rule(_same)),
     **dict.fromkeys(_ELEMENTWISE, Rule(_elementwise, EVERY_INPUT)),
     "Dropout": Rule(_same_all),
+    "BatchNormalization": Rule(_batch_norm, 2),
     "MatMul": Rule(_matmul, EVERY_INPUT),
     "Gemm": Rule(_gemm, EVERY_INPUT),
 }

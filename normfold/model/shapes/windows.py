@@ -85,6 +85,28 @@ def _stretched(node: Node, data: Dims | None, weight: Dims) -> list[Dim]:
     return sizes
 
 
+def _deform_conv(shapes: Shapes, node: Node, slot: int) -> Dims | None:
+    """As Conv, in the size of its offsets."""
+    weight, offset = shapes.known(node.input(1)), shapes.known(node.input(2))
+    if weight is None or offset is None:
+        return None
+    return (offset[0], weight[0], *offset[2:])
+
+
+def _grid_sample(shapes: Shapes, node: Node, slot: int) -> Dims | None:
+    """The channels of the data `[N, C, …]` at the positions of the grid `[N, *out, rank - 2]`."""
+    data, grid = shapes.known(node.input(0)), shapes.known(node.input(1))
+    return None if data is None or grid is None or len(data) != len(grid) else (*data[:2], *grid[1:-1])
+
+
+def _roi_align(shapes: Shapes, node: Node, slot: int) -> Dims | None:
+    data, regions = shapes.known(node.input(0)), shapes.known(node.input(1))
+    if data is None or len(data) != 4:
+        return None
+    size = (attributes.get(node, "output_height", 1), attributes.get(node, "output_width", 1))
+    return (None if regions is None else regions[0], data[1], *(int(part) for part in size))
+
+
 def _pool(shapes: Shapes, node: Node, slot: int) -> Dims | None:
     data = shapes.known(node.input(0))
     kernel = attributes.ints(node, "kernel_shape")
@@ -105,5 +127,8 @@ RULES: dict[str, Rule] = {
     "Conv": Rule(_conv, 2),
     "ConvTranspose": Rule(_conv_transpose, 2),
     **dict.fromkeys(("AveragePool", "MaxPool", "LpPool"), Rule(_pool)),
-    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), Rule(_global_pool)),
+    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), Rule(_global_pool)),
+    "DeformConv": Rule(_deform_conv, 3),
+    "GridSample": Rule(_grid_sample, 2),
+    "RoiAlign": Rule(_roi_align, 2),
 }

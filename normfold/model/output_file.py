@@ -1,0 +1,140 @@
+"""A file of the result while it is written, the large parts by several threads, each at an offset decided before."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import BinaryIO
+
+import numpy as np
+
+from normfold.model.tensors import FileTensor, NewTensor
+
+Part = FileTensor | NewTensor | memoryview
+
+PAGE = 4096
+_COPY = 8 << 20
+_THREADS = 2
+# The disk is told to begin with so many bytes while the next ones are made; otherwise all of them wait until the end.
+_BEGIN_EVERY = 8 << 20
+
+
+class OutputFile:
+    """Computes and writes parts of a file beside whoever writes the rest of it.
+
+    Hashing, multiplying and copying all release the interpreter lock.
+
+    Args:
+        stream: the file; closed by its owner, after this.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._descriptor = stream.fileno()
+        self._pool = ThreadPoolExecutor(_THREADS)
+        self._jobs: list[Future[bytes]] = []
+        # The kernel lets one thread at a time write to a file. Whoever waits for that here sleeps, but spins in there.
+        self._turn = Lock()
+
+    def __enter__(self) -> OutputFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def put(self, part: Part, at: int) -> None:
+        """Have a part written at an offset."""
+        self._jobs.append(self._pool.submit(self._put, part, at))
+
+    def finish(self) -> list[bytes]:
+        """Wait for all parts; their fingerprints, in the order in which they were put."""
+        return [job.result() for job in self._jobs]
+
+    def _put(self, part: Part, at: int) -> bytes:
+        if isinstance(part, NewTensor):
+            return self._compute(part, at)
+        if isinstance(part, FileTensor):
+            return self._copy(part, at)
+        self._write(part, at)
+        return b""
+
+    def _copy(self, tensor: FileTensor, at: int) -> bytes:
+        """Write the payload of a file tensor, moved by the kernel where it can."""
+        origin = tensor.origin()
+        for start in range(0, tensor.nbytes, _COPY):
+            length = min(_COPY, tensor.nbytes - start)
+            if origin is None or not self._copy_range(origin[0], origin[1] + start, at + start, length):
+                self._write(tensor.raw()[start : start + length], at + start)
+                tensor.release()
+            self._begin(at + start, length)
+        return _sample(tensor)
+
+    def _compute(self, tensor: NewTensor, at: int) -> bytes:
+        """Compute a new tensor and write it; its fingerprint is made of the first page of every block."""
+        digest = hashlib.sha256()
+        begun = at
+        for block in tensor.blocks():
+            data = memoryview(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
+            digest.update(data[:PAGE])
+            self._write(data, at)
+            at += len(data)
+            if at - begun >= _BEGIN_EVERY:
+                self._begin(begun, at - begun)
+                begun = at
+        return digest.digest()
+
+    def _write(self, data: memoryview, at: int) -> None:
+        done = 0
+        while done < len(data):
+            with self._turn:
+                done += os.pwrite(self._descriptor, data[done:], at + done)
+
+    def _begin(self, at: int, length: int) -> None:
+        """Have the disk begin with a range, and do not wait. A range that is still on its way stays in memory as well."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._descriptor, at, length, os.POSIX_FADV_DONTNEED)
+
+    def _copy_range(self, source: int, offset: int, at: int, length: int) -> bool:
+        """Whether the kernel copied the range; False where it cannot, and then nothing was copied."""
+        if not hasattr(os, "copy_file_range"):
+            return False
+        done = 0
+        while done < length:
+            try:
+                with self._turn:
+                    count = os.copy_file_range(source, self._descriptor, length - done, offset + done, at + done)
+            except OSError as error:
+                if done or error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                    raise
+                return False
+            if not count:
+                raise OSError(errno.EIO, "the data file became shorter while it was copied")
+            done += count
+        return True
+
+
+def _sample(tensor: FileTensor) -> bytes:
+    """The fingerprint of a copied tensor: its length, and the pages at the beginning, in the middle and at the end."""
+    view = tensor.raw()
+    digest = hashlib.sha256(str(len(view)).encode())
+    for start in (0, len(view) // 2, max(0, len(view) - PAGE)):
+        digest.update(view[start : start + PAGE])
+    return digest.digest()
+
+
+def create(path: Path) -> BinaryIO:
+    """A new file, open for writing; it must not be there yet."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+    return os.fdopen(descriptor, "wb", buffering=1 << 20)
+
+
+def sync(stream: BinaryIO) -> None:
+    """Wait until a file is on the disk."""
+    stream.flush()
+    os.fsync(stream.fileno())

@@ -136,13 +136,19 @@ def _accept_forward(draft: Draft, node: Node, arriving: Mapping[int, Affine]) ->
 
 def _shift_behind(draft: Draft, node: Node, weight: _Weight, shift: Float64) -> Float64:
     """`s_out·Σ W·s_in·t`: the shift in front as one behind what the operator collected so far, in broadcast form."""
+    total = _taps_behind(draft, node, weight, shift).reshape(weight.outputs, -1).sum(axis=1)
+    return np.asarray(total.reshape(1, -1, *(1,) * (len(weight.source.dims) - 2)))
+
+
+def _taps_behind(draft: Draft, node: Node, weight: _Weight, shift: Float64) -> Float64:
+    """What every tap adds of a shift in front, with all that the operator collected so far, of shape `[Cout, *k]`."""
     before, after = draft.pending(node, INPUT), draft.pending(node)
     if before is not None:
         shift = shift * before.vectors(1, weight.inputs)[0]
-    total = weight.taps(shift).reshape(weight.outputs, -1).sum(axis=1)
-    if after is not None:
-        total = total * after.vectors(1, weight.outputs)[0]
-    return np.asarray(total.reshape(1, -1, *(1,) * (len(weight.source.dims) - 2)))
+    taps = weight.taps(shift)
+    if after is None:
+        return taps
+    return taps * after.vectors(1, weight.outputs)[0].reshape(-1, *(1,) * (taps.ndim - 1))
 
 
 def _border(draft: Draft, node: Node, weight: _Weight, affine: Affine) -> tuple[Absorption, ...]:
@@ -162,7 +168,7 @@ def _border(draft: Draft, node: Node, weight: _Weight, affine: Affine) -> tuple[
         return ()
     if draft.pending(node, BORDER) is None and amounts is not None:
         outside = padding.may_fall_outside(node, kernel, amounts)
-        if not weight.taps(affine.vectors(1, weight.inputs)[1])[:, outside].any():
+        if not _taps_behind(draft, node, weight, affine.vectors(1, weight.inputs)[1])[:, outside].any():
             return ()
     return padding.new_fill(draft, node, affine, amounts)
 

@@ -37,6 +37,8 @@ def accept_in_front(draft: Draft, node: Node, arriving: Mapping[int, Affine]) ->
     closed(node, _ATTRIBUTES[node.op_type])
     if any(value is not None for value in node.outputs[1:]):
         raise Refused("shared", f"mean or deviation of {node.label!r} are in use", node.label)
+    if node.op_type != "InstanceNormalization" and draft.shapes.data_type(node.output) in (None, dtypes.DOUBLE):
+        raise Refused("dtype-range", f"{node.label!r} may compute its statistics in float32, which rounds a shift away")
     _require_vanishing_shift(draft, node, affine)
     scale = affine.scale.reshape(-1)
     if scale.size != 1 or scale[0] == 0:

@@ -112,12 +112,12 @@ class _Planner:
         for slot, affine in list(self.draft.slots.values()):
             if slot.operand != OUTPUT or not needs_add(self.draft, slot.node, affine):
                 continue
-            shift = Affine(np.ones((1,) * affine.rank), affine.shift)
+            shift = Affine(np.ones((1,) * affine.rank), affine.shift).compressed()
             try:
                 found = absorb_forward(self.draft, slot.node.output, shift)
             except Refused:
                 continue
-            if not any(item.adds_node for item in found.absorptions):
+            if not any(item.adds_node and not self._already_adds(item) for item in found.absorptions):
                 self.draft.slots[slot.key] = (slot, affine.only_scale())
                 self.draft.absorb(found.absorptions)
                 self._extend(slot, found)
@@ -312,7 +312,7 @@ class _Planner:
             names = list(dict.fromkeys(f"{slot.node.op_type} {slot.node.label!r}" for slot in edit.slots))
             where = " and ".join(names[:4])
             more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-            message = f"folded into {where}{more}" if edit.slots else "it changes nothing and was removed"
+            message = f"folded into {where}{more}" if edit.slots else _without_slots(edit)
             return Decision(
                 node.key, rule, rule, Outcome.APPLIED, node.op_type, node.label, (node.label, *targets), message
             )
@@ -361,6 +361,12 @@ def _norm_decision(node: Node) -> Decision:
     return Decision(
         node.key, "NF201", "NF201.single-op", Outcome.KEPT, node.op_type, node.label, (node.label,), message
     )
+
+
+def _without_slots(edit: Edit) -> str:
+    if edit.crossed:
+        return f"{edit.crossed[-1].op_type} {edit.crossed[-1].label!r} takes it out again; it was removed"
+    return "it changes nothing and was removed"
 
 
 def _constant_decision(node: Node) -> Decision:

@@ -17,6 +17,7 @@ from onnx import ModelProto, TensorProto, helper
 
 import normfold
 from normfold import Config, EnvironmentProblem, GateError, Status, WorkerError
+from normfold.affine import absorbers
 from normfold.affine.algebra import Affine
 from normfold.gate import bisect
 
@@ -37,14 +38,12 @@ def lost_shift(affine: Affine) -> Affine:
 
 def damage(monkeypatch: pytest.MonkeyPatch, wrong: Wrong, *nodes: str) -> None:
     """Make the weights of these nodes wrong."""
-    from normfold.surgery import apply
-
-    build = apply.build
+    build = absorbers.build
 
     def patched(draft, node, operand, affine):  # type: ignore[no-untyped-def]
         return build(draft, node, operand, wrong(affine) if node.label in nodes else affine)
 
-    monkeypatch.setattr(apply, "build", patched)
+    monkeypatch.setattr(absorbers, "build", patched)
 
 
 def codes(result: normfold.Result) -> dict[str, str]:

@@ -19,20 +19,17 @@ from normfold import Config
 LEFT: dict[str, dict[str, int]] = {
     "resnet": {},
     "mobilenet_v2": {},
-    # norm first: each reads a sum that the shortcut reads too, the first one reads a pooled input
-    "preact_resnet": {"no-absorber": 1, "shared": 2},
-    # each reads a concatenation that later layers read too
-    "densenet": {"shared": 4},
+    # norm first: each reads a sum that the shortcut reads too, and the Conv behind it pads
+    "preact_resnet": {"padded-shift": 1, "shared": 2},
+    # each reads a concatenation that later layers read too, and its scales have both signs before a Relu
+    "densenet": {"shared": 3},
     "gan_generator": {},
-    # behind a Relu, and one on the input
-    "audio_cnn_1d": {"no-absorber": 1, "shift-blocked": 2},
+    # between a Relu and a Conv that pads
+    "audio_cnn_1d": {"shift-blocked": 1},
     "conv3d": {},
-    # on the input, and behind a Relu
-    "ctr_mlp": {"no-absorber": 1, "shift-blocked": 1},
-    # behind the gates of an LSTM
-    "lstm_recogniser": {"negative-scale": 1},
-    # behind a GRU
-    "gru_recogniser": {"no-absorber": 3},
+    "ctr_mlp": {},
+    "lstm_recogniser": {},
+    "gru_recogniser": {},
     "unet_groupnorm_silu": {},
     "vit_block": {},
     "vit_block_opset14": {},
@@ -41,12 +38,10 @@ LEFT: dict[str, dict[str, int]] = {
     "weight_norm": {},
     # the identity branch of a block reads what the other branches read
     "repvgg": {"shared": 2},
-    # on the input, and behind a tensor with a second reader
-    "mlp": {"no-absorber": 1, "shared": 1},
+    "mlp": {},
     # channels are tokens there, the MatMul before has features
     "mlp_tokens": {"not-per-channel": 1},
-    # behind a Mul with the gate
-    "squeeze_excite": {"shift-blocked": 1},
+    "squeeze_excite": {},
     "shufflenet": {},
     "conv_fp16": {},
     "conv_fp16_float_norms": {},

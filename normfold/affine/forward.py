@@ -35,6 +35,8 @@ def absorb_forward(draft: Draft, value: Value, affine: Affine) -> Found:
     Raises:
         Refused: with the reason of the first reader that cannot take it.
     """
+    if not draft.readers(value):
+        raise Refused("no-absorber", f"nobody reads {value.name!r}")
     return _Search(draft, value, affine).run()
 
 

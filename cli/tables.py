@@ -146,7 +146,13 @@ def explained(decisions: Sequence[Decision], node: str | None) -> None:
     console = _console()
     if not decisions:
         console.print("no norm and no affine" + (f" concerns {_safe(node)}" if node else " in this model"))
-    _decisions(console, [(d.code, d.outcome.value, d.op_type, d.node, d.message) for d in decisions], every=True)
+    _decisions(console, [(d.code, d.outcome.value, d.op_type, d.node, _told(d)) for d in decisions], every=True)
+
+
+def _told(decision: Decision) -> str:
+    """The message, with what is remarkable about the site and how exact the change is."""
+    exact = "exact" if decision.exactness == "exact" else ""
+    return "; ".join(part for part in (decision.message, exact, *decision.notes) if part)
 
 
 def inspected(report: InspectReport) -> None:

@@ -425,9 +425,14 @@ class _Run:
             bytes=SizeReport(before=_size(model), after=None if staged is None else _size_after(model, staged)),
             verification=None if dry_run else verification,
             dropped=tuple(self.dropped),
-            warnings=tuple(model.warnings),
+            warnings=(*model.warnings, *_notes(plan)),
         )
         return Result(report, plan, written, candidate)
+
+
+def _notes(plan: Plan) -> tuple[str, ...]:
+    """What is remarkable about the sites that were folded, as warnings: it is the model's, not the fold's."""
+    return tuple(dict.fromkeys(f"{d.op_type} {d.node!r}: {note}" for d in plan.decisions for note in d.notes))
 
 
 def _require_data(plan: Plan) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 
 
 class _Value(BaseModel):
@@ -36,6 +36,9 @@ class DecisionReport(_Value):
     nodes: tuple[str, ...]
     message: str
     site: str
+    exactness: Literal["exact", "rounded", "opt-in"] | None = None
+    bound: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 class OpCount(_Value):

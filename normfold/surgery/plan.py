@@ -18,6 +18,18 @@ class Outcome(StrEnum):
     KEPT = "kept"
 
 
+class Exactness(StrEnum):
+    """How a result that was changed compares with the original in real arithmetic.
+
+    All three are equal in real arithmetic; `EXACT` in floating point too (nothing but data movement and powers of two),
+    `ROUNDED` up to one rounding of each new parameter, and `OPT_IN` is rounded and was made only because it was asked for.
+    """
+
+    EXACT = "exact"
+    ROUNDED = "rounded"
+    OPT_IN = "opt-in"
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """One norm or affine site and what became of it.
@@ -31,6 +43,9 @@ class Decision:
         node: what people call the node.
         nodes: labels of the nodes concerned: the site, what took it, what stood in the way.
         message: one line.
+        exactness: what the change does to the numbers; None where nothing was changed.
+        bound: largest relative rounding error of a new parameter, 0 if exact; None where nothing was changed.
+        notes: what is remarkable about the site: dead channels, huge gains.
     """
 
     site: str
@@ -41,6 +56,9 @@ class Decision:
     node: str
     nodes: tuple[str, ...]
     message: str
+    exactness: Exactness | None = None
+    bound: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,12 +70,18 @@ class Edit:
         bypassed: the affine nodes that go.
         slots: the slots that took their affine, empty if it was the identity.
         crossed: the nodes in between.
+        exactness: what it does to the numbers.
+        bound: largest relative rounding error of a new parameter.
+        notes: what is remarkable about it.
     """
 
     id: str
     bypassed: tuple[Node, ...]
     slots: tuple[Slot, ...]
     crossed: tuple[Node, ...] = ()
+    exactness: Exactness = Exactness.ROUNDED
+    bound: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -22,6 +22,7 @@ from normfold.affine.linear import needs_add
 from normfold.affine.patterns import require_no_bias, require_unfused
 from normfold.affine.reasons import Refused
 from normfold.affine.recognise import BATCH_NORM, AffineNode, has_constant_operand, is_candidate, read
+from normfold.affine.remarks import is_exact, remarks
 from normfold.affine.search import Found, absorb_backward, require_private
 from normfold.model import dtypes
 from normfold.model.constants import Constants
@@ -29,7 +30,7 @@ from normfold.model.graph import Node, Use
 from normfold.model.load import Model
 from normfold.model.shapes import Shapes
 from normfold.norm.sites import is_norm_operator
-from normfold.surgery.plan import Decision, Edit, Outcome, Plan
+from normfold.surgery.plan import Decision, Edit, Exactness, Outcome, Plan
 from normfold.surgery.retire import Retirement
 
 _KEPT = frozenset(("no-absorber", "bias-in-place", "cost", "fused-pattern", "user-keep"))
@@ -264,8 +265,17 @@ class _Planner:
         self.draft.absorb(found.absorptions)
         for member in run:
             self.draft.bypass(member.node, member.data)
+        affine = _composed(run)
+        kind = self.draft.shapes.data_type(run[0].data) or dtypes.FLOAT
+        exact = is_exact(affine) or (not found.absorptions and not found.crossed)
         edit = Edit(
-            run[0].node.key, tuple(m.node for m in run), tuple(item.slot for item in found.absorptions), found.crossed
+            run[0].node.key,
+            tuple(m.node for m in run),
+            tuple(item.slot for item in found.absorptions),
+            found.crossed,
+            Exactness.EXACT if exact else Exactness.ROUNDED,
+            0.0 if exact or not dtypes.is_float(kind) else dtypes.unit_roundoff(kind),
+            remarks(affine),
         )
         self.edits.append(edit)
         for member in run:
@@ -314,8 +324,9 @@ class _Planner:
             more = f" and {len(names) - 4} more" if len(names) > 4 else ""
             message = f"folded into {where}{more}" if edit.slots else _without_slots(edit)
             return Decision(
-                node.key, rule, rule, Outcome.APPLIED, node.op_type, node.label, (node.label, *targets), message
-            )
+                node.key, rule, rule, Outcome.APPLIED, node.op_type, node.label, (node.label, *targets), message,
+                edit.exactness, edit.bound, edit.notes,
+            )  # fmt: skip
         reason = self._reason(node)
         outcome = (
             Outcome.KEPT

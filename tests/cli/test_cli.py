@@ -224,10 +224,10 @@ def wrong_fold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every fold loses its shift."""
     from dataclasses import replace
 
-    from normfold.surgery import apply
+    from normfold.affine import absorbers
 
-    build = apply.build
-    monkeypatch.setattr(apply, "build", lambda d, n, o, a: build(d, n, o, replace(a, shift=a.shift * 0)))
+    build = absorbers.build
+    monkeypatch.setattr(absorbers, "build", lambda d, n, o, a: build(d, n, o, replace(a, shift=a.shift * 0)))
 
 
 @pytest.mark.usefixtures("wrong_fold")
@@ -414,7 +414,7 @@ def test_explain(normfold: Runner, source: Path) -> None:
     assert "folded into Conv 'conv1'" in done.out
     document = normfold("explain", source, "n1", "--format", "json").document
     assert [d["node"] for d in document["decisions"]] == ["bn1"]
-    assert (document["command"], document["schema_version"], document["error"]) == ("explain", "1.0", None)
+    assert (document["command"], document["schema_version"], document["error"]) == ("explain", "1.1", None)
     assert "concerns relu0" in normfold("explain", source, "relu0").out
 
 

@@ -7,6 +7,7 @@ the image; at a border the operator pads with zeros, which are no `s·x' + t`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from normfold.affine.change import (
     Absorber,
     Change,
     NewNode,
+    NewParameter,
     biased,
     closed,
     data_only,
@@ -28,8 +30,10 @@ from normfold.affine.change import (
     require_affordable,
     require_range,
     scaled,
+    zeros,
 )
-from normfold.affine.draft import BORDER, INPUT, Absorption, Draft
+from normfold.affine.crossings.base import dims_before, dims_behind
+from normfold.affine.draft import BORDER, INPUT, OUTPUT, Absorption, Draft, Slot
 from normfold.affine.reasons import Refused
 from normfold.model import attributes
 from normfold.model.graph import Node
@@ -106,7 +110,10 @@ def _accept(draft: Draft, node: Node, affine: Affine) -> Absorption:
     weight = _Weight(draft, node)
     if affine.rank != len(weight.source.dims):
         raise Refused("ill-formed", f"rank {affine.rank} behind a weight of rank {len(weight.source.dims)}", node.label)
-    affine.vectors(1, weight.outputs)
+    before = draft.pending(node)
+    # Where a map is added behind, any shift may join it.
+    has_map = before is not None and adds_map(before)
+    (affine.only_scale().compressed() if has_map else affine).vectors(1, weight.outputs)
     bias = _BIAS[node.op_type]
     if node.input(bias) is not None and draft.parameter(node, bias).dims != (weight.outputs,):
         raise Refused("ill-formed", f"the bias of {node.label!r} has not {weight.outputs} values", node.label)
@@ -125,12 +132,15 @@ def _accept_forward(draft: Draft, node: Node, arriving: Mapping[int, Affine]) ->
         raise Refused("ill-formed", f"rank {affine.rank} before a weight of rank {len(weight.source.dims)}", node.label)
     scale, shift = affine.vectors(1, weight.inputs)
     require_range(affine, weight.source.data_type, node)
-    behind = uniform(1.0, 0.0, affine.rank)
-    border: tuple[Absorption, ...] = ()
-    if shift.any() or draft.pending(node, BORDER) is not None:
-        border = _border(draft, node, weight, affine)
-        behind = Affine(np.ones_like(behind.scale), _shift_behind(draft, node, weight, shift))
     front = per_channel(scale, np.zeros_like(scale), affine.rank, 1)
+    if not shift.any() and draft.pending(node, BORDER) is None:
+        return in_front(node, front, _accept(draft, node, uniform(1.0, 0.0, affine.rank)))
+    try:
+        border = _border(draft, node, weight, affine)
+    except Refused as reason:
+        _accept(draft, node, uniform(1.0, 0.0, affine.rank))
+        return in_front(node, front, _bias_map(draft, node, weight, shift, reason))
+    behind = Affine(np.ones((1,) * affine.rank), _shift_behind(draft, node, weight, shift))
     return (*in_front(node, front, _accept(draft, node, behind)), *border)
 
 
@@ -148,7 +158,7 @@ def _taps_behind(draft: Draft, node: Node, weight: _Weight, shift: Float64) -> F
     taps = weight.taps(shift)
     if after is None:
         return taps
-    return taps * after.vectors(1, weight.outputs)[0].reshape(-1, *(1,) * (taps.ndim - 1))
+    return taps * after.only_scale().vectors(1, weight.outputs)[0].reshape(-1, *(1,) * (taps.ndim - 1))
 
 
 def _border(draft: Draft, node: Node, weight: _Weight, affine: Affine) -> tuple[Absorption, ...]:
@@ -173,11 +183,42 @@ def _border(draft: Draft, node: Node, weight: _Weight, affine: Affine) -> tuple[
     return padding.new_fill(draft, node, affine, amounts)
 
 
+def _bias_map(draft: Draft, node: Node, weight: _Weight, shift: Float64, reason: Refused) -> Absorption:
+    """The shift as a map behind the operator, `Conv_W(t·1)` under the same padding, where that is the smaller tensor.
+
+    It costs an Add of the output in exchange for an affine of the input, so it pays where the output is much smaller.
+
+    Raises:
+        Refused: `reason`, sizes are not known, or it does not pay.
+    """
+    before, after = dims_before(draft, node), dims_behind(draft, node)
+    kernel = weight.source.dims[2:]
+    amounts = None if weight.transposed or node.op_type == "DeformConv" else padding.resolved(draft, node, kernel)
+    sizes = [size for size in (*before[1:], *after[1:]) if isinstance(size, int)]
+    if amounts is None or draft.pending(node, BORDER) is not None or len(sizes) != 2 * (len(before) - 1):
+        raise reason
+    read, written = math.prod(sizes[: len(before) - 1]), math.prod(sizes[len(before) - 1 :])
+    if written > padding.LARGEST_MAP or written * padding.MAP_GAIN > read:
+        raise reason
+    counted = padding.Window(node, kernel, amounts, sizes[1 : len(before) - 1], sizes[len(before) :])
+    added = padding.summed_inside(counted, _taps_behind(draft, node, weight, shift))
+    affine = Affine(np.ones((1,) * len(before)), added[np.newaxis]).compressed()
+    require_range(affine, weight.source.data_type, node)
+    return Absorption(Slot(node, OUTPUT), affine, adds_node=True)
+
+
 # --- carried out -----------------------------------------------------------------------------------------------------
 
 
 def _build(draft: Draft, node: Node, affine: Affine) -> Change:
     weight = _Weight(draft, node)
+    if adds_map(affine):
+        added = affine.shift.reshape(affine.shift.shape[1:])
+        kind = weight.source.data_type
+        change = _build(draft, node, affine.only_scale())
+        return replace(
+            change, add=NewParameter(zeros(added.shape, kind), kind, added.shape, f"{node.label}.map", offset=added)
+        )
     scale, shift = affine.vectors(1, weight.outputs)
     slot = _BIAS[node.op_type]
     bias = biased(draft, node, slot, scale, shift, weight.source)
@@ -189,6 +230,11 @@ def _build(draft: Draft, node: Node, affine: Affine) -> Change:
         change.inputs[1] = scaled(weight.source, factor, parameter_name(node, 1, "weight"), shown)
     fill = draft.pending(node, BORDER)
     return change if fill is None else _filled(draft, node, change, weight.source, float(fill.shift))
+
+
+def adds_map(affine: Affine) -> bool:
+    """Whether the shift behind a convolution varies over space, so that no bias can hold it."""
+    return any(size != 1 for size in affine.shift.shape[2:])
 
 
 def _factor(draft: Draft, node: Node, weight: _Weight, scale: Float64) -> Float64 | None:

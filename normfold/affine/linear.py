@@ -25,6 +25,7 @@ from normfold.affine.change import (
     scaled,
     zeros,
 )
+from normfold.affine.convolution import adds_map
 from normfold.affine.crossings.operands import absorb_operand
 from normfold.affine.draft import INPUT, Absorption, Draft
 from normfold.affine.reasons import Refused
@@ -197,8 +198,10 @@ def _accept_matmul(draft: Draft, node: Node, affine: Affine) -> Absorption:
 
 
 def needs_add(draft: Draft, node: Node, affine: Affine) -> bool:
-    """Whether an affine behind an operator costs a new Add: only MatMul has no bias and may not become a Gemm."""
-    return node.op_type == "MatMul" and affine.shifts and not _becomes_gemm(draft, node)
+    """Whether an affine behind an operator costs a new Add: a MatMul that may not become a Gemm, a map behind a Conv."""
+    if node.op_type == "MatMul":
+        return affine.shifts and not _becomes_gemm(draft, node)
+    return node.op_type == "Conv" and adds_map(affine)
 
 
 def _matmul_weight(draft: Draft, node: Node) -> int:

@@ -8,6 +8,7 @@ is the same for all channels, and no padding in the operator itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +20,13 @@ from normfold.affine.draft import BORDER, Absorption, Draft, Slot
 from normfold.affine.reasons import Refused
 from normfold.model import attributes, dtypes
 from normfold.model.graph import Node
-from normfold.model.tensors import Values
+from normfold.model.tensors import Float64, Values
 
 Amounts = list[tuple[int, int]]  # begin and end of every spatial axis
+
+# A map of the shift behind a Conv: at most so many values, and only if the input has so many times more.
+LARGEST_MAP = 1 << 18
+MAP_GAIN = 2
 
 _PAD_AMOUNTS_ARE_INPUTS = 11
 _FIRST_PAD = 2
@@ -69,6 +74,39 @@ def may_fall_outside(node: Node, kernel: Sequence[int], amounts: Amounts) -> NDA
         here = (index * dilation < begin) | ((taps - 1 - index) * dilation < end)
         outside |= here.reshape([-1 if a == axis else 1 for a in range(len(kernel))])
     return outside
+
+
+class Window(NamedTuple):
+    """A sliding window with everything known: the operator, its kernel and padding, and both sizes of space."""
+
+    node: Node
+    kernel: Sequence[int]
+    amounts: Amounts
+    before: Sequence[int]
+    behind: Sequence[int]
+
+
+def summed_inside(window: Window, taps: Float64) -> Float64:
+    """`Σ_k taps[o, k]` over the taps that read inside of the image, for every output position.
+
+    Args:
+        window: of a Conv.
+        taps: shape `[Cout, *kernel]`.
+
+    Returns:
+        Shape `[Cout, *behind]`.
+    """
+    axes = len(window.kernel)
+    strides = attributes.ints(window.node, "strides") or [1] * axes
+    dilations = attributes.ints(window.node, "dilations") or [1] * axes
+    result = taps
+    for axis in range(axes):
+        first = np.arange(window.behind[axis])[:, None] * strides[axis] - window.amounts[axis][0]
+        read = first + np.arange(window.kernel[axis])[None, :] * dilations[axis]
+        inside = ((read >= 0) & (read < window.before[axis])).astype(np.float64)
+        # The kernel axis that is summed over goes, the axis of positions comes last: after all axes they are in order.
+        result = np.tensordot(result, inside, (1, 1))
+    return np.asarray(result)
 
 
 def require_full_overlap(node: Node, kernel: Sequence[int]) -> None:

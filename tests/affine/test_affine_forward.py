@@ -158,6 +158,35 @@ def test_a_border_of_unknown_width_stays():
     assert sorted(check(model, sizes={"H": 8, "W": 7}).after) == ["Conv", "Sub"]
 
 
+# --- the bias map -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("body", ["y = Conv<pads=[1, 1, 1, 1], strides=[2, 2]>(a, w)", "y = Conv<pads=[2, 0, 1, 3], strides=[3, 2], dilations=[1, 2]>(a, w, wb)", 'y = Conv<auto_pad="SAME_LOWER", strides=[2, 2], group=3>(a, w3)'])  # fmt: skip
+def test_a_shift_becomes_a_map_where_the_output_is_smaller(body):
+    init = {"w": random(2, 3, 3, 3), "wb": random(2), "w3": random(3, 1, 3, 3)}
+    used = {name: value for name, value in init.items() if f", {name}" in body}
+    result = folds(in_front(body, used, "norm", inputs="float[2,3,9,8] x"), ["Add", "Conv"])
+    assert result.operand("Add", 1).shape[1:] != (1, 1)
+
+
+def test_a_map_that_takes_an_affine_and_moves_on():
+    second = {f"{name}2": value for name, value in batch_norm(2, seed=30).items()}
+    body = "c = Conv<pads=[1, 1, 1, 1], strides=[2, 2]>(a, w) d = BatchNormalization(c, g2, b2, m2, v2) e = Add(d, q) y = Relu(e)"
+    init = {"w": random(2, 3, 3, 3), "q": random(2, 4, 4), **second}
+    folds(in_front(body, init, "norm", inputs="float[2,3,8,8] x"), ["Add", "Conv", "Relu"])
+
+
+def test_a_map_that_does_not_pay():
+    for size, weight in (("N", W), ("2", random(9, 3, 3, 3))):
+        model = in_front(
+            "y = Conv<pads=[1, 1, 1, 1], strides=[2, 2]>(a, w)", {"w": weight}, "norm", inputs=f"float[{size},3,8,8] x"
+        )
+        result = check(model)
+        assert result.keys == ([] if size == "N" else ["padded-shift"])
+    unknown = in_front("y = Conv<pads=[1, 1, 1, 1], strides=[2, 2]>(a, w)", {"w": W}, "norm", inputs="float[2,3,H,8] x")
+    stays(unknown, "padded-shift", sizes={"H": 8})
+
+
 # --- matrices --------------------------------------------------------------------------------------------------------
 
 ROWS = {**batch_norm(5), "k": random(5, seed=9), "k2": random(5, seed=10)}

@@ -155,10 +155,10 @@ class _Planner:
     def _absorptions(self, run: list[AffineNode]) -> Found:
         affine = _composed(run)
         first, last = run[0], run[-1]
-        kind = self.draft.shapes.data_type(first.data) or dtypes.FLOAT
-        if dtypes.is_float(kind) and len(run) > 1:
-            require_normal_factors((affine.scale, *(member.affine.scale for member in run)), kind)  # serial ones merge
-        if affine.is_identity or (dtypes.is_float(kind) and affine.stored(kind).is_identity):
+        kind = self.draft.shapes.data_type(first.data)
+        if len(run) > 1 and dtypes.is_float(kind or dtypes.FLOAT):  # serial factors merge
+            require_normal_factors((affine.scale, *(m.affine.scale for m in run)), kind or dtypes.FLOAT)
+        if _changes_nothing(affine, kind):
             self._require_removable(first, last)
             return Found()
         slot = next(i for i, value in enumerate(first.node.inputs) if value is first.data)
@@ -257,6 +257,11 @@ def _norm_decision(node: Node) -> Decision:
     return Decision(
         node.key, "NF201", "NF201.single-op", Outcome.KEPT, node.op_type, node.label, (node.label,), message
     )
+
+
+def _changes_nothing(affine: Affine, kind: int | None) -> bool:
+    """Whether data of that type, None if unknown, cannot tell it from the identity."""
+    return affine.is_identity or (kind is not None and dtypes.is_float(kind) and affine.stored(kind).is_identity)
 
 
 def _composed(run: list[AffineNode]) -> Affine:

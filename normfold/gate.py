@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from normfold.config import Config
 from normfold.errors import WorkerError
 from normfold.surgery.plan import Edit
-from normfold.verification import RegionVerdict, Status, Verification, worst
+from normfold.verification import RegionVerdict, Status, Verification, VerifyOptions, worst
 
 _GUILTY = (Status.FAIL, Status.SUSPECT, Status.ERROR)
 
@@ -92,3 +93,18 @@ def bisect(edits: Sequence[Edit], fails: Callable[[Sequence[Edit]], bool]) -> li
             guilty += group  # neither half fails alone: only together, so both go
         pending += bad
     return guilty
+
+
+def options(config: Config) -> VerifyOptions:
+    """How to compare, of all settings."""
+    return VerifyOptions(
+        seed=config.seed,
+        trials=config.trials,
+        shapes=config.shapes,
+        inputs=config.inputs,
+        timeout_s=config.timeout_s,
+        memory_limit_bytes=config.memory_limit,
+        rtol=config.rtol,
+        atol=config.atol,
+        strict=config.strict,
+    )

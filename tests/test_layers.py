@@ -21,7 +21,7 @@ LAYERS = (
     ("surgery",),
     ("verification",),
     ("report",),
-    ("gate", "destination", "config", "pipeline", "inspection"),
+    ("gate", "destination", "config", "rounds", "pipeline", "inspection"),
 )
 HEAVY = ("onnx", "numpy", "torch", "onnxruntime", "onnx_graphsurgeon", "ml_dtypes", "google.protobuf")
 

@@ -2,7 +2,8 @@
 
 Two things change during planning. A node is *bypassed*: its output becomes its data input. And a *slot* collects an
 affine: the output of an operator with weights, or one constant operand. Affines that meet in one slot compose in float64
-and are rounded once, when the new tensor is written.
+and are rounded once, when the new tensor is written. Where such a slot belongs to an affine that is read, it counts as
+it will be stored.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from normfold.model.outline import (
     refuse_external,
 )
 from normfold.model.source import Source
-from normfold.model.tensors import DataFiles
+from normfold.model.tensors import DataFiles, FileTensor
 from normfold.model.wire import LENGTH, VARINT, Field, fields, malformed, read_varint
 
 IR_VERSION = 1
@@ -72,16 +72,24 @@ class Model:
         """Every scope of the model."""
         return [scope for root in self.roots for scope in root.walk()]
 
+    def external(self) -> Iterator[FileTensor]:
+        """Every tensor that lies in another file."""
+        for scope in self.scopes():
+            tensors = [tensor for _, tensor in scope.outline.initializers]
+            tensors += [tensor for node in scope.nodes for tensor in node.outline.tensors.values()]
+            yield from (tensor for tensor in tensors if tensor.external is not None)
+
     def has_external_data(self) -> bool:
-        """Whether any initializer lies in another file."""
-        return any(
-            tensor.external is not None for scope in self.scopes() for _, tensor in scope.outline.initializers
-        ) or any(
-            tensor.external is not None
-            for scope in self.scopes()
-            for node in scope.nodes
-            for tensor in node.outline.tensors.values()
-        )
+        """Whether any tensor lies in another file."""
+        return next(self.external(), None) is not None
+
+    def external_ranges(self) -> set[tuple[str, int, int]]:
+        """File, offset and length of what lies in other files; tied tensors count once."""
+        return {(t.external.location, t.external.offset, t.nbytes) for t in self.external() if t.external is not None}
+
+    def external_bytes(self) -> int:
+        """Bytes of the tensors that lie in other files."""
+        return sum(length for _, _, length in self.external_ranges())
 
 
 def load(source: str | Path | Source | ModelProto, *, initializers: Initializers = Initializers.AUTO) -> Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -98,7 +99,8 @@ class OutputFile:
     def _begin(self, at: int, length: int) -> None:
         """Have the disk begin with a range, and do not wait. A range that is still on its way stays in memory as well."""
         if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._descriptor, at, length, os.POSIX_FADV_DONTNEED)
+            with contextlib.suppress(OSError):  # advice only; what the disk cannot write is said by fsync
+                os.posix_fadvise(self._descriptor, at, length, os.POSIX_FADV_DONTNEED)
 
     def _copy_range(self, source: int, offset: int, at: int, length: int) -> bool:
         """Whether the kernel copied the range; False where it cannot, and then nothing was copied."""

@@ -237,8 +237,7 @@ class _Planner:
 
     def _is_identity(self, run: list[AffineNode], affine: Affine) -> bool:
         """Whether a run changes nothing, as its parameters would be stored."""
-        kind = self.draft.shapes.data_type(run[0].data) or dtypes.FLOAT
-        return affine.is_identity or (dtypes.is_float(kind) and affine.stored(kind).is_identity)
+        return _changes_nothing(affine, self.draft.shapes.data_type(run[0].data))
 
     def _require_normal_factors(self, run: list[AffineNode], affine: Affine) -> None:
         """Composing a run merges serial factors."""
@@ -383,6 +382,11 @@ def _without_slots(edit: Edit) -> str:
 def _constant_decision(node: Node) -> Decision:
     message = f"everything that {node.label!r} reads is constant: a runtime computes it once, when it loads the model"
     return Decision(node.key, "NF101", "NF101.constant", Outcome.KEPT, node.op_type, node.label, (node.label,), message)
+
+
+def _changes_nothing(affine: Affine, kind: int | None) -> bool:
+    """Whether data of that type, None if unknown, cannot tell it from the identity."""
+    return affine.is_identity or (kind is not None and dtypes.is_float(kind) and affine.stored(kind).is_identity)
 
 
 def _composed(run: list[AffineNode]) -> Affine:

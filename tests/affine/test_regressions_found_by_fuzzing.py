@@ -91,3 +91,8 @@ def test_a_batch_norm_says_how_many_channels_there_are():
         },
     )
     folds(model, ["MatMul", "Add"], sizes={"C": 3})
+
+
+def test_what_double_data_can_tell_from_the_identity_stays():
+    k = np.asarray(1 + 1e-9)
+    stays(build("a = Mul(x, k)  y = Relu(a)", "double[2,3] x", init={"k": k}), "no-absorber")

@@ -351,12 +351,12 @@ def test_no_arguments_show_the_help(normfold: Runner) -> None:
 
 
 def test_an_internal_error_is_one_line(normfold: Runner, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from normfold import pipeline
+    from normfold import rounds
 
     def broken(*arguments: object) -> None:
         raise RuntimeError("first line\nsecond line")
 
-    monkeypatch.setattr(pipeline, "make_plan", broken)
+    monkeypatch.setattr(rounds, "make_plan", broken)
     done = normfold("optimize", source)
     assert (done.code, done.out) == (2, "")
     assert done.err.splitlines() == [

@@ -41,15 +41,16 @@ def _windows(node: Node, spatial: Sequence[Dim], kernel: Sequence[int]) -> list[
 
 
 def _conv(shapes: Shapes, node: Node, slot: int) -> Dims | None:
-    weight = shapes.known(node.input(1))
-    data = shapes.known(node.input(0))
+    return conv_dims(node, shapes.known(node.input(0)), shapes.known(node.input(1)))
+
+
+def conv_dims(node: Node, data: Dims | None, weight: Dims | None) -> Dims | None:
+    """The dimensions of a convolution, from its attributes and the dimensions of its operands."""
     if weight is None:
         return None
-    if data is None:
-        return (None, weight[0], *([None] * (len(weight) - 2)))
     kernel = weight[2:]
-    if not all(isinstance(k, int) for k in kernel):
-        return (data[0], weight[0], *([None] * (len(weight) - 2)))
+    if data is None or not all(isinstance(k, int) for k in kernel):
+        return (None if data is None else data[0], weight[0], *([None] * len(kernel)))
     return (data[0], weight[0], *_windows(node, data[2:], [k for k in kernel if isinstance(k, int)]))
 
 
@@ -68,12 +69,17 @@ def _stretched(node: Node, data: Dims | None, weight: Dims) -> list[Dim]:
     wanted = attributes.ints(node, "output_shape")
     if wanted is not None:
         return list(wanted[-count:])
-    if attributes.get(node, "auto_pad", "NOTSET") != "NOTSET" or data is None:
+    mode = attributes.get(node, "auto_pad", "NOTSET")
+    if data is None or mode not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
         return [None] * count
     strides = attributes.ints(node, "strides") or [1] * count
     dilations = attributes.ints(node, "dilations") or [1] * count
     extra = attributes.ints(node, "output_padding") or [0] * count
+    if mode.startswith("SAME"):
+        scaled = [d * step if isinstance(d, int) else None for d, step in zip(data[2:], strides, strict=True)]
+        return [None] * count if any(extra) else scaled
     pads = attributes.ints(node, "pads") or [0] * (2 * count)
+    pads = [0] * (2 * count) if mode == "VALID" else pads
     sizes: list[Dim] = []
     for i, (size, kernel) in enumerate(zip(data[2:], weight[2:], strict=True)):
         if isinstance(size, int) and isinstance(kernel, int):
@@ -105,5 +111,5 @@ RULES: dict[str, Rule] = {
     "Conv": Rule(_conv, 2),
     "ConvTranspose": Rule(_conv_transpose, 2),
     **dict.fromkeys(("AveragePool", "MaxPool", "LpPool"), Rule(_pool)),
-    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), Rule(_global_pool)),
+    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), Rule(_global_pool)),
 }

@@ -59,7 +59,7 @@ class ElementTypes:
         node = value.producer
         if node is None:
             return declared_type(value.type), None
-        if node.domain or node.is_call:
+        if node.domain or node.is_call or attributes.is_bound_by_caller(node):
             return None, None
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.attributes.get("output_dtype") is not None:
             return int(attributes.get(node, "output_dtype", 0)) or None, None

@@ -76,8 +76,9 @@ def _stretched(node: Node, data: Dims | None, weight: Dims) -> list[Dim]:
     dilations = attributes.ints(node, "dilations") or [1] * count
     extra = attributes.ints(node, "output_padding") or [0] * count
     if mode.startswith("SAME"):
-        scaled = [d * step if isinstance(d, int) else None for d, step in zip(data[2:], strides, strict=True)]
-        return [None] * count if any(extra) else scaled
+        if any(extra):
+            return [None] * count
+        return [d * step if isinstance(d, int) else None for d, step in zip(data[2:], strides, strict=True)]
     pads = attributes.ints(node, "pads") or [0] * (2 * count)
     pads = [0] * (2 * count) if mode == "VALID" else pads
     sizes: list[Dim] = []

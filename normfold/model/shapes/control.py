@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 
 def sources(node: Node, slot: int) -> list[Value | None]:
     """The values of which one becomes an output: the outputs of the branches; what enters a Loop, and its body's."""
-    if node.op_type == "If":
-        return [scope.outputs[slot] if slot < len(scope.outputs) else None for scope in node.subgraphs]
-    states, inner = len(node.inputs) - 2, [scope.outputs[slot + 1] for scope in node.subgraphs]
-    return [*([node.input(slot + 2)] if slot < states else []), *inner]
+    first = 0 if node.op_type == "If" else 1  # a body says first whether to go on
+    inner = [scope.outputs[first + slot] if first + slot < len(scope.outputs) else None for scope in node.subgraphs]
+    return inner if node.op_type == "If" or slot >= _states(node) else [node.input(slot + 2), *inner]
+
+
+def _states(node: Node) -> int:
+    """How many values a Loop carries; its other outputs collect one element an iteration."""
+    return len(node.inputs) - 2
 
 
 def _if(shapes: Shapes, node: Node, slot: int) -> Dims | None:
@@ -27,7 +31,7 @@ def _if(shapes: Shapes, node: Node, slot: int) -> Dims | None:
 
 def _loop(shapes: Shapes, node: Node, slot: int) -> Dims | None:
     agreed = _agreed(shapes.known(value) for value in sources(node, slot))
-    if agreed is None or slot < len(node.inputs) - 2:
+    if agreed is None or slot < _states(node):
         return agreed
     return (None, *agreed)  # one for each iteration
 

@@ -9,15 +9,7 @@ from normfold.model.shapes.control import sources
 from normfold.model.shapes.dims import declared_type
 from normfold.model.shapes.table import rule_of
 
-_FLOAT = 1
-_INT64 = 7
-
-
-_BOOL = 9
-
-
-_UINT8 = 2
-_INT32 = 6
+_FLOAT, _UINT8, _INT32, _INT64, _BOOL = 1, 2, 6, 7, 9
 
 _FIXED_TYPE = {
     **dict.fromkeys(("Shape", "Size", "ArgMax", "ArgMin", "NonZero", "NonMaxSuppression"), _INT64),
@@ -26,8 +18,6 @@ _FIXED_TYPE = {
     **dict.fromkeys(("ConvInteger", "MatMulInteger"), _INT32),
 }
 _TYPE_INPUT = {"Where": 1, "CastLike": 1, "DequantizeLinear": 1, "OneHot": 2, "QLinearConv": 7, "QLinearMatMul": 7}
-
-
 _SAME_TYPE_OUTPUTS = ("Split", "LSTM", "GRU", "RNN", "BatchNormalization")
 
 
@@ -66,7 +56,7 @@ class ElementTypes:
         if node.op_type == "QuantizeLinear":
             return (_UINT8, None) if node.input(2) is None else (None, node.input(2))
         if node.op_type in ("If", "Loop"):
-            return None, sources(node, value.output_slot)[-1]
+            return None, next(iter(sources(node, value.output_slot)), None)
         if node.op_type == "Cast":
             known = not attributes.unexpected(node, ("to", "saturate"))
             return (int(attributes.get(node, "to", 0)) or None if known else None), None

@@ -215,7 +215,7 @@ ROWS = {
     "Concat with the input": Row("d = Concat<axis=1>(c, z)", inputs="float[2,3,8,8] x, float[2,4,6,6] z", shape=(8, 1, 1), **STOP),
     "Concat of one tensor twice": Row("d = Concat<axis=1>(c, c)", shape=(8, 1, 1), positive="shared", mixed="shared", shift="shared"),
     "Expand": Row("d = Expand(c, s)", init={"s": INT(2, 4, 6, 6)}, **STOP),
-    "Tile": Row("d = Tile(c, s)", init={"s": INT(1, 1, 2, 2)}, **UNKNOWN),
+    "Tile": Row("d = Tile(c, s)", init={"s": INT(1, 1, 2, 2)}, **STOP),
     "Max": Row("d = Max(c, h)", **STOP),
     "Where": Row("b = Greater(h, q) d = Where(b, c, h)", init={"q": F32(0)}, **STOP),
 }  # fmt: skip

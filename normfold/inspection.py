@@ -114,9 +114,11 @@ def _plain(values: dict[str, object]) -> dict[str, Parameter]:
 
 def _batch_norm(node: Node, constants: Constants) -> dict[str, Parameter]:
     """Epsilon and the range of each statistic: enough to see a dead or exploding one."""
-    result: dict[str, Parameter] = {"epsilon": float(np.float32(attributes.get(node, "epsilon", 1e-5)))}
-    if attributes.get(node, "training_mode", 0):
-        result["training_mode"] = 1
+    given = {name: attributes.shown(attribute) for name, attribute in node.attributes.items()}
+    epsilon, mode = given.get("epsilon", 1e-5), given.get("training_mode", 0)
+    result: dict[str, Parameter] = {"epsilon": epsilon if isinstance(epsilon, str) else float(np.float32(epsilon))}
+    if mode:
+        result["training_mode"] = mode
     for slot, name in enumerate(("gamma", "beta", "mean", "var"), start=1):
         values = constants.array(node.input(slot))
         if values is not None and values.size:

@@ -24,6 +24,12 @@ def plain(attribute: AttributeProto) -> Any:
     return helper.get_attribute_value(attribute)
 
 
+def shown(attribute: AttributeProto) -> Any:
+    """The value for people to read; `@name` where the caller of a function gives it, as ONNX text has it."""
+    value = f"@{attribute.ref_attr_name}" if attribute.ref_attr_name else plain(attribute)
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
 def get(node: Node, name: str, default: Any) -> Any:
     """The value of an attribute, or `default`. Text comes as str."""
     attribute = node.attributes.get(name)

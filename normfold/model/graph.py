@@ -63,7 +63,18 @@ class Value:
 class Node:
     """One operator. `inputs` holds None where an optional input is left out."""
 
-    __slots__ = ("_attributes", "domain", "index", "inputs", "op_type", "outline", "outputs", "scope", "subgraphs")
+    __slots__ = (
+        "_attributes",
+        "domain",
+        "index",
+        "inputs",
+        "is_call",
+        "op_type",
+        "outline",
+        "outputs",
+        "scope",
+        "subgraphs",
+    )
 
     def __init__(self, scope: Scope, index: int, outline: NodeOutline) -> None:
         self.scope = scope
@@ -75,6 +86,7 @@ class Node:
         self.inputs: list[Value | None] = []
         self.outputs: list[Value | None] = []
         self.subgraphs: list[Scope] = []
+        self.is_call = False  # of a function that the model brings along
         self._attributes: dict[str, AttributeProto] | None = None
 
     @property

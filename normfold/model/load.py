@@ -112,6 +112,7 @@ def load(source: str | Path | Source | ModelProto, *, initializers: Initializers
         _check_opsets(model)
         for scope in model.roots:
             _build(scope)
+        _mark_calls(model)
         for root in model.roots:
             _connect(root, model.warnings)
     _expose(model, initializers)
@@ -202,6 +203,19 @@ def _function(reader: Reader, item: Field) -> Scope:
     name, domain, overload = (_texts(outline, number) for number in (1, 10, 13))
     path = "::".join(part[-1] for part in (domain, name, overload) if part and part[-1])
     return Scope(f"function {path}", outline, opset)
+
+
+def _mark_calls(model: Model) -> None:
+    """A node may be named like an operator of another domain and yet call a function of the model."""
+    functions = {_function_name(scope) for _, scope in model.functions}
+    for scope in model.scopes() if functions else ():
+        for node in scope.nodes:
+            node.is_call = (node.domain, node.op_type) in functions
+
+
+def _function_name(scope: Scope) -> tuple[str, str]:
+    domain, name = (_texts(scope.outline, number) for number in (10, 1))
+    return domain[-1] if domain else "", name[-1] if name else ""
 
 
 def _texts(outline: ScopeOutline, number: int) -> list[str]:

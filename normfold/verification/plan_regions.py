@@ -21,6 +21,10 @@ from normfold.surgery.plan import Edit, Plan
 from .verdicts import Region
 
 _FLOAT = 1
+_SHAPE_INPUT = {"Reshape": 1, "Expand": 1, "Tile": 1, "Resize": 3}
+_SHAPE_ARITHMETIC = (
+    "Identity", "Cast", "Gather", "Slice", "Concat", "Squeeze", "Unsqueeze", "Add", "Sub", "Mul", "Div", "Min", "Max",
+)  # fmt: skip
 
 
 class RegionList:
@@ -74,7 +78,9 @@ class _Cutter:
         self.gone = {id(node) for edit in edits for node in edit.bypassed}
         self.scope: Scope = edits[0].bypassed[0].scope
         self.patch = candidate.scopes.get(id(self.scope)) or ScopePatch()
+        self.sizing: list[Node] = []
         self._close()
+        self.sizing = self._sizing()
 
     def region(self) -> Region:
         """Both sides with the same interface."""
@@ -84,11 +90,12 @@ class _Cutter:
         version = {domain: number for domain, number in self.scope.opset.items() if domain == ""}
         ir_version = self.candidate.model.ir_version
         old = [constant(name, source) for name, source in constants.items()]
-        nodes = [*entries_before, *(self._before(node) for node in self.nodes)]
+        sizing_before = [self._before(node) for node in self.sizing]
+        nodes = [*entries_before, *sizing_before, *(self._before(node) for node in self.nodes)]
         before = cut_out(nodes, old, inputs, outputs, version, ir_version)
         new = self._new_tensors()
         kept = [tensor for tensor in old if tensor.name not in {t.name for t in new}]
-        nodes = [*entries_after, *self._after()]
+        nodes = [*entries_after, *(self._patched(node) for node in self.sizing), *self._after()]
         nodes += self._renamed(outputs, {name for node in nodes for name in node.output})
         after = cut_out(nodes, kept + [constant(t.name, t) for t in new], inputs, outputs, version, ir_version)
         return Region(tuple(edit.id for edit in self.edits), before, after)
@@ -97,9 +104,10 @@ class _Cutter:
         """Values that flow in, and constants by name."""
         flowing: dict[str, Value] = {}
         constants: dict[str, TensorSource] = {}
-        for node in self.nodes:
+        made = self.inside | {id(node) for node in self.sizing}
+        for node in (*self.nodes, *self.sizing):
             for value in node.inputs:
-                if value is None or (value.producer is not None and id(value.producer) in self.inside):
+                if value is None or (value.producer is not None and id(value.producer) in made):
                     continue
                 source = self.draft.constants.get(value)
                 if source is None:
@@ -107,6 +115,38 @@ class _Cutter:
                 else:
                     constants[value.name] = source
         return list(flowing.values()), constants
+
+    def _sizing(self) -> list[Node]:
+        """Operators outside that compute a shape from dimensions: with them, a Reshape fits whatever sizes are tried."""
+        found: dict[int, Node] = {}
+        for node in self.nodes:
+            slot = _SHAPE_INPUT.get(node.op_type)
+            found.update(self._shape_arithmetic(None if slot is None else node.input(slot)))
+        return sorted(found.values(), key=lambda node: node.index)
+
+    def _shape_arithmetic(self, value: Value | None) -> dict[int, Node]:
+        """What computes a shape, down to where dimensions are asked for; nothing if something else is asked as well."""
+        found: dict[int, Node] = {}
+        pending = [value]
+        while pending:
+            current = pending.pop()
+            node = None if current is None else current.producer
+            if current is None or self.draft.constants.get(current) is not None or id(node) in found:
+                continue
+            if node is None or id(node) in self.inside or node.scope is not self.scope or node.domain:
+                return {}
+            found[id(node)] = node
+            if node.op_type == "Shape":
+                if self._rank_unknown(node.input(0)):
+                    return {}
+            elif node.op_type in _SHAPE_ARITHMETIC:
+                pending += node.inputs
+            else:
+                return {}
+        return found
+
+    def _rank_unknown(self, value: Value | None) -> bool:
+        return value is None or self.draft.shapes.rank(value) is None
 
     def _close(self) -> None:
         """Take in what another edit removes between two nodes of this region: the candidate connects them directly."""

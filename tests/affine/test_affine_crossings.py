@@ -226,7 +226,7 @@ ROWS = {
     "Expand": Row("d = Expand(c, s)", init={"s": INT(2, 4, 6, 6)}),
     "Expand to a higher rank": Row("d = Expand(c, s)", init={"s": INT(3, 2, 4, 6, 6)}),
     "Expand of a mean": Row("p = ReduceMean<axes=[1]>(c) d = Expand(p, s)", init={"s": INT(2, 4, 1, 1)}, positive="branch", mixed="branch", shift="branch"),
-    "Tile": Row("d = Tile(c, s)", init={"s": INT(1, 1, 2, 2)}, **UNKNOWN),
+    "Tile": Row("d = Tile(c, s)", init={"s": INT(1, 1, 2, 2)}),
     "Max": Row("d = Max(c, h)", **NEGATIVE),
     "Min of three": Row("d = Min(c, q, h)", init={"q": random(4, 6, 6, seed=5)}, **NEGATIVE),
     "Max with the input": Row("d = Max(c, z)", inputs="float[2,3,8,8] x, float[2,4,6,6] z", positive="no-absorber", mixed="negative-scale", shift="no-absorber"),

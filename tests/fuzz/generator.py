@@ -121,6 +121,10 @@ class Maker:
         return found
 
     def _derived(self, scope: Scope, name: str, array: np.ndarray) -> None:
+        norm = np.sqrt(np.square(array.astype(np.float64)).sum())
+        if norm > 0 and self.chance(0.3):
+            self._normalised(scope, name, array, norm)
+            return
         raw = self.name("r")
         how = self.pick("Identity", "Transpose", "Reshape", "Neg", "Slice")
         attributes: dict[str, Any] = {}
@@ -142,6 +146,20 @@ class Maker:
             how, base = "Identity", array
         scope.init[raw] = np.ascontiguousarray(base).reshape(base.shape)
         scope.nodes.append(helper.make_node(how, inputs, [name], **attributes))
+
+    def _normalised(self, scope: Scope, name: str, array: np.ndarray, norm: float) -> None:
+        """The array as a gain times a direction, as weight normalisation leaves it in the graph."""
+        raw, gain, size, unit = (self.name(stem) for stem in ("v", "g", "n", "u"))
+        scope.init[raw] = np.asarray(array * self.pick(0.5, 2, 3), self.dtype)
+        scope.init[gain] = np.asarray(norm, self.dtype)
+        if self.chance(0.5):
+            first = helper.make_node("ReduceL2", [raw], [size], keepdims=0)
+        else:
+            squares = self.name("q")
+            scope.nodes.append(helper.make_node("ReduceSumSquare", [raw], [squares], keepdims=0))
+            first = helper.make_node("Sqrt", [squares], [size])
+        inner = [helper.make_node("Div", [gain, size], [unit]), helper.make_node("Mul", [raw, unit], [name])]
+        scope.nodes.extend([first, *inner])
 
     # --- data ---
 

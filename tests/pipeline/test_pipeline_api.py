@@ -312,6 +312,30 @@ def test_progress_is_told(tmp_path: Path) -> None:
     assert all(0 <= done <= total for _, done, total in told)
 
 
+@pytest.mark.parametrize(
+    ("op", "referred", "shown"),
+    [
+        ("BatchNormalization", "epsilon: float = @e", {"epsilon": "@e"}),
+        ("BatchNormalization", "training_mode: int = @e", {"training_mode": "@e"}),
+        ("LayerNormalization", "axis: int = @e", {"axis": "@e", "epsilon": 1e-5}),
+        ("InstanceNormalization", "epsilon: float = @e", {"epsilon": "@e"}),
+    ],
+)
+def test_inspect_a_norm_whose_attribute_the_caller_gives(op: str, referred: str, shown: dict[str, object]) -> None:
+    extra = {"BatchNormalization": "s, s, s, s", "LayerNormalization": "s", "InstanceNormalization": "s, s"}[op]
+    value = "1" if "int" in referred else "0.1"
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+        g (float[2,3,4] x, float[3] s) => (float[2,3,4] y) {{ y = own.Norm <e = {value}> (x, s) }}
+        <opset_import: ["" : 17], domain: "own">
+        Norm <e> (x, s) => (y) {{ y = {op} <{referred}> (x, {extra}) }}
+    """)
+    (norm,) = normfold.inspect(model).norms
+    assert norm.op_type == op
+    assert shown.items() <= norm.parameters.items()
+    assert not normfold.optimize(model, config=Config(verify="off")).changed
+
+
 def test_explain_and_inspect() -> None:
     model = conv_bn()
     decisions = normfold.explain(model)

@@ -79,3 +79,26 @@ def test_a_pipe_or_device_in_the_place_of_the_output_is_left_alone(tmp_path):
 
 def test_a_source_without_a_name_has_no_destination_of_its_own():
     assert default_destination(Path()) == Path()
+
+
+@pytest.mark.parametrize("first", ["Gather(s, zero)", "Slice(s, zero, end)"])
+def test_a_region_computes_the_shapes_that_it_needs(first):
+    """A shape that flows in would be made up, and no Reshape fits one: then every fold past it was dropped."""
+    body = (
+        f"c = MatMul(x, wide)  a = Add(c, bias)  s = Shape(x)  n = {first}  n2 = Mul(n, one64)  t = Concat<axis=0>(n2, rest)"
+        "  r = Reshape(a, t)  p = Transpose<perm=[0, 2, 1, 3]>(r)  y = Mul(p, half)"
+    )
+    sizes = {"zero": np.int64([0]), "one64": np.int64([1]), "rest": np.int64([5, 2, 4]), "end": np.int64([1])}
+    model = build(
+        body,
+        "float[N,5,3] x",
+        "float[N,2,5,4] y",
+        {"wide": random(3, 8), "bias": random(8), "half": np.float32(0.5), **sizes},
+    )
+    used = {name for node in model.graph.node for name in node.input}
+    for tensor in [tensor for tensor in model.graph.initializer if tensor.name not in used]:
+        model.graph.initializer.remove(tensor)
+    result = normfold.optimize(model, config=normfold.Config(verify="region"))
+    assert result.report.dropped == ()
+    assert result.report.verification.verdict == "PASS"
+    assert [node.op_type for node in result.model.graph.node].count("Mul") == 1

@@ -47,6 +47,8 @@ class Shapes:
         needed = [operand for operand in node.inputs[: rule.inputs] if operand is not None]
         if rule.shape_input is not None:
             needed += self._shape_sources(node.input(rule.shape_input))
+        if rule.sources is not None:
+            needed += [source for source in rule.sources(node, value.output_slot) if source is not None]
         return needed
 
     def _shape_sources(self, value: Value | None) -> list[Value]:

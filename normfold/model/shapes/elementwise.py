@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from normfold.model.shapes.derive import Shapes
 
 
-def _same(shapes: Shapes, node: Node, slot: int) -> Dims | None:
+def same(shapes: Shapes, node: Node, slot: int) -> Dims | None:
+    """The first output has the dimensions of the first input."""
     return shapes.known(node.input(0)) if slot == 0 else None
 
 
@@ -36,7 +37,11 @@ def _elementwise(shapes: Shapes, node: Node, slot: int) -> Dims | None:
 
 
 def _matmul(shapes: Shapes, node: Node, slot: int) -> Dims | None:
-    a, b = shapes.known(node.input(0)), shapes.known(node.input(1))
+    return matmul_dims(shapes.known(node.input(0)), shapes.known(node.input(1)))
+
+
+def matmul_dims(a: Dims | None, b: Dims | None) -> Dims | None:
+    """The dimensions of a matrix product."""
     if a is None or b is None or not a or not b:
         return None
     batch = broadcast([a[:-2], b[:-2]])
@@ -45,7 +50,8 @@ def _matmul(shapes: Shapes, node: Node, slot: int) -> Dims | None:
     return None if batch is None else (*batch, *rows, *columns)
 
 
-def _gemm(shapes: Shapes, node: Node, slot: int) -> Dims | None:
+def gemm(shapes: Shapes, node: Node, slot: int) -> Dims | None:
+    """The dimensions of a Gemm."""
     a, b = shapes.known(node.input(0)), shapes.known(node.input(1))
     rows = a[1 if attributes.get(node, "transA", 0) else 0] if a is not None and len(a) == 2 else None
     columns = b[0 if attributes.get(node, "transB", 0) else 1] if b is not None and len(b) == 2 else None
@@ -64,13 +70,14 @@ UNARY = (
     "Sign", "Sin", "Cos", "Identity", "Cast", "CastLike", "Softmax", "LogSoftmax", "Not", "LRN", "LpNormalization",
     "MeanVarianceNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization",
     "LayerNormalization", "QuantizeLinear", "DequantizeLinear", "ThresholdedRelu", "Celu",
-    "CumSum", "Trilu", "ImageScaler",
+    "CumSum", "Trilu", "ImageScaler", "Affine", "ScatterND", "ScatterElements", "Scatter", "ReverseSequence", "Shrink",
+    "Hardmax", "IsNaN", "IsInf", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh",
 )  # fmt: skip
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(UNARY, Rule(_same)),
+    **dict.fromkeys(UNARY, Rule(same)),
     **dict.fromkeys(_ELEMENTWISE, Rule(_elementwise, EVERY_INPUT)),
     "Dropout": Rule(_same_all),
     "BatchNormalization": Rule(_batch_norm, 2),
     "MatMul": Rule(_matmul, EVERY_INPUT),
-    "Gemm": Rule(_gemm, EVERY_INPUT),
+    "Gemm": Rule(gemm, EVERY_INPUT),
 }

@@ -1,4 +1,4 @@
-"""Operators that take axes away, and recurrent ones."""
+"""Operators that take axes away."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from normfold.model import attributes
 from normfold.model.graph import Node
 from normfold.model.shapes.dims import Dims
-from normfold.model.shapes.rule import EVERY_INPUT, Rule
+from normfold.model.shapes.rule import Rule
 
 if TYPE_CHECKING:
     from normfold.model.shapes.derive import Shapes
@@ -37,22 +37,10 @@ def reduce_axes(shapes: Shapes, node: Node, rank: int) -> set[int] | None:
     return {axis % rank for axis in given}
 
 
-_RNN_LAYOUT_FREE = (
-    "hidden_size", "direction", "activations", "activation_alpha", "activation_beta", "clip", "input_forget",
-    "linear_before_reset",
+_REDUCE = (
+    "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceL1", "ReduceSumSquare", "ReduceProd",
+    "ReduceLogSum", "ReduceLogSumExp",
 )  # fmt: skip
-
-
-def _recurrent(shapes: Shapes, node: Node, slot: int) -> Dims | None:
-    data, weight = shapes.known(node.input(0)), shapes.known(node.input(1))
-    hidden = attributes.get(node, "hidden_size", None)
-    if data is None or weight is None or attributes.unexpected(node, _RNN_LAYOUT_FREE) or slot != 0:
-        return None
-    return (data[0], weight[0], data[1], hidden)
-
-
-_REDUCE = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceL1", "ReduceSumSquare")
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_REDUCE, Rule(_reduce)),
-    **dict.fromkeys(("LSTM", "GRU", "RNN"), Rule(_recurrent, EVERY_INPUT)),
 }

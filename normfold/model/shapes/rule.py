@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from normfold.model.graph import Node
+from normfold.model.graph import Node, Value
 from normfold.model.shapes.dims import Dims
 
 if TYPE_CHECKING:
@@ -24,9 +24,11 @@ class Rule:
     Args:
         derive: node and number of the output -> dimensions, None if even the rank is unknown.
         inputs: how many of its inputs it looks at the dimensions of.
+        sources: further values that it looks at, given the number of the output.
         shape_input: the input whose elements it takes for a shape.
     """
 
     derive: Derive
     inputs: int = 1
     shape_input: int | None = None
+    sources: Callable[[Node, int], list[Value | None]] | None = None

@@ -4,18 +4,37 @@ from __future__ import annotations
 
 from normfold.model import attributes
 from normfold.model.graph import Node
-from normfold.model.shapes import borders, elementwise, layout, reductions, windows
+from normfold.model.shapes import (
+    borders,
+    contrib,
+    control,
+    elementwise,
+    layout,
+    quantised,
+    reductions,
+    sampling,
+    selections,
+    sequences,
+    windows,
+)
 from normfold.model.shapes.rule import Rule
 
 RULES: dict[str, Rule] = {
     **borders.RULES,
+    **control.RULES,
     **elementwise.RULES,
     **layout.RULES,
+    **quantised.RULES,
     **reductions.RULES,
+    **sampling.RULES,
+    **selections.RULES,
+    **sequences.RULES,
     **windows.RULES,
 }
 
 
 def rule_of(node: Node) -> Rule | None:
     """The rule of a node, None if there is none."""
-    return None if node.domain or attributes.is_bound_by_caller(node) else RULES.get(node.op_type)
+    if node.is_call or attributes.is_bound_by_caller(node):
+        return None
+    return (RULES if not node.domain else contrib.RULES if node.domain == contrib.DOMAIN else {}).get(node.op_type)

@@ -5,25 +5,19 @@ from __future__ import annotations
 from normfold.model import attributes
 from normfold.model.constants import Constants
 from normfold.model.graph import Value
+from normfold.model.shapes.control import sources
 from normfold.model.shapes.dims import declared_type
 from normfold.model.shapes.table import rule_of
 
-_INT64 = 7
-
-
-_BOOL = 9
-
+_FLOAT, _UINT8, _INT32, _INT64, _BOOL = 1, 2, 6, 7, 9
 
 _FIXED_TYPE = {
-    "Shape": _INT64, "Size": _INT64, "ArgMax": _INT64, "ArgMin": _INT64, "NonZero": _INT64, "QuantizeLinear": None,
-    "DequantizeLinear": None,
+    **dict.fromkeys(("Shape", "Size", "ArgMax", "ArgMin", "NonZero", "NonMaxSuppression"), _INT64),
     **dict.fromkeys(("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "And", "Or", "Xor", "Not"), _BOOL),
-}  # fmt: skip
-
-
-_TYPE_INPUT = {"Where": 1, "CastLike": 1}
-
-
+    **dict.fromkeys(("IsNaN", "IsInf"), _BOOL),
+    **dict.fromkeys(("ConvInteger", "MatMulInteger"), _INT32),
+}
+_TYPE_INPUT = {"Where": 1, "CastLike": 1, "DequantizeLinear": 1, "OneHot": 2, "QLinearConv": 7, "QLinearMatMul": 7}
 _SAME_TYPE_OUTPUTS = ("Split", "LSTM", "GRU", "RNN", "BatchNormalization")
 
 
@@ -55,16 +49,29 @@ class ElementTypes:
         node = value.producer
         if node is None:
             return declared_type(value.type), None
-        if node.domain:
+        if node.domain or node.is_call or attributes.is_bound_by_caller(node):
             return None, None
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.attributes.get("output_dtype") is not None:
+            return int(attributes.get(node, "output_dtype", 0)) or None, None
+        if node.op_type == "QuantizeLinear":
+            return (_UINT8, None) if node.input(2) is None else (None, node.input(2))
+        if node.op_type in ("If", "Loop"):
+            return None, next(iter(sources(node, value.output_slot)), None)
         if node.op_type == "Cast":
             known = not attributes.unexpected(node, ("to", "saturate"))
             return (int(attributes.get(node, "to", 0)) or None if known else None), None
         if node.op_type in _FIXED_TYPE:
             return _FIXED_TYPE[node.op_type], None
-        if node.op_type in ("Constant", "ConstantOfShape"):
+        if node.op_type == "ConstantOfShape":
+            filled = node.attributes.get("value")
+            return (_FLOAT if filled is None else int(filled.t.data_type)), None
+        if node.op_type == "Constant":
             source = self._constants.get(value)
             return (None if source is None else source.data_type), None
+        if value.output_slot and node.op_type == "TopK":
+            return _INT64, None
+        if value.output_slot == 0 and node.op_type == "DynamicQuantizeLinear":
+            return _UINT8, None
         if value.output_slot and node.op_type not in _SAME_TYPE_OUTPUTS:
             return None, None
         return (None, node.input(_TYPE_INPUT.get(node.op_type, 0))) if rule_of(node) is not None else (None, None)

@@ -41,15 +41,16 @@ def _windows(node: Node, spatial: Sequence[Dim], kernel: Sequence[int]) -> list[
 
 
 def _conv(shapes: Shapes, node: Node, slot: int) -> Dims | None:
-    weight = shapes.known(node.input(1))
-    data = shapes.known(node.input(0))
+    return conv_dims(node, shapes.known(node.input(0)), shapes.known(node.input(1)))
+
+
+def conv_dims(node: Node, data: Dims | None, weight: Dims | None) -> Dims | None:
+    """The dimensions of a convolution, from its attributes and the dimensions of its operands."""
     if weight is None:
         return None
-    if data is None:
-        return (None, weight[0], *([None] * (len(weight) - 2)))
     kernel = weight[2:]
-    if not all(isinstance(k, int) for k in kernel):
-        return (data[0], weight[0], *([None] * (len(weight) - 2)))
+    if data is None or not all(isinstance(k, int) for k in kernel):
+        return (None if data is None else data[0], weight[0], *([None] * len(kernel)))
     return (data[0], weight[0], *_windows(node, data[2:], [k for k in kernel if isinstance(k, int)]))
 
 
@@ -68,12 +69,18 @@ def _stretched(node: Node, data: Dims | None, weight: Dims) -> list[Dim]:
     wanted = attributes.ints(node, "output_shape")
     if wanted is not None:
         return list(wanted[-count:])
-    if attributes.get(node, "auto_pad", "NOTSET") != "NOTSET" or data is None:
+    mode = attributes.get(node, "auto_pad", "NOTSET")
+    if data is None or mode not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
         return [None] * count
     strides = attributes.ints(node, "strides") or [1] * count
     dilations = attributes.ints(node, "dilations") or [1] * count
     extra = attributes.ints(node, "output_padding") or [0] * count
+    if mode.startswith("SAME"):
+        if any(extra):
+            return [None] * count
+        return [d * step if isinstance(d, int) else None for d, step in zip(data[2:], strides, strict=True)]
     pads = attributes.ints(node, "pads") or [0] * (2 * count)
+    pads = [0] * (2 * count) if mode == "VALID" else pads
     sizes: list[Dim] = []
     for i, (size, kernel) in enumerate(zip(data[2:], weight[2:], strict=True)):
         if isinstance(size, int) and isinstance(kernel, int):
@@ -83,28 +90,6 @@ def _stretched(node: Node, data: Dims | None, weight: Dims) -> list[Dim]:
         else:
             sizes.append(None)
     return sizes
-
-
-def _deform_conv(shapes: Shapes, node: Node, slot: int) -> Dims | None:
-    """As Conv, in the size of its offsets."""
-    weight, offset = shapes.known(node.input(1)), shapes.known(node.input(2))
-    if weight is None or offset is None:
-        return None
-    return (offset[0], weight[0], *offset[2:])
-
-
-def _grid_sample(shapes: Shapes, node: Node, slot: int) -> Dims | None:
-    """The channels of the data `[N, C, …]` at the positions of the grid `[N, *out, rank - 2]`."""
-    data, grid = shapes.known(node.input(0)), shapes.known(node.input(1))
-    return None if data is None or grid is None or len(data) != len(grid) else (*data[:2], *grid[1:-1])
-
-
-def _roi_align(shapes: Shapes, node: Node, slot: int) -> Dims | None:
-    data, regions = shapes.known(node.input(0)), shapes.known(node.input(1))
-    if data is None or len(data) != 4:
-        return None
-    size = (attributes.get(node, "output_height", 1), attributes.get(node, "output_width", 1))
-    return (None if regions is None else regions[0], data[1], *(int(part) for part in size))
 
 
 def _pool(shapes: Shapes, node: Node, slot: int) -> Dims | None:
@@ -128,7 +113,4 @@ RULES: dict[str, Rule] = {
     "ConvTranspose": Rule(_conv_transpose, 2),
     **dict.fromkeys(("AveragePool", "MaxPool", "LpPool"), Rule(_pool)),
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), Rule(_global_pool)),
-    "DeformConv": Rule(_deform_conv, 3),
-    "GridSample": Rule(_grid_sample, 2),
-    "RoiAlign": Rule(_roi_align, 2),
 }

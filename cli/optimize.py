@@ -56,6 +56,9 @@ def optimize(
         list[str] | None,
         typer.Option("--only", metavar="CODE", help="Use only this rule. Repeatable.", show_default=False),
     ] = None,
+    aggressive: Annotated[
+        bool, typer.Option("--aggressive", help="Merge linear operators even where parameters or FLOPs grow.")
+    ] = False,
     inputs: Inputs = None,
     shape: Shapes = None,
     rtol: Rtol = None,
@@ -103,8 +106,8 @@ def optimize(
         compare = comparison(inputs, shape, rtol, atol, max_memory)
         config = configuration(
             verify=verify.value, target=target.value, initializers=initializers.value,
-            skip=tuple(skip or ()), only=tuple(only or ()), seed=seed, trials=trials, strict=strict,
-            all_or_nothing=all_or_nothing, metadata=metadata, timeout_s=timeout, **compare,
+            skip=tuple(skip or ()), only=tuple(only or ()), aggressive=aggressive, seed=seed, trials=trials,
+            strict=strict, all_or_nothing=all_or_nothing, metadata=metadata, timeout_s=timeout, **compare,
         )  # fmt: skip
         destination = output or (model if in_place else default_destination(model))
         with render.progress(format) as report:

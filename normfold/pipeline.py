@@ -241,7 +241,7 @@ class _Run:
     ) -> _Round | None:
         """Plan, apply and stage; None if folded weights left their range, after excluding the last edit of each."""
         left_out = self.excluded if excluded is None else excluded
-        plan = make_plan(model, Exclusions(left_out, self.config.skip, self.config.only))
+        plan = self._plan(model, left_out)
         _require_data(plan)
         candidate = apply(model, plan, self._metadata(plan))
         self.progress("write", 0, 1)
@@ -250,6 +250,10 @@ class _Run:
         except RangeRefusal:
             self._exclude_ranges(plan, candidate, left_out)
             return None
+
+    def _plan(self, model: Model, excluded: dict[str, tuple[str, str]]) -> Plan:
+        exclusions = Exclusions(excluded, self.config.skip, self.config.only)
+        return make_plan(model, exclusions, aggressive=self.config.aggressive)
 
     def _exclude_ranges(self, plan: Plan, candidate: Candidate, excluded: dict[str, tuple[str, str]]) -> bool:
         """Compute every new weight and throw it away; exclude the last edit of each that leaves its range."""
@@ -267,7 +271,7 @@ class _Run:
     def _rehearse(self, model: Model) -> _Round:
         """The plan of a dry run; every new weight is computed, so that it says what a run would do."""
         while True:
-            plan = make_plan(model, Exclusions(self.excluded, self.config.skip, self.config.only))
+            plan = self._plan(model, self.excluded)
             candidate = apply(model, plan, self._metadata(plan))
             if not self._exclude_ranges(plan, candidate, self.excluded):
                 return _Round(plan, candidate)
@@ -486,4 +490,4 @@ def plan_only(source: str | Path | ModelProto, config: Config | None = None) -> 
     """The model and its plan, for `explain`: nothing is computed, verified or written."""
     settings = config or Config()
     model = load(source, initializers=settings.initializers)
-    return model, make_plan(model, Exclusions({}, settings.skip, settings.only))
+    return model, make_plan(model, Exclusions({}, settings.skip, settings.only), aggressive=settings.aggressive)

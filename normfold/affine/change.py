@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from normfold.affine.algebra import Affine
-from normfold.affine.draft import OUTPUT, Absorption, Draft, Slot
+from normfold.affine.draft import OUTPUT, Absorption, Draft, Merge, Slot
 from normfold.affine.reasons import Refused
 from normfold.model import dtypes
 from normfold.model.graph import Node
@@ -143,6 +143,16 @@ def negligible(bias: Float64, data_type: int, terms: int) -> NDArray[np.bool_]:
     """
     unit = dtypes.unit_roundoff(data_type)
     return np.asarray(np.abs(bias) * unit**2 >= terms * dtypes.smallest_normal(data_type))
+
+
+def with_merge(change: Change, merge: Merge) -> Change:
+    """The change of an operator that stands for several: what its slot did not touch is new all the same."""
+    inputs = {
+        slot: NewParameter(source, source.data_type, source.dims, parameter_name(merge.kept, slot, "weight"))
+        for slot, source in merge.parameters.items()
+    }
+    attributes = {**merge.attributes, **change.attributes}
+    return replace(change, inputs={**inputs, **change.inputs}, attributes=attributes)
 
 
 def parameter_name(node: Node, slot: int, role: str) -> str:

@@ -43,8 +43,8 @@ def _closed(node: Node, known: tuple[str, ...]) -> None:
         raise Refused("unknown-attribute", f"attribute {strange!r} of {node.label!r}", node.label)
 
 
-def _group(node: Node, channels: int) -> int:
-    group = int(attributes.get(node, "group", 1))
+def _group(draft: Draft, node: Node, channels: int) -> int:
+    group = int(draft.attribute(node, "group", 1))
     if group < 1 or channels % group:
         raise Refused("ill-formed", f"group {group} does not divide {channels} channels", node.label)
     return group
@@ -108,7 +108,7 @@ def _accept_conv(draft: Draft, node: Node, affine: Affine) -> Absorption:
 def _accept_channels(draft: Draft, node: Node, affine: Affine, weight: TensorSource, channels: int) -> None:
     if affine.rank != len(weight.dims):
         raise Refused("ill-formed", f"rank {affine.rank} behind a weight of rank {len(weight.dims)}", node.label)
-    _group(node, channels)
+    _group(draft, node, channels)
     affine.vectors(1, channels)
     if node.input(2) is not None and draft.parameter(node, 2).dims != (channels,):
         raise Refused("ill-formed", f"the bias of {node.label!r} has not {channels} values", node.label)
@@ -133,7 +133,7 @@ def _accept_conv_transpose(draft: Draft, node: Node, affine: Affine) -> Absorpti
     weight = draft.parameter(node, 1)
     if len(weight.dims) < 3:
         raise Refused("ill-formed", f"the weight has shape {list(weight.dims)}", node.label)
-    group = _group(node, weight.dims[0])
+    group = _group(draft, node, weight.dims[0])
     _accept_channels(draft, node, affine, weight, weight.dims[1] * group)
     return into_weights(node, affine)
 
@@ -142,7 +142,7 @@ def _build_conv_transpose(draft: Draft, node: Node, affine: Affine) -> Change:
     """Output channel `o` is `(j, o mod Cout/g)` with group `j`, whose weights are the rows `j·Cin/g …` of W."""
     weight = draft.parameter(node, 1)
     rows, per_group = weight.dims[:2]
-    group = _group(node, rows)
+    group = _group(draft, node, rows)
     scale, shift = affine.vectors(1, per_group * group)
     channels = np.repeat(np.arange(scale.size).reshape(group, per_group), rows // group, axis=0)
     channels = channels.reshape(rows, per_group, *([1] * (len(weight.dims) - 2)))

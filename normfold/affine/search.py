@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from normfold.affine.algebra import Affine
-from normfold.affine.change import Absorber, Change
+from normfold.affine.change import Absorber, Change, with_merge
 from normfold.affine.cross import CLIP_BOUNDS, CROSSINGS, Way, build_clip_bound, build_operand, build_pad_value
 from normfold.affine.draft import OUTPUT, Absorption, Draft
 from normfold.affine.linear import LINEAR
@@ -170,7 +170,9 @@ def require_private(draft: Draft, value: Value, reader: Node) -> None:
 def build(draft: Draft, node: Node, operand: int, affine: Affine) -> Change:
     """The change for everything that a slot collected."""
     if operand == OUTPUT:
-        return ABSORBERS[node.op_type].build(draft, node, affine)
+        change = ABSORBERS[node.op_type].build(draft, node, affine)
+        merge = draft.merges.get(id(node))
+        return change if merge is None else with_merge(change, merge)
     if node.op_type == "Pad":
         return build_pad_value(draft, node, affine)
     if node.op_type == "Clip" and operand in CLIP_BOUNDS:

@@ -8,7 +8,7 @@ rounded once to the storage type, so that memory is bounded by one block and not
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -213,6 +213,30 @@ class Values:
         return self.values
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Computed:
+    """Values that a formula makes in float64 whenever somebody asks, and that nobody keeps.
+
+    Args:
+        formula: makes them, shape `dims`.
+        data_type: the storage type of the tensors that they are made of.
+        dims: their shape.
+        depth: how many formulas stand inside each other.
+    """
+
+    formula: Callable[[], Float64]
+    data_type: int
+    dims: tuple[int, ...]
+    depth: int = 1
+
+    def array(self) -> Array:
+        """The values, not rounded."""
+        with np.errstate(all="ignore"):
+            values = self.formula()
+        assert values.shape == self.dims
+        return values
+
+
 class RangeRefusal(Exception):
     """A computed tensor leaves the range of its type; `reason` says how, `tensor` which."""
 
@@ -261,11 +285,13 @@ class NewTensor:
         base = self.base.array()
         if base.shape != self.dims:
             base = np.broadcast_to(base, self.dims)
+        # A formula has no earlier rounding to blame: whatever is small in it would be lost now.
+        known = 0.0 if isinstance(self.base, Computed) else guard.tiny
         for count, index in enumerate(_block_indices(self.dims), start=1):
             rounded = self._rounded(base, index)
             if guard.has_small(rounded):
                 # What was zero or subnormal before is not a loss of this fold.
-                lost = (np.abs(base[index]) >= guard.tiny) & (self._exact(base, index) != 0) & self._visible(index)
+                lost = (np.abs(base[index]) >= known) & (self._exact(base, index) != 0) & self._visible(index)
                 guard.lost += int(np.count_nonzero(lost & (np.abs(rounded) < guard.tiny)))
             yield rounded
             if count % _RELEASE_AFTER == 0:

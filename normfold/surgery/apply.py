@@ -38,7 +38,7 @@ class _Surgeon:
         self.draft = plan.draft
         self.candidate = Candidate(model, {}, {} if plan.is_empty else metadata)
         self.changes = [build(plan.draft, slot.node, slot.operand, affine) for slot, affine in plan.slots]
-        self.gone = {id(node) for node, _ in plan.draft.bypassed.values()}
+        self.gone = {id(node) for node, _ in plan.draft.bypassed.values()} | set(plan.draft.dropped)
         self.heirs = {id(root) for _, root in plan.draft.bypassed.values()}  # they have the readers of what went
         self.lost: dict[int, int] = defaultdict(int)  # readings that a value lost, by identity
         self.taken: set[str] | None = None
@@ -51,6 +51,9 @@ class _Surgeon:
             self.candidate.patch(self.model.graph).dropped_inputs |= set(self.plan.frozen)
         for node, _ in self.draft.bypassed.values():
             self._drop(node)
+        for node in self.draft.dropped.values():
+            self._drop(node)
+            self.candidate.patch(node.scope).dropped_info |= {value.name for value in node.outputs if value is not None}
         dead = self._retire()
         for change in self.changes:
             self._carry_out(change, dead)
@@ -67,7 +70,8 @@ class _Surgeon:
 
     def _retire(self) -> set[int]:
         """Drop constants, and the operators that make them, whose last reader is gone. Returns identities of dead values."""
-        doubtful = [value for node, _ in self.draft.bypassed.values() for value in node.inputs if value is not None]
+        gone = [*(node for node, _ in self.draft.bypassed.values()), *self.draft.dropped.values()]
+        doubtful = [value for node in gone for value in node.inputs if value is not None]
         for change in self.changes:
             for slot in change.inputs:
                 value = change.node.input(slot)

@@ -49,15 +49,17 @@ class Edit:
 
     Args:
         id: the site of its first node.
-        bypassed: the affine nodes that go.
+        bypassed: the affine nodes that go; of a merge, the sum or the second operator.
         slots: the slots that took their affine, empty if it was the identity.
         crossed: the nodes in between.
+        dropped: the other nodes that go with a merge.
     """
 
     id: str
     bypassed: tuple[Node, ...]
     slots: tuple[Slot, ...]
     crossed: tuple[Node, ...] = ()
+    dropped: tuple[Node, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

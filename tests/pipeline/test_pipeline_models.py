@@ -40,8 +40,8 @@ LEFT: dict[str, dict[str, int]] = {
     "style_transfer": {},
     # the weight of the Conv is computed from two others while the model runs
     "weight_norm": {"dynamic-params": 3},
-    # the identity branch of a block reads what the other branches read
-    "repvgg": {"shared": 2},
+    # the norm of an identity branch has no weights in front of it, and goes with the branches into one Conv
+    "repvgg": {},
     # on the input, and behind a tensor with a second reader
     "mlp": {"no-absorber": 1, "shared": 1},
     # channels are tokens there, the MatMul before has features

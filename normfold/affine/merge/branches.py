@@ -121,7 +121,8 @@ def _convolutions(draft: Draft, family: Family, *, aggressive: bool) -> Merge:
     bias = np.sum([part[1] for part in parts], axis=0)
     dims = (first.outs, first.ins // first.group, *target.kernel)
     kept = next((c for c in convs.values() if c.window == target), first)
-    before = sum(c.parameters for c in convs.values())
+    passing = sum(_bias_size(part[1]) for part in parts if isinstance(part[0], Diagonal))
+    before = sum(c.parameters for c in convs.values()) + passing
     growth = require_worth(before, math.prod(dims) + _bias_size(bias), kept.node, aggressive=aggressive)
     terms = [part[0] for part in parts]
     weight = computed(lambda: summed(terms, dims), list(convs.values()), dims)
@@ -204,8 +205,7 @@ def _matrices(draft: Draft, family: Family, *, aggressive: bool) -> Merge:
     known = [view for view in views if view is not None]
     kept = known[0]
     _require_same_matrices(draft, family, known)
-    shifts: list[Float64] = [view.bias for view in known]
-    diagonals: list[Float64] = []
+    shifts, passing, diagonals = [view.bias for view in known], 0, []
     for branch, view in zip(family.branches, views, strict=True):
         if view is None:
             affine = total(draft, branch)
@@ -213,9 +213,10 @@ def _matrices(draft: Draft, family: Family, *, aggressive: bool) -> Merge:
             scale, shift = affine.vectors(affine.rank - 1, kept.outs)
             diagonals.append(scale)
             shifts.append(shift)
+            passing += _bias_size(shift)
     bias = np.sum(shifts, axis=0)
     dims = kept.weight.dims
-    before = sum(view.parameters for view in known)
+    before = sum(view.parameters for view in known) + passing
     growth = require_worth(before, math.prod(dims) + _bias_size(bias), kept.node, aggressive=aggressive)
     weight = computed(lambda: kept.as_stored(_added(known, diagonals)), known, dims)
     rank = family.branches[0].affine.rank

@@ -13,23 +13,25 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from normfold.affine.algebra import uniform
+import numpy as np
+
+from normfold.affine.algebra import Affine, uniform
 from normfold.affine.draft import Draft, Merge
 from normfold.affine.merge.branch import DENSE, Allowed, Branch, Summand, has_weights, total, trace
 from normfold.affine.merge.branches import window_attributes
 from normfold.affine.merge.views import (
     Convolution,
+    Operator,
     bias_affine,
     computed,
     convolution,
     dense,
-    parameters,
     replaced,
     require_accepted,
     require_worth,
 )
 from normfold.affine.merge.weights import before_point, behind_point, carried_bias, product
-from normfold.affine.merge.window import Window
+from normfold.affine.merge.window import Ints, Window
 from normfold.affine.reasons import Refused
 from normfold.model.graph import Node, Use
 
@@ -53,12 +55,31 @@ def merge_rows(draft: Draft, second: Node, allowed: Allowed, *, aggressive: bool
         return None
     if (first.operator.op_type == "Conv") != (second.op_type == "Conv"):
         return None
-    if first.problem is not None:
-        raise first.problem
     build = _matrices if second.op_type in DENSE else _convolutions
-    merge = build(draft, first, second, aggressive=aggressive)
-    require_accepted(draft, merge)
+    try:
+        merge = build(draft, first, second, aggressive=aggressive)
+    except Refused:
+        if first.problem is not None:
+            return None  # more than one thing is in the way: nobody would have expected a merge here
+        raise
+    if merge is not None:
+        require_accepted(draft, merge)
     return merge
+
+
+def _parameters(first: Operator, second: Operator, dims: Ints) -> tuple[int, int]:
+    """Numbers that they need before and after.
+
+    The bias of the second operator counts on neither side: in one file it is its own, in another it is an Add behind it,
+    and the answer must be the same.
+    """
+    before = first.parameters + math.prod(second.weight.dims)
+    return before, math.prod(dims) + (second.outs if first.bias.any() else 0)
+
+
+def _require_private(branch: Branch) -> None:
+    if branch.problem is not None:
+        raise branch.problem
 
 
 def _behind(draft: Draft, second: Node) -> Branch:
@@ -72,8 +93,10 @@ def _behind(draft: Draft, second: Node) -> Branch:
 # --- Conv ------------------------------------------------------------------------------------------------------------
 
 
-def _convolutions(draft: Draft, branch: Branch, node: Node, *, aggressive: bool) -> Merge:
+def _convolutions(draft: Draft, branch: Branch, node: Node, *, aggressive: bool) -> Merge | None:
     assert branch.operator is not None
+    if not any(all(size == 1 for size in draft.parameter(conv, 1).dims[2:]) for conv in (branch.operator, node)):
+        return None  # two real kernels would make a larger one
     first = convolution(draft, branch.operator, total(draft, branch))
     second = convolution(draft, node, total(draft, _behind(draft, node)))
     if first.outs != second.ins:
@@ -82,10 +105,11 @@ def _convolutions(draft: Draft, branch: Branch, node: Node, *, aggressive: bool)
     window = _window(first, second)
     group = math.gcd(first.group, second.group)
     dims = (second.outs, first.ins // group, *window.kernel)
-    bias = carried_bias(second, first.bias) + second.bias if first.bias.any() else second.bias
-    before = first.parameters + second.parameters
+    before, after = _parameters(first, second, dims)
     larger = not last and second.window.grows
-    growth = require_worth(before, parameters(dims, bias), node, aggressive=aggressive, positions_grow=larger)
+    growth = require_worth(before, after, node, aggressive=aggressive, positions_grow=larger)
+    _require_private(branch)
+    bias = carried_bias(second, first.bias) + second.bias if first.bias.any() else second.bias
     formula = before_point if last else behind_point
     weight = computed(lambda: formula(first, second, group), [first, second], dims)
     return Merge(
@@ -127,14 +151,18 @@ def _window(first: Convolution, second: Convolution) -> Window:
 def _matrices(draft: Draft, branch: Branch, node: Node, *, aggressive: bool) -> Merge:
     assert branch.operator is not None
     first = dense(draft, branch.operator, total(draft, branch))
-    second = dense(draft, node, total(draft, _behind(draft, node)))
+    behind = total(draft, _behind(draft, node))
+    second = dense(draft, node, behind.only_scale())
     if first.outs != second.ins or draft.attribute(node, "transA", 0):
         raise Refused("geometry", f"{node.label!r} does not multiply the last axis", node.label)
-    bias = product(first.bias.reshape(1, -1), second.matrix())[0] + second.bias if first.bias.any() else second.bias
-    before = first.parameters + second.parameters
     stored = (second.outs, first.ins) if first.transposed else (first.ins, second.outs)
-    growth = require_worth(before, parameters(stored, bias), node, aggressive=aggressive)
-    weight = computed(lambda: first.as_stored(product(first.matrix(), second.matrix())), [first, second], stored)
-    rank = branch.affine.rank
+    before, after = _parameters(first, second, stored)
+    growth = require_worth(before, after, node, aggressive=aggressive)
+    _require_private(branch)
+    bias = product(first.bias.reshape(1, -1), second.matrix())[0] + second.bias if first.bias.any() else second.bias
+    # What is added behind the second may vary along any axis, as long as it stays an Add.
+    affine = bias_affine(bias, behind.rank, behind.rank - 1).then(Affine(np.ones_like(behind.scale), behind.shift))
+    formula = lambda: first.as_stored(product(first.matrix(), second.matrix()))  # noqa: E731
+    weight = computed(formula, [first, second], stored)
     parts = replaced(first.node, weight, second.outs)
-    return Merge(first.node, node, branch.chain, parts, bias_affine(bias, rank, rank - 1), growth=growth)
+    return Merge(first.node, node, branch.chain, parts, affine.compressed(), growth=growth)

@@ -102,6 +102,9 @@ class Dense:
         return np.ascontiguousarray(matrix.T if self.transposed else matrix) / self.alpha
 
 
+Operator = Convolution | Dense
+
+
 def convolution(draft: Draft, node: Node, behind: Affine) -> Convolution:
     """A Conv, with everything that acts behind it.
 
@@ -186,7 +189,7 @@ def parameters(dims: Ints, bias: Float64) -> int:
     return math.prod(dims) + (bias.size if bias.any() else 0)
 
 
-def computed(formula: Callable[[], Float64], operators: Sequence[Convolution | Dense], dims: Ints) -> Computed:
+def computed(formula: Callable[[], Float64], operators: Sequence[Operator], dims: Ints) -> Computed:
     """A weight made of the weights of several operators, all of one element type.
 
     A formula over formulas over formulas would be a deep recursion: from some depth on its values are kept instead.

@@ -76,7 +76,7 @@ def product(left: Float64, right: Float64) -> Float64:
 
 
 def _scaled(operator: Convolution) -> Float64:
-    return float64(operator.weight) * operator.scale.reshape(-1, *([1] * len(operator.window.kernel)))
+    return float64(operator.weight) * operator.scale.reshape(-1, 1, *([1] * len(operator.window.kernel)))
 
 
 def coarse(weight: Float64, group: int, wanted: int) -> Float64:

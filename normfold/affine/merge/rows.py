@@ -58,8 +58,8 @@ def merge_rows(draft: Draft, second: Node, allowed: Allowed, *, aggressive: bool
     build = _matrices if second.op_type in DENSE else _convolutions
     try:
         merge = build(draft, first, second, aggressive=aggressive)
-    except Refused:
-        if first.problem is not None:
+    except Refused as reason:
+        if first.problem not in (None, reason):
             return None  # more than one thing is in the way: nobody would have expected a merge here
         raise
     if merge is not None:

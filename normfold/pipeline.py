@@ -290,20 +290,21 @@ class _Run:
             regions, _options(self.config), progress=lambda n, of: self.progress("regions", n, of or len(regions))
         )
         require_worker(verdicts)
-        guilty = judge_regions(verdicts)
+        merges = {edit.id for edit in attempt.plan.edits if edit.is_merge}
+        guilty = judge_regions(verdicts, merges)
         if guilty:
             self._keep(attempt.staged)
             return guilty
         if self.config.verify is VerifyLevel.REGION:
             attempt.verification = combine(verdicts, None)
-            return unproven(verdicts)
+            return unproven(verdicts, merges)
         whole = self._compare(model, attempt.staged)
         if whole.status in (Status.FAIL, Status.SUSPECT, Status.ERROR):
             self._keep(attempt.staged)
             return self._find_culprits(model, attempt, staging, name, whole)
         attempt.verification = combine(verdicts, whole)
         if whole.status is Status.INCONCLUSIVE:
-            return unproven(verdicts) or self._inconclusive(whole)
+            return unproven(verdicts, merges) or self._inconclusive(whole)
         return {}
 
     def _inconclusive(self, whole: Verification) -> dict[str, str]:

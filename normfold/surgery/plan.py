@@ -53,6 +53,7 @@ class Edit:
         slots: the slots that took their affine, empty if it was the identity.
         crossed: the nodes in between.
         dropped: the other nodes that go with a merge.
+        is_merge: whether linear operators become one.
     """
 
     id: str
@@ -60,6 +61,7 @@ class Edit:
     slots: tuple[Slot, ...]
     crossed: tuple[Node, ...] = ()
     dropped: tuple[Node, ...] = ()
+    is_merge: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

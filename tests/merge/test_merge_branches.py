@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from onnx import numpy_helper, parser
 
 from normfold.surgery.planner import Exclusions
 from tests.support import apart, batch_norm, build, check, merges, positive, random
@@ -146,6 +147,16 @@ def test_auto_pad_with_strides_and_known_sizes(size):
     pads = "1,1,1,1" if size % 2 else "0,0,1,1"
     init = {**BASE, "w2": random(4, 4, 3, 3, seed=4)}
     merges(build(text.replace("PADS", pads), f"float[N,4,{size},{size}] x", "y", init), ["Conv"])
+
+
+@pytest.mark.parametrize("mode", ["SAME_UPPER", "SAME_LOWER"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_auto_pad_with_dilation(mode, stride):
+    """onnxruntime has no such kernel, and runtimes that have one disagree: nothing could show that a merge is right."""
+    rest = f"dilations=[2,2],strides=[{stride},{stride}]"
+    text = f'c = Conv<auto_pad="{mode}",{rest}>(x, w) d = Conv<auto_pad="{mode}",{rest}>(x, w2) y = Add(c, d)'
+    model = build(text, "float[N,4,7,8] x", "float[N,4,A,B] y", {**BASE, "w2": random(4, 4, 3, 3, seed=4)})
+    apart(model, "NF103.geometry", run=False)
 
 
 def test_valid_is_no_padding():
@@ -295,6 +306,24 @@ def test_transposed_data():
 def test_matrices_that_stay(text, codes):
     init = {**DENSE, "u1": random(6, 1), "w1": random(6, 1, seed=4)}
     apart(build(text, "float[6,6] x", "float[6,A] y", init), *codes)
+
+
+def test_inside_of_a_function():
+    """A function body has no initializers: its constants are nodes, and so are the new ones."""
+    body = parser.parse_function(
+        """<domain: "local", opset_import: ["" : 17]> block (x) => (y) {
+            w = Constant <value = float[1,1,3] {1.0, 2.0, 3.0}> ()
+            u = Constant <value = float[1,1,1] {0.5}> ()
+            c = Conv <pads = [1, 1]> (x, w)
+            d = Conv (x, u)
+            y = Add (c, d)
+        }"""
+    )
+    model = build("y = local.block(x)", "float[N,1,6] x", "float[N,1,6] y", domains={"local": 1})
+    model.functions.append(body)
+    result = merges(model, ["block", "Conv"])
+    (weight,) = [n.attribute[0].t for n in result.model.functions[0].node if n.op_type == "Constant"]
+    np.testing.assert_array_equal(numpy_helper.to_array(weight).ravel(), [1.0, 2.5, 3.0])
 
 
 # --- near misses

@@ -63,7 +63,7 @@ def window_of(draft: Draft, node: Node, kernel: Ints) -> Window:
     """The window of a Conv or AveragePool.
 
     Raises:
-        Refused: `ill-formed`; `shape-unknown`, auto_pad depends on a size that is not known.
+        Refused: `ill-formed`; `shape-unknown`, auto_pad depends on a size that is not known; `geometry`.
     """
     count = len(kernel)
     declared = _ints(draft, node, "kernel_shape", kernel)
@@ -78,9 +78,11 @@ def window_of(draft: Draft, node: Node, kernel: Ints) -> Window:
         return Window(kernel, strides, dilations, pads[:count], pads[count:])
     if any(pads) or mode not in ("VALID", "SAME_UPPER", "SAME_LOWER"):
         raise Refused("ill-formed", f"{node.label!r} has auto_pad {mode} and pads {list(pads)}", node.label)
-    totals = [
-        _same_pad(draft, node, axis, kernel, strides, dilations) if mode != "VALID" else 0 for axis in range(count)
-    ]
+    if mode != "VALID" and any(step != 1 for step in dilations):
+        raise Refused(
+            "geometry", f"runtimes disagree about the padding of {node.label!r}, which is dilated", node.label
+        )
+    totals = [_same_pad(draft, node, axis, kernel, strides) if mode != "VALID" else 0 for axis in range(count)]
     small, large = tuple(t // 2 for t in totals), tuple(t - t // 2 for t in totals)
     begins, ends = (small, large) if mode == "SAME_UPPER" else (large, small)
     return Window(kernel, strides, dilations, begins, ends)
@@ -90,9 +92,9 @@ def _ints(draft: Draft, node: Node, name: str, default: Ints) -> Ints:
     return tuple(int(item) for item in draft.attribute(node, name, default))
 
 
-def _same_pad(draft: Draft, node: Node, axis: int, kernel: Ints, strides: Ints, dilations: Ints) -> int:
-    """What SAME_* adds along one axis in all: `max((ceil(n/s) - 1)·s + d·(k - 1) + 1 - n, 0)`."""
-    span = dilations[axis] * (kernel[axis] - 1)
+def _same_pad(draft: Draft, node: Node, axis: int, kernel: Ints, strides: Ints) -> int:
+    """What SAME_* adds along one axis in all: `max((ceil(n/s) - 1)·s + k - n, 0)`."""
+    span = kernel[axis] - 1
     if strides[axis] == 1 or kernel[axis] == 1:
         return span  # whatever the size
     size = _size(draft, node, axis)
@@ -161,8 +163,6 @@ def pooling_window(draft: Draft, node: Node) -> Window:
         )
     if strange:
         raise Refused("unknown-attribute", f"attribute {strange!r} of {node.label!r}", node.label)
-    if "SAME" in attributes.get(node, "auto_pad", "") and any(d != 1 for d in attributes.ints(node, "dilations") or ()):
-        raise Refused("geometry", f"runtimes disagree about the padding of AveragePool {node.label!r}", node.label)
     kernel = _ints(draft, node, "kernel_shape", ())
     if not kernel:
         raise Refused("ill-formed", f"AveragePool {node.label!r} has no kernel_shape", node.label)

@@ -23,6 +23,7 @@ from normfold.model.load import Initializers, load
 from normfold.model.tensors import RangeRefusal
 from normfold.model.write import to_bytes
 from normfold.surgery.apply import apply
+from normfold.surgery.codes import meaning
 from normfold.surgery.plan import Decision, Outcome, Plan
 from normfold.surgery.planner import Exclusions, make_plan
 
@@ -454,6 +455,7 @@ def merges(model: ModelProto, ops: list[str], **options: Any) -> Result:
 def apart(model: ModelProto, *codes: str, **options: Any) -> Result:
     """No linear operator may go; candidates must stay for the reasons given (`NF103.geometry`), in execution order."""
     result = check(model, **options)
+    assert all(meaning(d.code) for d in result.merges)
     assert [d.code for d in result.merges] == list(codes), [(d.node, d.code, d.message) for d in result.merges]
     linear = ("Conv", "MatMul", "Gemm", "AveragePool")
     assert sum(op in linear for op in result.after) == sum(op in linear for op in result.before)

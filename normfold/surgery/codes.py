@@ -23,7 +23,7 @@ _AFFINE = tuple(key for key in REASONS if key not in _MERGE_ONLY)
 _MERGE = (
     "dynamic-params", "overridable", "ill-formed", "unknown-attribute", "not-per-channel", "shape-unknown", "shared",
     "graph-output", "captured", "quantised", "non-finite", "dtype-range", "external-data", "cost", "user-keep",
-    "verification", *_MERGE_ONLY,
+    "verification", "shift-blocked", *_MERGE_ONLY,
 )  # fmt: skip
 
 RULES: dict[str, Rule] = {
@@ -57,7 +57,7 @@ RULES: dict[str, Rule] = {
             "Two linear operators in a row are one, W = W2·W1 and b = W2·b1 + b2: Conv before or behind a Conv 1x1 without "
             "padding, MatMul or Gemm behind MatMul or Gemm. Parameters and multiplications must not grow, unless --aggressive "
             "asks for it; then the decision says what grew.",
-            (*_MERGE, "shift-blocked"),
+            _MERGE,
         ),
         Rule(
             "NF201",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from normfold.affine.draft import OUTPUT, Draft, Merge, Slot
-from normfold.affine.merge.branch import WEIGHTED, is_sum
+from normfold.affine.merge.branch import SUMS, WEIGHTED, is_sum
 from normfold.affine.merge.branches import merge_branches
 from normfold.affine.merge.rows import merge_rows
 from normfold.affine.reasons import Refused
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 BRANCHES, ROWS = "NF103", "NF104"
 _KEPT = frozenset(("cost", "user-keep"))
+
+_SHOWN = 4
 
 Finder = Callable[..., Merge | None]
 
@@ -83,11 +85,14 @@ def _as_refusal(problem: Refused | InputError | Unreadable, node: Node) -> Refus
 
 
 def _applied(rule: str, node: Node, merge: Merge) -> Decision:
-    kept, others = merge.kept, [other for other in merge.dropped if other.op_type not in ("Add", "Sub", "Sum")]
-    names = tuple(dict.fromkeys((node.label, kept.label, *(other.label for other in others))))
-    what = f"it and {len(others)} other operators are" if others else "it is"
+    kept = merge.kept
+    others = [other for other in merge.dropped if other.op_type not in SUMS]
+    shown = [f"{other.op_type} {other.label!r}" for other in others[:_SHOWN]]
+    shown += [f"{len(others) - _SHOWN} more"] if len(others) > _SHOWN else []
+    company = f" with {', '.join(shown)}" if shown else ""
     growth = f"; {merge.growth}" if merge.growth else ""
-    message = f"{what} part of {kept.op_type} {kept.label!r}{growth}"
+    message = f"merged into {kept.op_type} {kept.label!r}{company}{growth}"
+    names = tuple(dict.fromkeys((node.label, kept.label, *(other.label for other in others))))
     return Decision(node.key, rule, rule, Outcome.APPLIED, node.op_type, node.label, names, message)
 
 

@@ -246,7 +246,14 @@ def test_inside_of_a_body():
     merges(build(text, f"{X}, bool q", "float[N,4,8,8] y", BASE), ["Conv", "If", "Abs"])
 
 
-def test_identity_operators_and_shape_readers():
+def test_identities_on_the_way():
+    text = (
+        f"{WIDE} i = Identity(c) {NARROW} j = Identity(x) k = Identity(j) s = Add(i, d) t = Identity(s) y = Sub(t, k)"
+    )
+    merges(build(text, X, "y", BASE), ["Conv"])
+
+
+def test_shape_readers():
     """Who reads the dimensions of the sum goes on reading them."""
     text = f"{WIDE} {NARROW} s = Add(c, d) n = Shape(s) z = Relu(s) y = Reshape(z, n)"
     merges(build(text, X, "float[N,4,8,8] y", BASE), ["Conv", "Relu", "Shape", "Reshape"])
@@ -431,6 +438,13 @@ def test_weights_that_are_no_constants():
 def test_an_unknown_attribute():
     text = "c = Conv<pads=[1,1,1,1],speed=3>(x, w) d = Conv(x, u) y = Add(c, d)"
     apart(build(text, X, "float[N,4,8,8] y", BASE), "NF103.unknown-attribute", run=False)
+
+
+def test_an_old_matmul_cannot_get_an_add():
+    """Before opset 7 an Add broadcasts by other rules."""
+    text = "c = MatMul(x, w) d = MatMul(x, u) n = BatchNormalization<is_test=1>(d, g, b, m, v) y = Sum(c, n)"
+    init = {"w": random(4, 4), "u": random(4, 4, seed=1), **batch_norm(4)}
+    apart(build(text, "float[4,4] x", "float[4,4] y", init, opset=6), "NF103.shift-blocked")
 
 
 def test_types_that_differ_in_a_broken_model():

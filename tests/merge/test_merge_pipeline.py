@@ -172,7 +172,7 @@ def test_the_report_and_the_record() -> None:
     assert codes(result) == ["NF101", "NF101", "NF103"]
     merge = result.report.decisions[-1]
     assert merge.op_type == "Add"
-    assert merge.message == "it and 2 other operators are part of Conv 'c'"
+    assert merge.message == "merged into Conv 'c' with Conv 'd', BatchNormalization 'i'"
     assert {entry.key: entry.value for entry in result.model.metadata_props}["pkg.normfold.passes"] == "NF101:2 NF103:1"
     assert {op.op_type: (op.before, op.after) for op in result.report.ops} == {
         "Add": (2, 0),

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from normfold.model.tensors import RangeRefusal
+from normfold.surgery.codes import meaning
 from tests.support import batch_norm, build, check, optimise, random
 
 KINDS = {"float": np.float32, "float16": np.float16, "double": np.float64}
@@ -53,6 +54,7 @@ def verdict(model, aggressive):
         event("range")
         return
     for decision in result.merges:
+        assert meaning(decision.code), decision
         event(decision.code)
 
 

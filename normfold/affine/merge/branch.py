@@ -34,7 +34,7 @@ class Branch:
         operator: a Conv, AveragePool, MatMul or Gemm.
         value: what the chain of affines starts from: the operator's output, or the data itself.
         affine: the chain, in float64; what the operator's own slot has collected is not in it.
-        chain: the affine nodes.
+        chain: the affine nodes, and Identities between them.
         problem: why the operator cannot be merged whatever stands beside it: somebody else sees its output.
     """
 
@@ -164,14 +164,22 @@ def trace(draft: Draft, summand: Summand, allowed: Allowed) -> Branch | None:
 def _step(draft: Draft, use: Use, allowed: Allowed) -> AffineNode | None:
     """The affine node that makes what is read, if nothing else reads it."""
     node = _producer(draft, use)
-    if node is None or not is_candidate(node) or not has_constant_operand(draft, node):
+    if node is None or not allowed(node) or not _is_private(draft, use):
         return None
-    if not allowed(node) or not _is_private(draft, use):
+    if node.op_type == "Identity":
+        return _identity(draft, node)
+    if not is_candidate(node) or not has_constant_operand(draft, node):
         return None
     try:
         return read(draft, node)
     except Refused:
         return None
+
+
+def _identity(draft: Draft, node: Node) -> AffineNode | None:
+    data = node.input(0)
+    rank = None if data is None else draft.shapes.rank(data)
+    return None if data is None or rank is None else AffineNode(node, data, uniform(1.0, 0.0, rank))
 
 
 def _branch(draft: Draft, use: Use, affine: Affine, chain: tuple[Node, ...]) -> Branch:

@@ -16,7 +16,8 @@ from normfold.affine.merge.window import Ints
 from normfold.model.constants import float64
 from normfold.model.tensors import Float64, TensorSource
 
-_BLOCK = 1 << 16
+# A block of a product stays in the cache while its terms are added.
+_ROWS, _COLUMNS = 16, 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,14 +66,19 @@ def summed(terms: Sequence[Kernel | Diagonal], dims: Ints) -> Float64:
 def product(left: Float64, right: Float64) -> Float64:
     """The matrix product of `[A, M]` and `[M, B]`, the same bits on every machine."""
     result = np.zeros((left.shape[0], right.shape[1]))
-    width = max(1, _BLOCK // max(left.shape[0], 1))
-    for start in range(0, right.shape[1], width):
-        columns = slice(start, start + width)
-        block = np.zeros((left.shape[0], right[:, columns].shape[1]))
-        for middle in range(left.shape[1]):
-            block += left[:, middle, None] * right[middle, columns]
-        result[:, columns] = block
+    for row in range(0, left.shape[0], _ROWS):
+        for column in range(0, right.shape[1], _COLUMNS):
+            block = result[row : row + _ROWS, column : column + _COLUMNS]
+            _add_product(block, left[row : row + _ROWS], right[:, column : column + _COLUMNS])
     return result
+
+
+def _add_product(target: Float64, left: Float64, right: Float64) -> None:
+    factors = np.ascontiguousarray(left.T)[:, :, None]
+    term = np.empty(target.shape)
+    for middle in range(left.shape[1]):
+        np.multiply(factors[middle], right[middle], out=term)
+        target += term
 
 
 def _scaled(operator: Convolution) -> Float64:

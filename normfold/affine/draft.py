@@ -57,6 +57,8 @@ class Merge:
         affine: what the slot of its weights holds from the start.
         attributes: new attributes of `kept`; None removes one.
         growth: what becomes larger by it, "" for nothing.
+        onto: what stands for the output of `root`, None for that of `kept`.
+        crossed: nodes that stay between `kept` and `root`.
     """
 
     kept: Node
@@ -66,6 +68,8 @@ class Merge:
     affine: Affine
     attributes: Mapping[str, Any] = field(default_factory=dict)
     growth: str = ""
+    onto: Value | None = None
+    crossed: tuple[Node, ...] = ()
 
 
 def sees_elements(use: Use) -> bool:
@@ -165,7 +169,7 @@ class Draft:
         self.merges[id(merge.kept)] = merge
         slot = Slot(merge.kept, OUTPUT)
         self.slots[slot.key] = (slot, merge.affine)
-        self.bypass(merge.root, merge.kept.output)
+        self.bypass(merge.root, merge.kept.output if merge.onto is None else merge.onto)
 
     def _stop_reading(self, node: Node) -> None:
         for value in node.inputs:

@@ -70,7 +70,7 @@ class Merger:
             return
         self.draft.merge(merge)
         self._decisions[node.key] = _applied(rule, node, merge)
-        yield Edit(node.key, (node,), (Slot(merge.kept, OUTPUT),), dropped=merge.dropped, is_merge=True)
+        yield Edit(node.key, (node,), (Slot(merge.kept, OUTPUT),), merge.crossed, merge.dropped, is_merge=True)
 
     def _may_go(self, node: Node) -> bool:
         return self.exclusions.reason(node) is None

@@ -360,7 +360,8 @@ def test_inside_of_a_function():
         ),
         ("c = Conv<pads=[1,1,1,1],group=2>(x, wg) d = Conv(x, u) y = Add(c, d)", "NF103.geometry"),
         ("c = Conv<pads=[1,1,1,1]>(x, w) d = Conv(z, u) y = Add(c, d)", ""),
-        ("c = Conv<pads=[1,1,1,1]>(x, w) d = Conv(x, u) s = Add(c, z) y = Add(s, d)", "NF103.branch"),
+        ("c = Conv<pads=[1,1,1,1]>(x, w) d = Conv(x, u) s = Add(c, z) y = Sub(d, s)", "NF103.branch"),
+        ("c = Conv<pads=[1,1,1,1]>(x, w) d = Conv(x, u) s = Add(c, z) y = Sum(s, d, z)", "NF103.branch"),
         ("c = Conv<pads=[1,1,1,1]>(x, w) y = Mul(c, x)", ""),
         ("c = Conv<pads=[1,1,1,1]>(x, w) r = Relu(c) y = Add(r, x)", ""),
         ("c = ConvTranspose<pads=[1,1,1,1]>(x, w) d = Conv(x, u) y = Add(c, d)", ""),
@@ -421,6 +422,32 @@ def test_only_a_part_of_a_tree_merges():
     text = f"{WIDE} {NARROW} s = Add(c, d) e = Conv(z, u) y = Add(s, e)"
     result = check(build(text, f"{X}, float[N,4,8,8] z", "y", BASE))
     assert sorted(result.after) == ["Add", "Conv", "Conv"]
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        "s = Add(c, z) y = Add(s, d)",
+        "s = Sub(z, c) y = Sub(s, d)",
+        "s = Sub(z, c) t = Sub(r, s) y = Add(d, t)",
+        "s = Add(c, z) t = Sub(s, x) y = Add(t, d)",
+        "s = Add(z, c) b1 = BatchNormalization(x, g, b, m, v) y = Sub(s, b1)",
+        "s = Sum(c, z, r) y = Sum(d, s)",
+    ],
+)
+def test_past_something_else(tail):
+    """Something else is added in between: the branch that comes last joins the one that came first."""
+    text = f"r = Relu(z) {WIDE} {NARROW if ', d' in tail or '(d' in tail else ''} {tail}"
+    result = check(build(text, f"{X}, float[N,4,8,8] z", "y", BASE))
+    assert result.after.count("Conv") == 1
+    assert not {"BatchNormalization"} & set(result.after)
+    assert all(d.code == "NF103" for d in result.merges)
+
+
+def test_past_something_that_is_broadcast():
+    text = f"{WIDE} {NARROW} s = Add(z, c) y = Add(d, s)"
+    result = check(build(text, f"{X}, float[3,N,4,8,8] z", "y", BASE))
+    assert sorted(result.after) == ["Add", "Conv"]
 
 
 def test_an_inner_sum_that_is_read_stays():

@@ -87,7 +87,7 @@ def parallel(draw):
         kinds = ["conv", "conv"]
         if into == out:
             kinds.append("pool")
-            kinds += ["same"] * (set(strides) == {1} and not any(delta))
+            kinds += ["same", "stranger"] * (set(strides) == {1} and not any(delta))
         kind = draw(st.sampled_from(kinds))
         value = branch(text, kind, into, out, group, delta, strides, common)
         if draw(st.integers(0, 2)) == 0:
@@ -107,6 +107,8 @@ def branch(text, kind, into, out, group, delta, strides, common):
     draw = text.draw
     if kind == "same":
         return "x"
+    if kind == "stranger":
+        return text.add("Relu(x)")
     if kind == "pool":
         window, kernel = one_window(text, delta, strides, [1] * text.rank)
         # onnxruntime wants less padding than kernel

@@ -18,7 +18,6 @@ import numpy as np
 from normfold.affine.algebra import Affine, uniform
 from normfold.affine.draft import Draft, Merge
 from normfold.affine.merge.branch import DENSE, Allowed, Branch, Summand, has_weights, total, trace
-from normfold.affine.merge.branches import window_attributes
 from normfold.affine.merge.views import (
     Convolution,
     Operator,
@@ -31,7 +30,7 @@ from normfold.affine.merge.views import (
     require_worth,
 )
 from normfold.affine.merge.weights import before_point, behind_point, carried_bias, product
-from normfold.affine.merge.window import Ints, Window
+from normfold.affine.merge.window import Ints, Window, window_attributes
 from normfold.affine.reasons import Refused
 from normfold.model.graph import Node, Use
 

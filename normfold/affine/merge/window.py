@@ -170,3 +170,21 @@ def pooling_window(draft: Draft, node: Node) -> Window:
     if window.is_padded and not attributes.get(node, "count_include_pad", 0):
         raise Refused("geometry", f"AveragePool {node.label!r} does not count its padding", node.label)
     return window
+
+
+def window_attributes(old: Window, new: Window, group: int | None = None) -> dict[str, object]:
+    """The attributes that turn one window into another; none if they are equal, so that the author's spelling stays.
+
+    `group` is the new number of groups where that changes.
+    """
+    found: dict[str, object] = {} if group is None else {"group": group}
+    if old == new:
+        return found
+    return {
+        **found,
+        "auto_pad": None,
+        "kernel_shape": list(new.kernel),
+        "strides": list(new.strides),
+        "dilations": list(new.dilations),
+        "pads": new.pads,
+    }

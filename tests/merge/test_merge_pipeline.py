@@ -59,6 +59,21 @@ def test_a_region_of_a_row() -> None:
     compare(region.before, region.after)
 
 
+def test_a_region_across_something_else() -> None:
+    """The sum that stays in between belongs to the region; what it adds flows in."""
+    text = "c = Conv<pads=[1,1,1,1]>(x, w) d = Conv(x, u) s = Sub(z, c) y = Add(s, d)"
+    model = build(text, "float[N,4,8,8] x, float[N,4,8,8] z", "y", BLOCK)
+    plan = plan_of(model)
+    (region,) = list(RegionList(plan, apply(load(model), plan, {})))
+    assert sorted(operators(region.before)) == ["Add", "Conv", "Conv", "Sub"]
+    assert sorted(operators(region.after)) == ["Conv", "Sub"]
+    compare(region.before, region.after)
+    result = normfold.optimize(model)
+    assert result.report.verification is not None
+    assert result.report.verification.verdict == "PASS"
+    assert codes(result) == ["NF103"]
+
+
 @pytest.mark.parametrize("level", ["region", "full"])
 @pytest.mark.parametrize(
     ("model", "formula", "wrong", "nodes", "kept", "code"),

@@ -80,7 +80,7 @@ def test_a_region_across_something_else() -> None:
     [
         (
             block(),
-            "branches.summed",
+            "add_convolutions.summed",
             lambda terms, dims: REAL["summed"](terms[:-1], dims),
             ["t", "s"],  # without the whole tree, its inner sum is tried
             ["Conv", "Conv", "BatchNormalization", "Add", "Add"],

@@ -1,7 +1,8 @@
 """The planner's step for structural merges: sums of parallel branches, and linear operators in a row.
 
-It runs when no affine folds any more, because only then every branch has taken what it can. Sums are taken from the
-outputs, so that the largest tree is tried first and its parts only if it stays; rows are taken in execution order.
+It runs when no affine folds any more, because only then every branch has taken what it can. Rows come first, in execution
+order, because a row may be a branch. Sums are taken from the outputs, so that the largest tree is tried first and its
+parts only if it stays.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Merger:
 
     def step(self) -> Iterator[Edit]:
         """Merge what can be merged now."""
-        for rule, nodes, find in ((BRANCHES, self._sums, merge_branches), (ROWS, self._seconds, merge_rows)):
+        for rule, nodes, find in ((ROWS, self._seconds, merge_rows), (BRANCHES, self._sums, merge_branches)):
             for node in nodes:
                 if not self.draft.is_gone(node):
                     yield from self._attempt(rule, node, find)

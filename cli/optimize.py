@@ -50,6 +50,9 @@ def optimize(
     initializers: Initializers = Policy.AUTO,
     skip: Annotated[list[str] | None, repeatable("--skip", "CODE", "Leave out a rule, such as NF102.")] = None,
     only: Annotated[list[str] | None, repeatable("--only", "CODE", "Use only this rule.")] = None,
+    aggressive: Annotated[
+        bool, typer.Option("--aggressive", help="Merge linear operators even where parameters or FLOPs grow.")
+    ] = False,
     inputs: Inputs = None,
     shape: Shapes = None,
     rtol: Rtol = None,
@@ -100,8 +103,8 @@ def optimize(
         compare = comparison(inputs, shape, rtol, atol, max_memory)
         config = configuration(
             verify=verify.value, target=target.value, initializers=initializers.value,
-            skip=tuple(skip or ()), only=tuple(only or ()), seed=seed, trials=trials, strict=strict,
-            all_or_nothing=all_or_nothing, metadata=metadata, timeout_s=timeout, **compare,
+            skip=tuple(skip or ()), only=tuple(only or ()), aggressive=aggressive, seed=seed, trials=trials,
+            strict=strict, all_or_nothing=all_or_nothing, metadata=metadata, timeout_s=timeout, **compare,
         )  # fmt: skip
         destination = output or (model if in_place else default_destination(model))
         with render.progress(format) as report:

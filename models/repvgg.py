@@ -1,8 +1,7 @@
 """RepVGG as trained: parallel 3x3, 1x1 and identity branches, each with its own BatchNorm, summed.
 
-The two convolution branches fold backward. The identity branch is a BatchNorm with no weights at all: its shift can
-join another branch's bias and its scale can become a diagonal kernel, after which the three branches are one Conv.
-Without that knowledge it must stay, and say so.
+The two convolution branches fold backward. The identity branch is a BatchNorm with no weights at all: its shift joins
+the bias and its scale becomes a diagonal kernel, after which the three branches are one Conv.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ class Config(BaseModel):
         initializers: what to do with initializers that are also graph inputs.
         verify: `full` compares every region and the whole model, `region` the regions only, `off` nothing.
         skip, only: rule codes (`NF101`) to leave out, or to use exclusively.
+        aggressive: merge linear operators even where parameters or multiplications grow; the decision says what grew.
         seed: base of all random inputs.
         trials: seeded trials of the whole model.
         inputs: user data by graph input, one array or one per trial; preferred over random data.
@@ -55,6 +56,7 @@ class Config(BaseModel):
     verify: VerifyLevel = VerifyLevel.FULL
     skip: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    aggressive: bool = False
     seed: int = 0
     trials: int = Field(default=3, ge=1, le=100)
     inputs: Mapping[str, Array | Sequence[Array]] = Field(default_factory=dict)

@@ -1,12 +1,13 @@
 """The gate: which edits have earned their place, and which must go.
 
 An edit needs evidence: its region passed, or its region could not run and the whole model passed. A region that fails
-names its edits. If every region passes and the whole model does not, the edits are halved until the culprits stand alone.
+names its edits; of a region with a merge, the merge. If every region passes and the whole model does not, the edits are
+halved until the culprits stand alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from normfold.config import Config
@@ -17,14 +18,24 @@ from normfold.verification import RegionVerdict, Status, Verification, VerifyOpt
 _GUILTY = (Status.FAIL, Status.SUSPECT, Status.ERROR)
 
 
-def judge_regions(verdicts: Sequence[RegionVerdict]) -> dict[str, str]:
-    """Edits whose region failed, with the reason."""
+def judge_regions(verdicts: Sequence[RegionVerdict], merges: Collection[str] = ()) -> dict[str, str]:
+    """Edits whose region failed, with the reason.
+
+    Args:
+        verdicts: of all regions.
+        merges: edits that merge operators. They tie the folds of all their branches into one region; where it fails, they
+            go first, and the next round judges the folds by themselves.
+    """
     return {
         edit: f"{verdict.status.value}: {verdict.reason or verdict.location}"
         for verdict in verdicts
         if verdict.status in _GUILTY
-        for edit in verdict.edits
+        for edit in _suspects(verdict, merges)
     }
+
+
+def _suspects(verdict: RegionVerdict, merges: Collection[str]) -> Sequence[str]:
+    return [edit for edit in verdict.edits if edit in merges] or verdict.edits
 
 
 def require_worker(verdicts: Sequence[RegionVerdict]) -> None:
@@ -41,10 +52,13 @@ def require_worker(verdicts: Sequence[RegionVerdict]) -> None:
         raise WorkerError(code, f"nothing could be compared: {message}", hint=hint)
 
 
-def unproven(verdicts: Sequence[RegionVerdict]) -> dict[str, str]:
-    """Edits whose region could not be judged, with the reason."""
+def unproven(verdicts: Sequence[RegionVerdict], merges: Collection[str] = ()) -> dict[str, str]:
+    """Edits whose region could not be judged, with the reason; `merges` as in `judge_regions`."""
     return {
-        edit: verdict.reason for verdict in verdicts if verdict.status is Status.INCONCLUSIVE for edit in verdict.edits
+        edit: verdict.reason
+        for verdict in verdicts
+        if verdict.status is Status.INCONCLUSIVE
+        for edit in _suspects(verdict, merges)
     }
 
 

@@ -258,4 +258,4 @@ def plan_only(source: str | Path | ModelProto, config: Config | None = None) -> 
     """The model and its plan, for `explain`: nothing is computed, verified or written."""
     settings = config or Config()
     model = load(source, initializers=settings.initializers)
-    return model, make_plan(model, Exclusions({}, settings.skip, settings.only))
+    return model, make_plan(model, Exclusions({}, settings.skip, settings.only), aggressive=settings.aggressive)

@@ -90,7 +90,7 @@ class Rounds:
     def _attempt(self, staging: Staging, name: str, excluded: dict[str, tuple[str, str]] | None = None) -> Round | None:
         """Plan, apply and stage; None if folded weights left their range, after excluding the last edit of each."""
         left_out = self.excluded if excluded is None else excluded
-        plan = make_plan(self.model, Exclusions(left_out, self.config.skip, self.config.only))
+        plan = self._plan(left_out)
         _require_data(plan)
         candidate = apply(self.model, plan, self.metadata(plan))
         self.progress("write", 0, 1)
@@ -99,6 +99,10 @@ class Rounds:
         except RangeRefusal:
             self._exclude_ranges(plan, candidate, left_out)
             return None
+
+    def _plan(self, excluded: dict[str, tuple[str, str]]) -> Plan:
+        exclusions = Exclusions(excluded, self.config.skip, self.config.only)
+        return make_plan(self.model, exclusions, aggressive=self.config.aggressive)
 
     def _exclude_ranges(self, plan: Plan, candidate: Candidate, excluded: dict[str, tuple[str, str]]) -> bool:
         """Compute every new weight and throw it away; exclude the last edit of each that leaves its range."""
@@ -116,7 +120,7 @@ class Rounds:
     def rehearsed(self) -> Round:
         """The plan of a dry run; every new weight is computed, so that it says what a run would do."""
         while True:
-            plan = make_plan(self.model, Exclusions(self.excluded, self.config.skip, self.config.only))
+            plan = self._plan(self.excluded)
             candidate = apply(self.model, plan, self.metadata(plan))
             if not self._exclude_ranges(plan, candidate, self.excluded):
                 return Round(plan, candidate)
@@ -135,20 +139,21 @@ class Rounds:
             regions, options(self.config), progress=lambda n, of: self.progress("regions", n, of or len(regions))
         )
         require_worker(verdicts)
-        guilty = judge_regions(verdicts)
+        merges = {edit.id for edit in attempt.plan.edits if edit.is_merge}
+        guilty = judge_regions(verdicts, merges)
         if guilty:
             self._keep(attempt.staged)
             return guilty
         if self.config.verify is VerifyLevel.REGION:
             attempt.verification = combine(verdicts, None)
-            return unproven(verdicts)
+            return unproven(verdicts, merges)
         whole = self._compare(attempt.staged)
         if whole.status in (Status.FAIL, Status.SUSPECT, Status.ERROR):
             self._keep(attempt.staged)
             return self._find_culprits(attempt, staging, name, whole)
         attempt.verification = combine(verdicts, whole)
         if whole.status is Status.INCONCLUSIVE:
-            return unproven(verdicts) or self._inconclusive(whole)
+            return unproven(verdicts, merges) or self._inconclusive(whole)
         return {}
 
     def _inconclusive(self, whole: Verification) -> dict[str, str]:

@@ -23,6 +23,7 @@ from normfold.model.load import Initializers, load
 from normfold.model.tensors import RangeRefusal
 from normfold.model.write import to_bytes
 from normfold.surgery.apply import apply
+from normfold.surgery.codes import meaning
 from normfold.surgery.plan import Decision, Outcome, Plan
 from normfold.surgery.planner import Exclusions, make_plan
 
@@ -131,11 +132,15 @@ def plan_of(model: ModelProto, policy: Initializers = Initializers.AUTO, exclusi
 
 
 def optimise(
-    model: ModelProto, policy: Initializers = Initializers.AUTO, exclusions: Exclusions | None = None
+    model: ModelProto,
+    policy: Initializers = Initializers.AUTO,
+    exclusions: Exclusions | None = None,
+    *,
+    aggressive: bool = False,
 ) -> tuple[bytes, Plan]:
     """The engine: load, plan, apply, write."""
     loaded = load(model, initializers=policy)
-    plan = make_plan(loaded, exclusions or Exclusions({}))
+    plan = make_plan(loaded, exclusions or Exclusions({}), aggressive=aggressive)
     return to_bytes(apply(loaded, plan, {})), plan
 
 
@@ -161,6 +166,11 @@ class Result:
     def decisions(self) -> list[Decision]:
         """What was decided about each site."""
         return [decision for decision in self.plan.decisions if decision.rule in ("NF101", "NF102")]
+
+    @property
+    def merges(self) -> list[Decision]:
+        """What was decided about each candidate for a merge."""
+        return [decision for decision in self.plan.decisions if decision.rule in ("NF103", "NF104")]
 
     @property
     def applied(self) -> int:
@@ -349,17 +359,18 @@ def check(
     sizes: dict[str, int] | None = None,
     seed: int = 0,
     run: bool = True,
+    aggressive: bool = False,
 ) -> Result:
     """Optimise a model and demand everything that must always hold; what was folded is for the caller to judge."""
     before = model.SerializeToString(deterministic=True)
-    data, plan = optimise(model, policy, exclusions)
+    data, plan = optimise(model, policy, exclusions, aggressive=aggressive)
     assert model.SerializeToString(deterministic=True) == before, "the caller's model was changed"
     result = ModelProto.FromString(data)
     if _is_valid(model, full=run):
         onnx.checker.check_model(result, full_check=run)
     _check_interface(model, result, plan.frozen)
     _check_leftovers(model, result)
-    again, second = optimise(result, policy, exclusions)
+    again, second = optimise(result, policy, exclusions, aggressive=aggressive)
     # Passing a ModelProto serialises it afresh, which puts fields in order; hence not `== data`.
     assert again == result.SerializeToString(deterministic=True), "a second pass changed something"
     assert not second.edits, "a second pass edited"
@@ -426,6 +437,28 @@ def stays(model: ModelProto, *keys: str, **options: Any) -> Result:
     """Sites must stay, each for the reason given, in execution order."""
     result = check(model, **options)
     assert result.keys == list(keys), [(d.node, d.code, d.message) for d in result.decisions]
+    return result
+
+
+def merges(model: ModelProto, ops: list[str], **options: Any) -> Result:
+    """Something must merge and nothing that could be merged or folded may stay; exactly these operators must be left."""
+    result = check(model, **options)
+    assert result.merges, "there was no candidate"
+    assert all(d.outcome is Outcome.APPLIED for d in result.merges), [
+        (d.node, d.code, d.message) for d in result.merges
+    ]
+    assert not result.keys, [(d.node, d.code, d.message) for d in result.decisions]
+    assert sorted(result.after) == sorted(ops)
+    return result
+
+
+def apart(model: ModelProto, *codes: str, **options: Any) -> Result:
+    """No linear operator may go; candidates must stay for the reasons given (`NF103.geometry`), in execution order."""
+    result = check(model, **options)
+    assert all(meaning(d.code) for d in result.merges)
+    assert [d.code for d in result.merges] == list(codes), [(d.node, d.code, d.message) for d in result.merges]
+    linear = ("Conv", "MatMul", "Gemm", "AveragePool")
+    assert sum(op in linear for op in result.after) == sum(op in linear for op in result.before)
     return result
 
 

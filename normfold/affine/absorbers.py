@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from normfold.affine.algebra import Affine
-from normfold.affine.change import Absorber, Change
+from normfold.affine.change import Absorber, Change, with_merge
 from normfold.affine.convolution import CONVOLUTIONS
 from normfold.affine.crossings.activations import CLIP_BOUNDS, LOWER_BOUND, build_clip_bound, build_lower_bound
 from normfold.affine.crossings.operands import build_operand
@@ -30,7 +30,9 @@ def changes(draft: Draft, slots: Iterable[tuple[Slot, Affine]]) -> list[Change]:
 def build(draft: Draft, node: Node, operand: int, affine: Affine) -> Change:
     """The change for everything that a slot collected; what collected in front of a node goes with `OUTPUT`."""
     if operand == OUTPUT:
-        return ABSORBERS[node.op_type].build(draft, node, affine)
+        change = ABSORBERS[node.op_type].build(draft, node, affine)
+        merge = draft.merges.get(id(node))
+        return change if merge is None else with_merge(change, merge)
     if node.op_type == "Pad":
         return build_pad_value(draft, node, affine)
     if node.op_type == "Relu" and operand == LOWER_BOUND:

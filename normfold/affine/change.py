@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from normfold.affine.algebra import Affine
-from normfold.affine.draft import INPUT, OUTPUT, Absorption, Draft, Slot
+from normfold.affine.draft import INPUT, OUTPUT, Absorption, Draft, Merge, Slot
 from normfold.affine.reasons import Refused
 from normfold.model import attributes, dtypes
 from normfold.model.computed import stored_bytes
@@ -225,6 +225,16 @@ def negligible(bias: Float64, data_type: int, terms: int) -> NDArray[np.bool_]:
     """
     unit = dtypes.unit_roundoff(data_type)
     return np.asarray(np.abs(bias) * unit**2 >= terms * dtypes.smallest_normal(data_type))
+
+
+def with_merge(change: Change, merge: Merge) -> Change:
+    """The change of an operator that stands for several: what its slot did not touch is new all the same."""
+    inputs = {
+        slot: NewParameter(source, source.data_type, source.dims, parameter_name(merge.kept, slot, "weight"))
+        for slot, source in merge.parameters.items()
+    }
+    attributes = {**merge.attributes, **change.attributes}
+    return replace(change, inputs={**inputs, **change.inputs}, attributes=attributes)
 
 
 def parameter_name(node: Node, slot: int, role: str) -> str:

@@ -35,7 +35,6 @@ from normfold.affine.change import (
 from normfold.affine.crossings.base import dims_before, dims_behind
 from normfold.affine.draft import BORDER, INPUT, OUTPUT, Absorption, Draft, Slot
 from normfold.affine.reasons import Refused
-from normfold.model import attributes
 from normfold.model.graph import Node
 from normfold.model.tensors import Float64, TensorSource
 
@@ -62,7 +61,7 @@ class _Weight:
         dims = self.source.dims
         if len(dims) < 3:
             raise Refused("ill-formed", f"the weight has shape {list(dims)}", node.label)
-        self.group = int(attributes.get(node, "group", 1))
+        self.group = int(draft.attribute(node, "group", 1))
         if self.group < 1 or dims[0] % self.group:
             raise Refused("ill-formed", f"group {self.group} does not divide {dims[0]} channels", node.label)
         self.transposed = node.op_type == "ConvTranspose"
@@ -173,14 +172,14 @@ def _border(draft: Draft, node: Node, weight: _Weight, affine: Affine) -> tuple[
     if weight.transposed:
         padding.require_full_overlap(node, kernel)
         return ()
-    amounts = padding.resolved(draft, node, kernel)
-    if amounts is not None and not any(any(pair) for pair in amounts):
+    window = padding.resolved(draft, node, kernel)
+    if window is not None and not window.is_padded:
         return ()
-    if draft.pending(node, BORDER) is None and amounts is not None:
-        outside = padding.may_fall_outside(node, kernel, amounts)
+    if draft.pending(node, BORDER) is None and window is not None:
+        outside = padding.may_fall_outside(window)
         if not _taps_behind(draft, node, weight, affine.vectors(1, weight.inputs)[1])[:, outside].any():
             return ()
-    return padding.new_fill(draft, node, affine, amounts)
+    return padding.new_fill(draft, node, affine, window)
 
 
 def _bias_map(draft: Draft, node: Node, weight: _Weight, shift: Float64, reason: Refused) -> Absorption:
@@ -192,16 +191,16 @@ def _bias_map(draft: Draft, node: Node, weight: _Weight, shift: Float64, reason:
         Refused: `reason`, sizes are not known, or it does not pay.
     """
     before, after = dims_before(draft, node), dims_behind(draft, node)
-    kernel = weight.source.dims[2:]
-    amounts = None if weight.transposed or node.op_type == "DeformConv" else padding.resolved(draft, node, kernel)
+    foreign = weight.transposed or node.op_type == "DeformConv" or draft.pending(node, BORDER) is not None
+    window = None if foreign else padding.resolved(draft, node, weight.source.dims[2:])
     sizes = [size for size in (*before[1:], *after[1:]) if isinstance(size, int)]
-    if amounts is None or draft.pending(node, BORDER) is not None or len(sizes) != 2 * (len(before) - 1):
+    if window is None or len(sizes) != 2 * (len(before) - 1):
         raise reason
     read, written = math.prod(sizes[: len(before) - 1]), math.prod(sizes[len(before) - 1 :])
     if written > padding.LARGEST_MAP or written * padding.MAP_GAIN > read:
         raise reason
-    counted = padding.Window(node, kernel, amounts, sizes[1 : len(before) - 1], sizes[len(before) :])
-    added = padding.summed_inside(counted, _taps_behind(draft, node, weight, shift))
+    space = sizes[1 : len(before) - 1], sizes[len(before) :]
+    added = padding.summed_inside(window, _taps_behind(draft, node, weight, shift), *space)
     affine = Affine(np.ones((1,) * len(before)), added[np.newaxis]).compressed()
     require_range(affine, weight.source.data_type, node)
     return Absorption(Slot(node, OUTPUT), affine, adds_node=True)
@@ -240,19 +239,27 @@ def adds_map(affine: Affine) -> bool:
 def _factor(draft: Draft, node: Node, weight: _Weight, scale: Float64) -> Float64 | None:
     """What the weight is multiplied by, for both sides together; None for 1."""
     factor = weight.of_output(scale) if (scale != 1).any() else None
+    inside = front_factor(draft, node)
+    if inside is None:
+        return factor
+    return inside if factor is None else factor * inside
+
+
+def front_factor(draft: Draft, node: Node) -> Float64 | None:
+    """What the weight is multiplied by for the scales that were collected in front, in its broadcast form; None for 1."""
     front = draft.pending(node, INPUT)
     if front is None or not front.scales:
-        return factor
-    inside = weight.of_input(front.vectors(1, weight.inputs)[0])
-    return inside if factor is None else factor * inside
+        return None
+    weight = _Weight(draft, node)
+    return weight.of_input(front.vectors(1, weight.inputs)[0])
 
 
 def _filled(draft: Draft, node: Node, change: Change, weight: TensorSource, fill: float) -> Change:
     """A Pad with the fill in front, and no padding in the operator itself."""
-    amounts = padding.resolved(draft, node, weight.dims[2:])
-    assert amounts is not None, "`padding.new_fill` refuses amounts that are not known"
-    pad: NewNode = padding.pad_node(node, amounts, fill, weight.data_type)
-    plain = {"pads": [0] * (2 * len(amounts)), "auto_pad": None}
+    window = padding.resolved(draft, node, weight.dims[2:])
+    assert window is not None, "`padding.new_fill` refuses amounts that are not known"
+    pad: NewNode = padding.pad_node(node, window, fill, weight.data_type)
+    plain = {"pads": [0] * (2 * len(window.kernel)), "auto_pad": None}
     return replace(change, attributes={**change.attributes, **plain}, before=pad)
 
 

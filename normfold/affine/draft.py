@@ -1,19 +1,20 @@
 """The planner's working view: the graph as it will be after the edits decided so far. The model itself is not touched.
 
-Two things change during planning. A node is *bypassed*: its output becomes its data input. And a *slot* collects an
+Three things change during planning. A node is *bypassed*: its output becomes its data input. A *slot* collects an
 affine: the output of an operator with weights, or one constant operand. Affines that meet in one slot compose in float64
 and are rounded once, when the new tensor is written. Where such a slot belongs to an affine that is read, it counts as
-it will be stored.
+it will be stored. And several operators are *merged* into one of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from normfold.affine.algebra import Affine
 from normfold.affine.reasons import Refused
+from normfold.model import attributes
 from normfold.model.constants import Constants
 from normfold.model.graph import Node, Use, Value
 from normfold.model.shapes import Shapes
@@ -50,6 +51,33 @@ class Absorption:
     adds_node: bool = False
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Merge:
+    """Several linear operators become one of them.
+
+    Args:
+        kept: the operator that stays and makes the output of `root` from now on.
+        root: the last of those that go: a sum of branches, or the second of two operators in a row.
+        dropped: the others that go; nobody but these operators reads what they make.
+        parameters: what stands in the input slots of `kept`; a bias among them is zero, `affine` holds the real one.
+        affine: what the slot of its weights holds from the start.
+        attributes: new attributes of `kept`; None removes one.
+        growth: what becomes larger by it, "" for nothing.
+        onto: what stands for the output of `root`, None for that of `kept`.
+        crossed: nodes that stay between `kept` and `root`.
+    """
+
+    kept: Node
+    root: Node
+    dropped: tuple[Node, ...]
+    parameters: Mapping[int, TensorSource]
+    affine: Affine
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    growth: str = ""
+    onto: Value | None = None
+    crossed: tuple[Node, ...] = ()
+
+
 def sees_elements(use: Use) -> bool:
     """Whether a reader would notice other elements of the same shape."""
     return bool(use.node.domain) or use.node.op_type not in _SEE_DIMENSIONS_ONLY
@@ -63,6 +91,8 @@ class Draft:
         self.shapes = shapes
         self.slots: dict[tuple[int, int], tuple[Slot, Affine]] = {}
         self.bypassed: dict[int, tuple[Node, Value]] = {}  # by id of the node: the node, and what replaces its output
+        self.dropped: dict[int, Node] = {}  # nodes that go without a replacement, by identity
+        self.merges: dict[int, Merge] = {}  # by identity of the node that stays
         self._source: dict[int, Value] = {}
         self._uses: dict[int, list[Use]] = {}
         self._output: dict[int, Value] = {}
@@ -105,8 +135,16 @@ class Draft:
         return places[id(node)]
 
     def is_gone(self, node: Node) -> bool:
-        """Whether the node is bypassed."""
-        return id(node) in self.bypassed
+        """Whether the node is bypassed or dropped."""
+        return id(node) in self.bypassed or id(node) in self.dropped
+
+    def attribute(self, node: Node, name: str, default: Any) -> Any:
+        """The value of an attribute as it will be, or `default`."""
+        merge = self.merges.get(id(node))
+        if merge is not None and name in merge.attributes:
+            value = merge.attributes[name]
+            return default if value is None else value
+        return attributes.get(node, name, default)
 
     def absorb(self, absorptions: Iterable[Absorption]) -> None:
         """Commit affines to their slots."""
@@ -131,9 +169,32 @@ class Draft:
         if output is not None:
             self._output[id(root)] = output
         self.bypassed[id(node)] = (node, root)
-        # What its own slots had collected was part of its meaning.
+        self._forget_slots(node)
+
+    def _forget_slots(self, node: Node) -> None:
+        """What the slots of a node had collected was part of its meaning."""
         for operand in (*INTERNAL, *range(len(node.inputs))):
             self.slots.pop((id(node), operand), None)
+
+    def merge(self, merge: Merge) -> None:
+        """Commit a merge."""
+        for node in (*merge.dropped, merge.root):
+            self._stop_reading(node)
+            self._forget_slots(node)
+        self._forget_slots(merge.kept)  # the merge was made of what it had collected
+        self.dropped |= {id(node): node for node in merge.dropped}
+        before = self.merges.get(id(merge.kept))
+        if before is not None:
+            merge = replace(merge, attributes={**before.attributes, **merge.attributes})
+        self.merges[id(merge.kept)] = merge
+        slot = Slot(merge.kept, OUTPUT)
+        self.slots[slot.key] = (slot, merge.affine)
+        self.bypass(merge.root, merge.kept.output if merge.onto is None else merge.onto)
+
+    def _stop_reading(self, node: Node) -> None:
+        for value in node.inputs:
+            if value is not None:
+                self._uses[id(self.root(value))] = [use for use in self.uses(value) if use.node is not node]
 
     def parameter(self, node: Node, operand: int) -> TensorSource:
         """The constant in an input slot.
@@ -141,6 +202,9 @@ class Draft:
         Raises:
             Refused: `dynamic-params`, `sparse`, `overridable`, `quantised`, `computed-stats`.
         """
+        merge = self.merges.get(id(node))
+        if merge is not None and operand in merge.parameters:
+            return merge.parameters[operand]
         value = node.input(operand)
         if value is None:
             raise Refused("ill-formed", f"{node.op_type} {node.label!r} lacks input {operand}", node.label)

@@ -133,15 +133,24 @@ def _left_only(node: Node, arriving: Mapping[int, Affine]) -> Affine:
     return arriving[0]
 
 
-def _build_gemm(draft: Draft, node: Node, affine: Affine) -> Change:
+def front_rows(draft: Draft, node: Node) -> Float64 | None:
+    """What the weight is multiplied by for the scales that were collected in front, in its broadcast form; None for 1."""
     front = draft.pending(node, INPUT)
+    if front is None or not front.scales:
+        return None
+    if node.op_type == "MatMul":
+        return front.scale  # already in the form of the weight
+    return front.scale.reshape((1, -1) if attributes.get(node, "transB", 0) else (-1, 1))
+
+
+def _build_gemm(draft: Draft, node: Node, affine: Affine) -> Change:
+    rows = front_rows(draft, node)
     if not _constant_columns(draft, node):
         factor = float(affine.scale.reshape(-1)[0])
         changed = {n: float(attributes.get(node, n, 1.0)) * factor for n in ("alpha", "beta")} if factor != 1 else {}
-        if front is None:
+        if rows is None:
             return Change(node, attributes=changed)
-        weight, transposed, _ = _gemm_rows(draft, node)
-        rows = front.scale.reshape((1, -1) if transposed else (-1, 1))
+        weight = draft.parameter(node, 1)
         return Change(node, {1: scaled(weight, rows, parameter_name(node, 1, "weight"))}, dict(changed))
     weight = draft.parameter(node, 1)
     transposed = bool(attributes.get(node, "transB", 0))
@@ -154,8 +163,7 @@ def _build_gemm(draft: Draft, node: Node, affine: Affine) -> Change:
     hidden = hidden_channels(bias, weight, columns)
     changed_beta = {"beta": 1.0} if has_bias and attributes.get(node, "beta", 1.0) != 1.0 else {}
     factor_of = scale.reshape(shape) if affine.scales else None
-    if front is not None and front.scales:
-        rows = front.scale.reshape((1, -1) if transposed else (-1, 1))
+    if rows is not None:
         factor_of = rows if factor_of is None else factor_of * rows
     if factor_of is not None:
         inputs[1] = scaled(weight, factor_of, parameter_name(node, 1, "weight"), hidden.reshape(shape))
@@ -340,8 +348,8 @@ def _build_matmul(draft: Draft, node: Node, affine: Affine) -> Change:
     scale = np.ones((1,) * len(weight.dims))
     if affine.scales:
         scale = _aligned_to_weight(affine.only_scale().compressed(), weight, slot, node)
-    front = draft.pending(node, INPUT)
-    scale = scale if front is None else scale * front.scale
+    rows = front_rows(draft, node)
+    scale = scale if rows is None else scale * rows
     inputs = {slot: scaled(weight, scale, parameter_name(node, slot, "weight"))} if (scale != 1).any() else {}
     shift = affine.compressed().shift
     if not shift.any():

@@ -8,7 +8,6 @@ is the same for all channels, and no padding in the operator itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +17,10 @@ from normfold.affine.change import NewNode, NewParameter
 from normfold.affine.crossings.space import fill_before
 from normfold.affine.draft import BORDER, Absorption, Draft, Slot
 from normfold.affine.reasons import Refused
+from normfold.affine.window import Window, window_of
 from normfold.model import attributes, dtypes
 from normfold.model.graph import Node
 from normfold.model.tensors import Float64, Values
-
-Amounts = list[tuple[int, int]]  # begin and end of every spatial axis
 
 # A map of the shift behind a Conv: at most so many values, and only if the input has so many times more.
 LARGEST_MAP = 1 << 18
@@ -32,78 +30,42 @@ _PAD_AMOUNTS_ARE_INPUTS = 11
 _FIRST_PAD = 2
 
 
-def resolved(draft: Draft, node: Node, kernel: Sequence[int]) -> Amounts | None:
-    """The padding of a Conv, `auto_pad` worked out; None where sizes are missing.
-
-    A kernel of 1 never needs padding under SAME_*, whatever the stride.
-    """
-    axes = len(kernel)
-    mode = attributes.get(node, "auto_pad", "NOTSET")
-    if mode == "NOTSET":
-        pads = attributes.ints(node, "pads") or [0] * (2 * axes)
-        if len(pads) != 2 * axes or min(pads) < 0:
-            raise Refused("ill-formed", f"pads {pads} of {node.label!r}", node.label)
-        return list(zip(pads[:axes], pads[axes:], strict=True))
-    if mode == "VALID" or all(size == 1 for size in kernel):
-        return [(0, 0)] * axes
-    data = node.input(0)
-    dims = None if data is None else draft.shapes.dims(data)
-    if dims is None or len(dims) != axes + 2:
-        return None
-    strides = attributes.ints(node, "strides") or [1] * axes
-    dilations = attributes.ints(node, "dilations") or [1] * axes
-    amounts: Amounts = []
-    for size, taps, stride, dilation in zip(dims[2:], kernel, strides, dilations, strict=True):
-        if taps == 1:
-            amounts.append((0, 0))
-            continue
-        if not isinstance(size, int):
+def resolved(draft: Draft, node: Node, kernel: Sequence[int]) -> Window | None:
+    """The window of a Conv with its padding worked out; None where that depends on a size that is not known."""
+    try:
+        return window_of(draft, node, tuple(kernel))
+    except Refused as reason:
+        if reason.key in ("shape-unknown", "geometry"):
             return None
-        total = max(0, (-(-size // stride) - 1) * stride + (taps - 1) * dilation + 1 - size)
-        small, large = total // 2, total - total // 2
-        amounts.append((small, large) if mode == "SAME_UPPER" else (large, small))
-    return amounts
+        raise
 
 
-def may_fall_outside(node: Node, kernel: Sequence[int], amounts: Amounts) -> NDArray[np.bool_]:
+def may_fall_outside(window: Window) -> NDArray[np.bool_]:
     """Which taps can read the border, of the shape of the kernel."""
-    dilations = attributes.ints(node, "dilations") or [1] * len(kernel)
-    outside = np.zeros(tuple(kernel), bool)
-    for axis, (taps, dilation, (begin, end)) in enumerate(zip(kernel, dilations, amounts, strict=True)):
-        index = np.arange(taps)
-        here = (index * dilation < begin) | ((taps - 1 - index) * dilation < end)
-        outside |= here.reshape([-1 if a == axis else 1 for a in range(len(kernel))])
+    outside = np.zeros(window.kernel, bool)
+    for axis, (taps, dilation) in enumerate(zip(window.kernel, window.dilations, strict=True)):
+        index = np.arange(taps) * dilation
+        here = (index < window.begins[axis]) | (index[::-1] < window.ends[axis])
+        outside |= here.reshape([-1 if a == axis else 1 for a in range(len(window.kernel))])
     return outside
 
 
-class Window(NamedTuple):
-    """A sliding window with everything known: the operator, its kernel and padding, and both sizes of space."""
-
-    node: Node
-    kernel: Sequence[int]
-    amounts: Amounts
-    before: Sequence[int]
-    behind: Sequence[int]
-
-
-def summed_inside(window: Window, taps: Float64) -> Float64:
+def summed_inside(window: Window, taps: Float64, before: Sequence[int], behind: Sequence[int]) -> Float64:
     """`Σ_k taps[o, k]` over the taps that read inside of the image, for every output position.
 
     Args:
         window: of a Conv.
         taps: shape `[Cout, *kernel]`.
+        before, behind: the sizes of space on both sides.
 
     Returns:
         Shape `[Cout, *behind]`.
     """
-    axes = len(window.kernel)
-    strides = attributes.ints(window.node, "strides") or [1] * axes
-    dilations = attributes.ints(window.node, "dilations") or [1] * axes
     result = taps
-    for axis in range(axes):
-        first = np.arange(window.behind[axis])[:, None] * strides[axis] - window.amounts[axis][0]
-        read = first + np.arange(window.kernel[axis])[None, :] * dilations[axis]
-        inside = ((read >= 0) & (read < window.before[axis])).astype(np.float64)
+    for axis, taps_here in enumerate(window.kernel):
+        first = np.arange(behind[axis])[:, None] * window.strides[axis] - window.begins[axis]
+        read = first + np.arange(taps_here)[None, :] * window.dilations[axis]
+        inside = ((read >= 0) & (read < before[axis])).astype(np.float64)
         # The kernel axis that is summed over goes, the axis of positions comes last: after all axes they are in order.
         result = np.tensordot(result, inside, (1, 1))
     return np.asarray(result)
@@ -132,13 +94,13 @@ def require_full_overlap(node: Node, kernel: Sequence[int]) -> None:
         )
 
 
-def new_fill(draft: Draft, node: Node, affine: Affine, amounts: Amounts | None) -> tuple[Absorption, ...]:
+def new_fill(draft: Draft, node: Node, affine: Affine, window: Window | None) -> tuple[Absorption, ...]:
     """The fill that the border must have from now on.
 
     Raises:
         Refused: `padded-shift`, it would have to differ between channels, or the padding is not known.
     """
-    if amounts is None:
+    if window is None:
         raise Refused("padded-shift", f"{node.label!r} pads by an amount that depends on the image size", node.label)
     pending = draft.pending(node, BORDER)
     before = 0.0 if pending is None else float(pending.shift)
@@ -160,9 +122,9 @@ def new_fill(draft: Draft, node: Node, affine: Affine, amounts: Amounts | None) 
     return (Absorption(Slot(node, BORDER), uniform(0.0, fill, 0), adds_node=pending is None),)
 
 
-def pad_node(node: Node, amounts: Amounts, fill: float, data_type: int) -> NewNode:
+def pad_node(node: Node, window: Window, fill: float, data_type: int) -> NewNode:
     """A Pad of the spatial axes in front of `node`: attributes before opset 11, inputs since."""
-    pads = [0, 0, *(begin for begin, _ in amounts), 0, 0, *(end for _, end in amounts)]
+    pads = [0, 0, *window.begins, 0, 0, *window.ends]
     if node.scope.version < _PAD_AMOUNTS_ARE_INPUTS:
         return NewNode("Pad", "pad", attributes={"pads": pads, "value": fill})
     amount = np.asarray(pads, np.int64)

@@ -21,6 +21,7 @@ REASONS: dict[str, str] = {
     "no-absorber": "there is no operator with weights that could take it",
     "shift-blocked": "a scale could move past this operator, the shift cannot",
     "padded-shift": "the shift would reach an operator that pads with zeros, which are no shifted zeros",
+    "geometry": "strides, dilations, padding or groups do not fit together: no single operator computes the same",
     "negative-scale": "an activation or pooling lets only non-negative scales through",
     "branch": "not every branch can take its part",
     "quantised": "a quantisation boundary lies in between; its rounding grid would change",

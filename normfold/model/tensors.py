@@ -233,6 +233,30 @@ class Values:
         return self.values
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Formula:
+    """Values that a formula makes in float64 whenever somebody asks, and that nobody keeps.
+
+    Args:
+        formula: makes them, shape `dims`.
+        data_type: the storage type of the tensors that they are made of.
+        dims: their shape.
+        depth: how many formulas stand inside each other.
+    """
+
+    formula: Callable[[], Float64]
+    data_type: int
+    dims: tuple[int, ...]
+    depth: int = 1
+
+    def array(self) -> Array:
+        """The values, not rounded."""
+        with np.errstate(all="ignore"):
+            values = self.formula()
+        assert values.shape == self.dims
+        return values
+
+
 class RangeRefusal(Exception):
     """A computed tensor leaves the range of its type; `reason` says how, `tensor` which."""
 
@@ -278,6 +302,8 @@ class NewTensor:
                 would become zero or subnormal.
         """
         guard = _RangeGuard(self)
+        # A formula has no earlier rounding to blame: whatever is small in it would be lost now.
+        known = 0.0 if isinstance(self.base, Formula) else guard.tiny
         whole = self.base.dims == self.dims
         read = reader(self.base) if whole else np.broadcast_to(self.base.array(), self.dims).__getitem__
         for count, index in enumerate(block_indices(self.dims), start=1):
@@ -285,7 +311,7 @@ class NewTensor:
             rounded = self._rounded(base, index)
             if guard.has_small(rounded):
                 # What was zero or subnormal before is not a loss of this fold.
-                lost = (np.abs(base) >= guard.tiny) & (self._exact(base, index) != 0) & self._visible(index)
+                lost = (np.abs(base) >= known) & (self._exact(base, index) != 0) & self._visible(index)
                 guard.lost += int(np.count_nonzero(lost & (np.abs(rounded) < guard.tiny)))
             yield rounded
             if count % _RELEASE_AFTER == 0:

@@ -37,7 +37,7 @@ class _Surgeon:
         self.draft = plan.draft
         self.candidate = Candidate(model, {}, {} if plan.is_empty else metadata)
         self.changes = changes(plan.draft, plan.slots)
-        self.gone = {id(node) for node, _ in plan.draft.bypassed.values()}
+        self.gone = {id(node) for node, _ in plan.draft.bypassed.values()} | set(plan.draft.dropped)
         self.dead = Retirement(plan.draft, self.changes)
         self.taken: set[str] | None = None
         self.made: dict[tuple[object, ...], str] = {}
@@ -49,6 +49,9 @@ class _Surgeon:
             self.candidate.patch(self.model.graph).dropped_inputs |= set(self.plan.frozen)
         for node, _ in self.draft.bypassed.values():
             self._drop(node)
+        for node in self.draft.dropped.values():
+            self._drop(node)
+            self.candidate.patch(node.scope).dropped_info |= {value.name for value in node.outputs if value is not None}
         self._retire()
         for change in self.changes:
             self._carry_out(change)

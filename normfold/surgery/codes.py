@@ -18,6 +18,14 @@ class Rule:
     keys: tuple[str, ...]
 
 
+_MERGE_ONLY = ("geometry",)
+_AFFINE = tuple(key for key in REASONS if key not in _MERGE_ONLY)
+_MERGE = (
+    "dynamic-params", "overridable", "ill-formed", "unknown-attribute", "not-per-channel", "shape-unknown", "shared",
+    "graph-output", "captured", "quantised", "non-finite", "dtype-range", "external-data", "cost", "user-keep",
+    "verification", "shift-blocked", *_MERGE_ONLY,
+)  # fmt: skip
+
 RULES: dict[str, Rule] = {
     rule.code: rule
     for rule in (
@@ -26,14 +34,30 @@ RULES: dict[str, Rule] = {
             "fold-batch-norm",
             "An inference BatchNormalization is y = s·x + t with s = gamma / sqrt(var + epsilon) and t = beta - mean·s, one "
             "value per channel. It is folded into the weights of the operator before it, past operators that let it through.",
-            tuple(key for key in REASONS if key != "bias-in-place"),
+            tuple(key for key in _AFFINE if key != "bias-in-place"),
         ),
         Rule(
             "NF102",
             "fold-affine",
             "A Mul, Add, Sub, Div, Neg or Sum with constants, or a chain of them, is y = s·x + t. It is folded like a "
             "BatchNormalization; an s of 1 with a t of 0 is removed.",
-            tuple(REASONS),  # all of them: the operator that would take it may be a BatchNormalization
+            _AFFINE,  # all of them: the operator that would take it may be a BatchNormalization
+        ),
+        Rule(
+            "NF103",
+            "merge-branches",
+            "Parallel Conv branches on one input that are added (RepVGG, MobileOne) are one Conv: kernels add at their "
+            "offset in the smallest kernel that holds them all, the input itself is a kernel with one tap, an AveragePool one "
+            "with equal taps, and a BatchNormalization on the input goes with it. MatMul and Gemm on one input add likewise.",
+            (*_MERGE, "branch"),
+        ),
+        Rule(
+            "NF104",
+            "merge-rows",
+            "Two linear operators in a row are one, W = W2·W1 and b = W2·b1 + b2: Conv before or behind a Conv 1x1 without "
+            "padding, MatMul or Gemm behind MatMul or Gemm. Parameters and multiplications must not grow, unless --aggressive "
+            "asks for it; then the decision says what grew.",
+            _MERGE,
         ),
         Rule(
             "NF201",

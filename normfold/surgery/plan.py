@@ -67,9 +67,11 @@ class Edit:
 
     Args:
         id: the site of its first node.
-        bypassed: the affine nodes that go.
+        bypassed: the affine nodes that go; of a merge, the sum or the second operator.
         slots: the slots that took their affine, empty if it was the identity.
         crossed: the nodes in between.
+        dropped: the other nodes that go with a merge.
+        is_merge: whether linear operators become one.
         exactness: what it does to the numbers.
         bound: largest relative rounding error of a new parameter.
         notes: what is remarkable about it.
@@ -79,6 +81,8 @@ class Edit:
     bypassed: tuple[Node, ...]
     slots: tuple[Slot, ...]
     crossed: tuple[Node, ...] = ()
+    dropped: tuple[Node, ...] = ()
+    is_merge: bool = False
     exactness: Exactness = Exactness.ROUNDED
     bound: float = 0.0
     notes: tuple[str, ...] = ()

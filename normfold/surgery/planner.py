@@ -30,6 +30,7 @@ from normfold.model.graph import Node, Use
 from normfold.model.load import Model
 from normfold.model.shapes import Shapes
 from normfold.norm.sites import is_norm_operator
+from normfold.surgery.merging import Merger
 from normfold.surgery.plan import Decision, Edit, Exactness, Outcome, Plan
 from normfold.surgery.retire import Retirement
 
@@ -51,12 +52,12 @@ class Exclusions:
     skip: Collection[str] = ()
     only: Collection[str] = ()
 
-    def reason(self, node: Node) -> Refused | None:
-        """Why a site is left alone, None if it is not."""
+    def reason(self, node: Node, rule: str = "") -> Refused | None:
+        """Why a site is left alone, None if it is not; `rule` is the one that asks, by default the affine one."""
         if node.key in self.sites:
             key, message = self.sites[node.key]
             return Refused(key, message, node.label)
-        rule = rule_of(node)
+        rule = rule or rule_of(node)
         if rule in self.skip or (self.only and rule not in self.only):
             return Refused("user-keep", f"{rule} is excluded by --skip or --only", node.label)
         return None
@@ -67,21 +68,27 @@ def rule_of(node: Node) -> str:
     return "NF101" if node.op_type == BATCH_NORM else "NF102"
 
 
-def make_plan(model: Model, exclusions: Exclusions) -> Plan:
+def make_plan(model: Model, exclusions: Exclusions, *, aggressive: bool = False) -> Plan:
     """Decide about every norm and affine site of a model.
+
+    Args:
+        model: not changed.
+        exclusions: what must be left alone.
+        aggressive: merge linear operators even where parameters or multiplications grow.
 
     Raises:
         InputError: the data of a constant is damaged.
     """
     constants = Constants()
-    return _Planner(model, Draft(constants, Shapes(constants)), exclusions).run()
+    return _Planner(model, Draft(constants, Shapes(constants)), exclusions, aggressive=aggressive).run()
 
 
 class _Planner:
-    def __init__(self, model: Model, draft: Draft, exclusions: Exclusions) -> None:
+    def __init__(self, model: Model, draft: Draft, exclusions: Exclusions, *, aggressive: bool) -> None:
         self.model = model
         self.draft = draft
         self.exclusions = exclusions
+        self.merger = Merger(model, draft, exclusions, aggressive=aggressive)
         self.edits: list[Edit] = []
         self.taken: dict[str, Edit] = {}
         self.refusals: dict[str, Refused] = {}  # why nothing in front takes a site, or why it is none
@@ -92,6 +99,7 @@ class _Planner:
         for _ in range(_PASSES):
             if not (
                 self._sweep(sites, self._plan_backward)
+                or self._merge()
                 or self._sweep(sites, self._plan_forward)
                 or self._move_added_biases()
             ):
@@ -131,6 +139,16 @@ class _Planner:
         slots = (*edit.slots, *(item.slot for item in found.absorptions))
         self.edits[index] = replace(edit, slots=slots, crossed=(*edit.crossed, *found.crossed))
         self.taken |= {node.key: self.edits[index] for node in edit.bypassed}
+
+    def _merge(self) -> bool:
+        """Where no affine folds any more, linear operators may merge, and new places for affines come of it."""
+        before = len(self.edits)
+        for edit in self.merger.step():
+            self.edits.append(edit)
+            for node in edit.dropped:
+                self.taken[node.key] = edit
+                self.refusals.pop(node.key, None)
+        return len(self.edits) > before
 
     def _is_site(self, node: Node) -> bool:
         if not is_candidate(node) or self.draft.constants.get(node.outputs[0] if node.outputs else None) is not None:
@@ -272,9 +290,9 @@ class _Planner:
             tuple(m.node for m in run),
             tuple(item.slot for item in found.absorptions),
             found.crossed,
-            Exactness.EXACT if exact else Exactness.ROUNDED,
-            0.0 if exact or not dtypes.is_float(kind) else dtypes.unit_roundoff(kind),
-            remarks(affine),
+            exactness=Exactness.EXACT if exact else Exactness.ROUNDED,
+            bound=0.0 if exact or not dtypes.is_float(kind) else dtypes.unit_roundoff(kind),
+            notes=remarks(affine),
         )
         self.edits.append(edit)
         for member in run:
@@ -295,6 +313,8 @@ class _Planner:
                     yield _constant_decision(node)
                 elif id(node) not in retired and is_norm_operator(node):
                     yield _norm_decision(node)
+                elif (merged := self.merger.decision(node)) is not None:
+                    yield merged
         yield from self._initializer_decisions()
 
     def _is_constant_batch_norm(self, node: Node) -> bool:

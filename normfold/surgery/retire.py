@@ -24,7 +24,8 @@ class Retirement:
         self._draft = draft
         self._lost: dict[int, int] = defaultdict(int)  # readings that a value lost, by identity
         self._heirs = {id(root) for _, root in draft.bypassed.values()}  # they have the readers of what went
-        doubtful = [value for node, _ in draft.bypassed.values() for value in self._forget(node.inputs)]
+        gone = [*(node for node, _ in draft.bypassed.values()), *draft.dropped.values()]
+        doubtful = [value for node in gone for value in self._forget(node.inputs)]
         for change in changes:
             doubtful += self._forget(change.node.input(slot) for slot in change.inputs)
         self._spread(doubtful)

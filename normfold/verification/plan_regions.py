@@ -1,6 +1,6 @@
 """Plan -> regions: what every edit touches, before and after, each as a small model that runs by itself.
 
-A region holds the affine nodes that go, the operators whose weights change, and everything in between. Edits that share a
+A region holds the nodes that go, the operators whose weights change, and everything in between. Edits that share a
 node share a region. Its inputs are the data that flows in; every parameter is a constant inside, before as the file has
 it, after as the candidate will.
 """
@@ -44,7 +44,7 @@ class RegionList:
 
 
 def _members(edit: Edit) -> list[Node]:
-    return [*edit.bypassed, *edit.crossed, *(slot.node for slot in edit.slots)]
+    return [*edit.bypassed, *edit.dropped, *edit.crossed, *(slot.node for slot in edit.slots)]
 
 
 def _groups(edits: tuple[Edit, ...]) -> list[list[Edit]]:
@@ -75,7 +75,7 @@ class _Cutter:
         members = {id(node): node for edit in edits for node in _members(edit)}
         self.nodes = sorted(members.values(), key=lambda node: node.index)
         self.inside = set(members)
-        self.gone = {id(node) for edit in edits for node in edit.bypassed}
+        self.gone = {id(node) for edit in edits for node in (*edit.bypassed, *edit.dropped)}
         self.scope: Scope = edits[0].bypassed[0].scope
         self.patch = candidate.scopes.get(id(self.scope)) or ScopePatch()
         self.sizing: list[Node] = []

@@ -353,7 +353,7 @@ def test_no_arguments_show_the_help(normfold: Runner) -> None:
 def test_an_internal_error_is_one_line(normfold: Runner, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from normfold import rounds
 
-    def broken(*arguments: object) -> None:
+    def broken(*arguments: object, **options: object) -> None:
         raise RuntimeError("first line\nsecond line")
 
     monkeypatch.setattr(rounds, "make_plan", broken)

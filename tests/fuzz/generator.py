@@ -259,7 +259,7 @@ class Maker:
     def step(self, scope: Scope) -> None:
         """One more node, if a valid one is found soon."""
         for _ in range(8):
-            table = self.pick(*[ABSORBERS] * 5, *[AFFINES] * 6, *[CROSSINGS] * 7, OTHERS)
+            table = self.pick(*[ABSORBERS] * 5, *[AFFINES] * 6, *[CROSSINGS] * 7, *[MERGES] * 3, OTHERS)
             marks = len(scope.nodes), self.count
             try:
                 self.pick(*table)(self, scope)
@@ -872,6 +872,78 @@ def two_data_matmul(m: Maker, s: Scope) -> None:
     m.emit(s, "MatMul", [x, m.partner(s, a)[0]])
 
 
+# --- what merges: parallel branches, and linear operators in a row ---
+
+
+def parallel(m: Maker, s: Scope) -> None:
+    """Branches of one tensor that are added; their windows keep its size, whether or not they fit into one another."""
+    x, a = m.data(s)
+    marks = len(s.pool)
+    try:
+        branches = [_branch_of(m, s, x, a) for _ in range(m.pick(2, 2, 3, 4))]
+        total = branches[0]
+        for other in branches[1:]:
+            m.emit(
+                s,
+                m.pick("Add", "Add", "Sub", "Sum" if m.opset >= 8 else "Add"),
+                list(m.rng.permutation([total, other])),
+            )
+            total = s.pool[-1][0]
+    except Rejected:
+        del s.pool[marks:]
+        raise
+
+
+def _branch_of(m: Maker, s: Scope, x: str, a: np.ndarray) -> str:
+    kind = (
+        m.pick("same", "norm", "pool", "linear", "linear", "linear")
+        if a.ndim > 2
+        else m.pick("same", "linear", "linear")
+    )
+    channels = a.shape[1] if a.ndim > 2 else a.shape[-1]
+    if kind == "norm":
+        parameters = [m.constant(s, m.numbers([channels], "positive")) for _ in range(4)]
+        m.emit(s, "BatchNormalization", [x, *parameters])
+        return str(s.pool[-1][0])
+    if kind == "same":
+        return x if m.chance(0.7) else m.partner(s, a)[0]
+    if a.ndim <= 2 or m.chance(0.15):
+        m.emit(s, "MatMul", [x, m.constant(s, m.numbers([a.shape[-1]] * 2))])
+        return str(s.pool[-1][0])
+    kernel = [m.pick(1, 3, 3, 2) for _ in a.shape[2:]]
+    dilations = [m.pick(1, 1, 2) for _ in kernel] if kind == "linear" else [1] * len(kernel)
+    totals = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
+    begins = [m.pick(t // 2, t // 2, t - t // 2, t) for t in totals]
+    pads = [*begins, *(t - b for t, b in zip(totals, begins, strict=True))]
+    if kind == "pool":
+        m.emit(s, "AveragePool", [x], kernel_shape=kernel, pads=pads, count_include_pad=m.pick(1, 1, None))
+        return str(s.pool[-1][0])
+    group = m.pick(1, 1, channels)
+    inputs = [x, m.constant(s, m.numbers([channels, channels // group, *kernel]))]
+    inputs += [m.constant(s, m.numbers([channels]))] if m.chance(0.4) else []
+    m.emit(s, "Conv", inputs, group=group, pads=pads, dilations=dilations)
+    return str(s.pool[-1][0])
+
+
+def row(m: Maker, s: Scope) -> None:
+    """Two linear operators, one of them of a single tap."""
+    marks = len(s.pool)
+    try:
+        (matmul if s.pool[-1][1].ndim < 3 else _point)(m, s)
+        (matmul if s.pool[-1][1].ndim < 3 else m.pick(_point, conv))(m, s)
+    except Rejected:
+        del s.pool[marks:]
+        raise
+
+
+def _point(m: Maker, s: Scope) -> None:
+    x, a = s.pool[-1]
+    inputs = [x, m.constant(s, m.numbers([m.size(), a.shape[1], *([1] * (a.ndim - 2))]))]
+    inputs += [m.constant(s, m.numbers([m.known[inputs[1]].shape[0]]))] if m.chance(0.4) else []
+    m.emit(s, "Conv", inputs, strides=m.pick(None, None, [2] * (a.ndim - 2)))
+
+
+MERGES: list[Draw] = [parallel, parallel, row]
 ABSORBERS: list[Draw] = [conv, conv, conv, gemm, matmul, matmul, table, norm, norm]
 AFFINES: list[Draw] = [batch_norm, batch_norm, binary_constant, binary_constant, binary_constant, neg, sum_constants]
 CROSSINGS: list[Draw] = [

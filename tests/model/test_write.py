@@ -49,7 +49,8 @@ def saved(folder, *, name="m.onnx", location="w.data", fold=True, constant=False
     big = rng.normal(size=(150, 150)).astype(np.float32)
     nodes += [
         node("MatMul", ["t", "tied"], ["u"]),
-        node("MatMul", ["u", "again"], ["v"]),
+        node("Relu", ["u"], ["r"]),
+        node("MatMul", ["r", "again"], ["v"]),
         node("Add", ["v", "odd"], ["y"]),
     ]
     blob, tensors = bytearray(b"pad"), {}

@@ -36,8 +36,8 @@ LEFT: dict[str, dict[str, int]] = {
     "convnext_block": {},
     "style_transfer": {},
     "weight_norm": {},
-    # the identity branch of a block reads what the other branches read
-    "repvgg": {"shared": 2},
+    # the norm of an identity branch has no weights in front of it, and goes with the branches into one Conv
+    "repvgg": {},
     "mlp": {},
     # channels are tokens there, the MatMul before has features
     "mlp_tokens": {"not-per-channel": 1},

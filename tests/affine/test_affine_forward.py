@@ -151,7 +151,7 @@ def test_one_node_is_not_traded_for_a_pad():
 
 def test_a_border_of_unknown_width_stays():
     model = build(
-        f'{NORMALISE} y = Conv<auto_pad="SAME_UPPER">(a, w)',
+        f'{NORMALISE} y = Conv<auto_pad="SAME_UPPER", strides=[2, 2]>(a, w)',
         "float[N,3,H,W] x",
         init={"k": F32(2), "k2": F32(3), "w": W},
     )

@@ -17,7 +17,7 @@ from normfold.affine.crossings.base import Passed
 from normfold.affine.draft import Absorption, Draft
 from normfold.affine.patterns import require_no_gate
 from normfold.affine.reasons import Refused
-from normfold.affine.search import Budget, Found, no_passage, require_standard
+from normfold.affine.search import Budget, Found, consistent, no_passage, require_standard
 from normfold.model import dtypes
 from normfold.model.graph import Node, Value
 
@@ -59,7 +59,8 @@ class _Search:
             if identity not in seen:
                 seen.add(identity)
                 self.budget.spend()
-                self._visit(node)
+                with consistent(node):
+                    self._visit(node)
         return Found(tuple(self.absorbed), tuple(self.crossed))
 
     def _carry(self, value: Value, affine: Affine) -> None:

@@ -26,9 +26,11 @@ from normfold.affine.change import (
     zeros,
 )
 from normfold.affine.convolution import adds_map
+from normfold.affine.crossings.base import lifted
 from normfold.affine.crossings.operands import absorb_operand
 from normfold.affine.draft import INPUT, Absorption, Draft
 from normfold.affine.reasons import Refused
+from normfold.affine.recognise import operand_values
 from normfold.model import attributes, dtypes
 from normfold.model.graph import Node
 from normfold.model.tensors import Float64, TensorSource
@@ -320,9 +322,24 @@ def _with_matmul_shift(draft: Draft, node: Node, front: Affine, behind: Affine) 
         add, operand = readers[0].node, 1 - readers[0].slot
         if add.op_type == "Add" and not add.domain and draft.constants.get(add.inputs[operand]) is not None:
             neutral = uniform(1.0, 0.0, behind.rank)
-            absorbed = absorb_operand(draft, add, operand, behind)
-            return (*in_front(node, front, into_weights(node, neutral)), absorbed)
+            part = lifted(behind, max(behind.rank, len(draft.parameter(add, operand).dims)))
+            if _still_broadcasts(draft, add, operand, part):
+                absorbed = absorb_operand(draft, add, operand, part)
+                return (*in_front(node, front, into_weights(node, neutral)), absorbed)
     return in_front(node, front, _accept_matmul(draft, node, behind))
+
+
+def _still_broadcasts(draft: Draft, add: Node, operand: int, part: Affine) -> bool:
+    """Whether an Add may have a constant of the shape that holds the affine as well.
+
+    Before opset 7 its dimensions must be those of the data, one after the other; none may be stretched.
+    """
+    if add.scope.version >= _NUMPY_BROADCAST:
+        return True
+    shape = np.broadcast_shapes(operand_values(draft, add, operand, part.rank).shape, part.shape)
+    first = next((axis for axis, size in enumerate(shape) if size != 1), part.rank)
+    dims = draft.shapes.dims(add.output)
+    return dims is not None and shape[first:] == tuple(dims[first:])
 
 
 def _becomes_gemm(draft: Draft, node: Node) -> bool:

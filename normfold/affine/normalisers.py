@@ -23,6 +23,7 @@ from normfold.affine.change import (
     parameter_name,
     require_affordable,
     require_range,
+    scaled,
     zeros,
 )
 from normfold.affine.draft import INPUT, Absorption, Draft
@@ -136,8 +137,9 @@ def _accept_layer_norm(draft: Draft, node: Node, affine: Affine) -> Absorption:
     gamma = draft.parameter(node, 1)
     dims = _normalised_dims(draft, node, affine)
     _inside(affine, dims, node)
-    if node.input(2) is not None:
-        draft.parameter(node, 2)
+    for slot in (1, 2):
+        if slot == 1 or node.input(slot) is not None:
+            _require_fit(draft.parameter(node, slot).dims, dims, node)
     require_range(affine, gamma.data_type, node)
     require_affordable(draft, node, 1, gamma)
     return into_weights(node, affine)
@@ -160,6 +162,14 @@ def _normalised_dims(draft: Draft, node: Node, affine: Affine) -> tuple[int, ...
     return tuple(int(dim) for dim in tail if isinstance(dim, int))
 
 
+def _require_fit(parameter: tuple[int, ...], dims: tuple[int, ...], node: Node) -> None:
+    padded = (1,) * (len(dims) - len(parameter)) + parameter
+    if len(padded) != len(dims) or any(size not in (1, own) for size, own in zip(padded, dims, strict=True)):
+        raise Refused(
+            "ill-formed", f"a parameter of {node.label!r} has shape {list(parameter)}, wanted {list(dims)}", node.label
+        )
+
+
 def _inside(affine: Affine, dims: tuple[int, ...], node: Node) -> tuple[Float64, Float64]:
     """Scale and shift broadcast to the normalised shape."""
     lead = affine.rank - len(dims)
@@ -173,11 +183,13 @@ def _inside(affine: Affine, dims: tuple[int, ...], node: Node) -> tuple[Float64,
 
 
 def _build_layer_norm(draft: Draft, node: Node, affine: Affine) -> Change:
-    if affine.is_identity and front_sign(draft, node) > 0:
-        return Change(node, attributes=front_epsilon(draft, node))
-    gamma = draft.parameter(node, 1)
-    dims = _normalised_dims(draft, node, affine)
     epsilon, sign = front_epsilon(draft, node), front_sign(draft, node)
+    if affine.is_identity and sign > 0:
+        return Change(node, attributes=epsilon)
+    gamma = draft.parameter(node, 1)
+    if affine.is_identity:  # a sign alone needs no shape but that of the scale
+        return Change(node, {1: scaled(gamma, np.asarray(sign), parameter_name(node, 1, "scale"))}, epsilon)
+    dims = _normalised_dims(draft, node, affine)
     scale, shift = _inside(affine, dims, node)
     inputs: dict[int, NewParameter] = {}
     if affine.scales or sign < 0:

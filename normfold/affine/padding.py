@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from normfold.affine.algebra import Affine, uniform
 from normfold.affine.change import NewNode, NewParameter
-from normfold.affine.crossings.space import fill_before
+from normfold.affine.crossings.space import PAD_INPUTS, fill_before, fits_attribute
 from normfold.affine.draft import BORDER, Absorption, Draft, Slot
 from normfold.affine.reasons import Refused
 from normfold.affine.window import Window, window_of
@@ -26,7 +26,6 @@ from normfold.model.tensors import Float64, Values
 LARGEST_MAP = 1 << 18
 MAP_GAIN = 2
 
-_PAD_AMOUNTS_ARE_INPUTS = 11
 _FIRST_PAD = 2
 
 
@@ -119,13 +118,15 @@ def new_fill(draft: Draft, node: Node, affine: Affine, window: Window | None) ->
         raise Refused("padded-shift", f"no Pad with the value {fill:g} in front of {node.label!r}", node.label)
     if fill == before:
         return ()
+    if node.scope.version < PAD_INPUTS:
+        fits_attribute(draft, node, fill)
     return (Absorption(Slot(node, BORDER), uniform(0.0, fill, 0), adds_node=pending is None),)
 
 
 def pad_node(node: Node, window: Window, fill: float, data_type: int) -> NewNode:
     """A Pad of the spatial axes in front of `node`: attributes before opset 11, inputs since."""
     pads = [0, 0, *window.begins, 0, 0, *window.ends]
-    if node.scope.version < _PAD_AMOUNTS_ARE_INPUTS:
+    if node.scope.version < PAD_INPUTS:
         return NewNode("Pad", "pad", attributes={"pads": pads, "value": fill})
     amount = np.asarray(pads, np.int64)
     return NewNode(

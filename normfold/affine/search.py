@@ -6,6 +6,8 @@ alternatives at a branching, that of the first one, which is the preferred one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from normfold.affine.absorbers import ABSORBERS
@@ -22,6 +24,7 @@ _DEPTH = 24
 
 # Operators whose further outputs are parts of the same data; of all others only the first output is.
 _MANY_OUTPUTS = ("Split",)
+CONTRADICTION = "contradicts itself"
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
 
 
@@ -54,6 +57,21 @@ class Found:
         return Found(self.absorptions + other.absorptions, self.crossed + other.crossed)
 
 
+@contextmanager
+def consistent(node: Node) -> Iterator[None]:
+    """Around what a row of a table says about a node: shapes and attributes that contradict each other refuse.
+
+    The rows compute with what the model declares, as the rules for shapes do; no runtime would run such a node.
+
+    Raises:
+        Refused: `ill-formed`.
+    """
+    try:
+        yield
+    except (ValueError, IndexError, TypeError, ZeroDivisionError) as error:
+        raise Refused("ill-formed", f"{node.op_type} {node.label!r} {CONTRADICTION}: {error}", node.label) from error
+
+
 def absorb_backward(draft: Draft, use: Use, affine: Affine) -> Found:
     """The slots that take an affine which acts on the value read by `use`.
 
@@ -78,11 +96,13 @@ def _search(draft: Draft, use: Use, affine: Affine, budget: Budget, depth: int) 
         absorber = ABSORBERS.get(node.op_type)
         if absorber is not None and absorber.accept is not None:
             try:
-                return Found((*absorbed, absorber.accept(draft, node, affine)), tuple(crossed))
+                with consistent(node):
+                    return Found((*absorbed, absorber.accept(draft, node, affine)), tuple(crossed))
             except Refused:
                 if node.op_type not in CROSSINGS:
                     raise
-        ways = _ways(draft, node, slot, affine)
+        with consistent(node):
+            ways = _ways(draft, node, slot, affine)
         crossed.append(node)
         if len(ways) == 1 and len(ways[0].onward) == 1:
             absorbed += ways[0].absorbed

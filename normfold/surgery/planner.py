@@ -118,8 +118,9 @@ class _Planner:
     def _move_added_biases(self) -> bool:
         """Where a shift made a new Add necessary, that Add is an affine itself: what is behind may take it."""
         moved = False
-        for slot, affine in list(self.draft.slots.values()):
-            if slot.operand != OUTPUT or not needs_add(self.draft, slot.node, affine):
+        for slot in [slot for slot, _ in self.draft.slots.values()]:
+            affine = self.draft.pending(slot.node, slot.operand)  # what moved before may have come here
+            if slot.operand != OUTPUT or affine is None or not needs_add(self.draft, slot.node, affine):
                 continue
             shift = Affine(np.ones((1,) * affine.rank), affine.shift).compressed()
             try:

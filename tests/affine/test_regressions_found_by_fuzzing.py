@@ -1,8 +1,10 @@
 """Models on which a fuzzer found the engine wrong, made small."""
 
 import numpy as np
+import pytest
 
-from tests.support import batch_norm, build, folds, random, stays
+from normfold.surgery.planner import Exclusions
+from tests.support import batch_norm, build, check, folds, optimise, random, stays
 
 
 def test_an_operator_on_constants_that_took_an_affine_is_not_retired_with_it():
@@ -96,3 +98,103 @@ def test_a_batch_norm_says_how_many_channels_there_are():
 def test_what_double_data_can_tell_from_the_identity_stays():
     k = np.asarray(1 + 1e-9)
     stays(build("a = Mul(x, k)  y = Relu(a)", "double[2,3] x", init={"k": k}), "no-absorber")
+
+
+def test_an_add_behind_a_matmul_that_enlarges_its_result():
+    # The shift in front went into the constant of the Add, which has more dimensions than what the MatMul makes.
+    k, w = random(5), random(5, 4)
+    folds(
+        build("a = Add(x, k)  m = MatMul(a, w)  z = Mul(m, q)  y = Add(z, c)", "float[2,5] x",
+              init={"k": k, "w": w, "q": random(4), "c": random(4)}), ["Gemm"],
+    )  # fmt: skip
+    result = check(
+        build(
+            "a = Add(x, k)  m = MatMul(a, w)  y = Add(m, c)",
+            "float[2,5] x",
+            init={"k": k, "w": w, "c": random(3, 1, 4)},
+        )
+    )
+    assert result.after == ["MatMul", "Add"]
+    assert result.operand("Add", 1).shape == (3, 1, 4)
+
+
+def test_an_old_add_whose_constant_would_have_to_stretch():
+    # Before opset 7 the constant must have the very dimensions of the data from one axis on; [2, 1, 4] has not.
+    init = {"k": random(3), "w": random(2, 3, 4), "q": random(4)}
+    body = "a = Add<broadcast=1>(x, k)  r = MatMul(a, w)  y = Add<broadcast=1>(r, q)"
+    model = build(body, "float[2,5,3] x", "float[2,5,4] y", init=init, opset=6, ir=3)
+    assert stays(model, "shift-blocked", "shift-blocked").after == ["Add", "MatMul", "Add"]
+
+
+def test_two_added_biases_that_move_on_one_after_the_other():
+    # The shift of the first MatMul moved on to the second, whose own one moved on then, as it had been before.
+    init = {
+        "w1": random(5, 4),
+        "w2": random(4, 6),
+        "w3": random(6, 3),
+        "c": random(3),
+        "k1": random(4, seed=2),
+        "k2": random(4, seed=3),
+        "k3": random(6, seed=4),
+        "k4": random(6, seed=5),
+    }
+    first, second = (
+        "m = MatMul(x, w1)  a = Mul(m, k1)  b = Add(a, k2)",
+        "n = MatMul(b, w2)  d = Mul(n, k3)  e = Add(d, k4)",
+    )
+    model = build(f"{first}  {second}  p = MatMul(e, w3)  y = Add(p, c)", "float[2,3,5] x", init=init)
+    unmerged = Exclusions({}, skip=("NF104",))
+    assert check(model, exclusions=unmerged).after == ["MatMul", "MatMul", "MatMul", "Add"]
+
+
+@pytest.mark.parametrize("sign", ["a = Neg(x)", "a = Mul(x, k)"])
+def test_the_sign_in_front_of_a_norm_over_axes_of_unknown_size(sign):
+    init = {"s": random(4), "b": random(4), **({"k": np.asarray(-2, np.float32)} if "k" in sign else {})}
+    model = build(f"{sign}  y = LayerNormalization<axis=-2>(a, s, b)", "float[2,N,4] x", "float[2,N,4] y", init=init)
+    folds(model, ["LayerNormalization"], sizes={"N": 3})
+
+
+def test_a_norm_whose_scale_does_not_fit():
+    model = build(
+        "a = LayerNormalization<axis=-2>(x, s)  y = Mul(a, k)",
+        "float[2,3,4] x",
+        init={"s": random(1, 6), "k": random(4)},
+    )
+    assert stays(model, "ill-formed", run=False).after == ["LayerNormalization", "Mul"]
+
+
+@pytest.mark.parametrize("opset", [9, 11])
+def test_the_border_of_a_double_image_is_a_float_attribute_before_opset_11(opset):
+    init = {"k": np.float64(3), "k2": np.float64(0.1), "w": random(2, 3, 3, 3, dtype=np.float64)}
+    body = "a = Mul(x, k)  b = Add(a, k2)  y = Conv<pads=[1, 1, 1, 1]>(b, w)"
+    result = check(build(body, "double[2,3,4,4] x", init=init, opset=opset))
+    assert result.after == (["Add", "Conv"] if opset < 11 else ["Pad", "Conv"])
+
+
+def test_the_border_of_a_narrow_image_must_hold_the_value():
+    half = np.float16
+    init = {"k": half(0.008), "k2": half(600), "w": np.full((2, 3, 3, 3), 0.1, half)}
+    body = "a = Mul(x, k)  b = Add(a, k2)  c = Pad<pads=[0, 0, 1, 1, 0, 0, 1, 1]>(b)  y = Conv(c, w)"
+    result = stays(build(body, "float16[2,3,4,4] x", init=init, opset=9), "dtype-range")
+    assert result.after == ["Mul", "Pad", "Conv"]  # -600 fits, -600 / 0.008 does not
+
+
+CONTRADICTIONS = {
+    "Squeeze": "s = Squeeze<axes=[1]>(a)  y = Relu(s)",
+    "Split": "s, r = Split<axis=1, split=[1, 1, 1]>(a)  y = Conv(s, w)  z = Conv(r, w)",
+    "DepthToSpace": "s = DepthToSpace<blocksize=2>(a)  y = Conv(s, w)",
+    "strides": 'y = Conv<auto_pad="SAME_UPPER", strides=[1]>(a, v)',
+    "no stride": 'y = Conv<auto_pad="SAME_UPPER", strides=[0, 0]>(a, v)',
+    "dilations": "y = ConvTranspose<dilations=[1]>(a, v)",
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_a_node_that_contradicts_itself_is_left_alone(name):
+    body = CONTRADICTIONS[name]
+    init = {"k": random(3, 1, 1), "w": random(2, 1, 1, 1), "v": random(3, 3, 2, 2)}
+    init = {key: value for key, value in init.items() if key == "k" or f", {key})" in body}
+    model = build(f"a = Add(x, k)  {body}", "float[2,3,4,4] x", "float[A,B,C,D] y", init=init, opset=11)
+    _, plan = optimise(model)
+    assert not plan.edits
+    assert plan.decisions[0].code in ("NF102.ill-formed", "NF102.shape-unknown")

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, helper, numpy_helper
 
+from normfold.affine.search import CONTRADICTION
 from normfold.model.load import load
 from normfold.model.tensors import RangeRefusal
 from normfold.model.write import to_bytes
@@ -53,10 +54,17 @@ class Outcome:
     edits: int = 0
 
 
+class Contradiction(Exception):
+    """The engine took a model that runs for ill-formed, because one of its rules stumbled."""
+
+
 def optimise(model: ModelProto) -> tuple[ModelProto, int]:
     """The engine alone: the result and the number of its edits."""
     loaded = load(model)
     plan = make_plan(loaded, Exclusions({}))
+    for decision in plan.decisions:
+        if CONTRADICTION in decision.message:
+            raise Contradiction(decision.message)
     return ModelProto.FromString(to_bytes(apply(loaded, plan, {}))), len(plan.edits)
 
 
@@ -161,7 +169,7 @@ def feeds(model: ModelProto, seed: int) -> Iterator[dict[str, np.ndarray]]:
         for port in model.graph.input:
             kind = port.type.tensor_type
             dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type)
-            shape = [d.dim_value if d.HasField("dim_value") else batch for d in kind.shape.dim]
+            shape = [_size(d, batch) for d in kind.shape.dim]
             if dtype == np.bool_:
                 feed[port.name] = np.asarray(number % 2 == 0)
             elif dtype.kind == "i":
@@ -169,6 +177,13 @@ def feeds(model: ModelProto, seed: int) -> Iterator[dict[str, np.ndarray]]:
             else:
                 feed[port.name] = (rng.standard_normal(shape) * spread).astype(dtype)
         yield feed
+
+
+def _size(dim: onnx.TensorShapeProto.Dimension, batch: int) -> int:
+    """The size of a dimension; an open one that is not the batch ends with it."""
+    if dim.HasField("dim_value"):
+        return int(dim.dim_value)
+    return batch if dim.dim_param == "N" else int(dim.dim_param.rpartition("_")[2])
 
 
 def _noise(model: ModelProto, feed: dict[str, np.ndarray], name: str) -> float:

@@ -29,10 +29,15 @@ def session(model: ModelProto) -> ort.InferenceSession:
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def info(name: str, array: np.ndarray, dynamic: bool = False) -> Any:
-    dims: list[Any] = list(array.shape)
-    if dynamic:
-        dims[0] = "N"
+def info(name: str, array: np.ndarray, dynamic: int = 0) -> Any:
+    """The declaration of an input; a bit of `dynamic` for every axis whose size is left open, the first being the batch.
+
+    An open size keeps its number in its name, which `examine.feeds` reads.
+    """
+    dims = [
+        (f"{name}.{axis}_{size}" if axis else "N") if dynamic >> axis & 1 else size
+        for axis, size in enumerate(array.shape)
+    ]
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), dims)
 
 
@@ -59,6 +64,7 @@ class Maker:
         if self.chance(0.35):
             self.sizes = [int(self.rng.choice([2, 3, 4]))]
         self.depth = 0
+        self.pinned: tuple[str, np.ndarray] | None = None  # what every operator must read, while there is such a thing
 
     # --- choices ---
 
@@ -164,6 +170,10 @@ class Maker:
     # --- data ---
 
     def data(self, scope: Scope, rank: int | None = None) -> tuple[str, np.ndarray]:
+        if self.pinned is not None:
+            if rank not in (None, self.pinned[1].ndim):
+                raise Rejected
+            return self.pinned
         pool = list(scope.pool)
         outer = scope.outer
         while outer is not None and (not pool or self.chance(0.15)):
@@ -259,21 +269,27 @@ class Maker:
     def step(self, scope: Scope) -> None:
         """One more node, if a valid one is found soon."""
         for _ in range(8):
-            table = self.pick(*[ABSORBERS] * 5, *[AFFINES] * 6, *[CROSSINGS] * 7, *[MERGES] * 3, OTHERS)
-            marks = len(scope.nodes), self.count
-            try:
-                self.pick(*table)(self, scope)
-            except (Rejected, IndexError, ValueError, ZeroDivisionError):
-                # Constants made for it stay known but are cut away with unread ones.
-                del scope.nodes[marks[0] :]
-                continue
-            return
+            table = self.pick(*[ABSORBERS] * 5, *[AFFINES] * 6, *[CROSSINGS] * 7, *[FORWARD] * 2, *[MERGES] * 3, OTHERS)
+            if self.attempt(scope, table):
+                return
+
+    def attempt(self, scope: Scope, table: list[Draw]) -> bool:
+        """A node of a table, if what is drawn is a valid one."""
+        marks = len(scope.nodes), len(scope.pool)
+        try:
+            self.pick(*table)(self, scope)
+        except (Rejected, IndexError, ValueError, ZeroDivisionError):
+            # Constants made for it stay known but are cut away with unread ones.
+            del scope.nodes[marks[0] :]
+            del scope.pool[marks[1] :]
+            return False
+        return True
 
     def model(self, steps: int) -> ModelProto:
         """The whole model."""
         scope = Scope(self)
         rank = int(self.pick(2, 3, 4, 4, 4, 5))
-        dynamic = self.chance(0.4)
+        dynamic = self.pick(0, 0, 0, 1, 1, 2, int(self.rng.integers(1 << rank)))
         inputs = []
         for i in range(int(self.pick(1, 1, 2))):
             array = np.asarray(self.rng.standard_normal([self.size() for _ in range(rank)]), self.dtype)
@@ -368,6 +384,7 @@ def conv(m: Maker, s: Scope) -> None:
     x, a = m.data(s)
     if a.ndim < 3:
         raise Rejected
+    space: dict[str, Any] = {}
     group = m.pick(1, 1, a.shape[1], m.pick(1, 2))
     if a.shape[1] % group:
         raise Rejected
@@ -377,16 +394,32 @@ def conv(m: Maker, s: Scope) -> None:
     if m.chance(0.65):
         out = per * group
         inputs.append(m.constant(s, m.numbers([out, a.shape[1] // group, *kernel])))
-        op, extra = "Conv", {}
+        op = "Conv"
     else:
         inputs.append(m.constant(s, m.numbers([a.shape[1], per, *kernel])))
         out = per * group
-        op, extra = "ConvTranspose", {}
+        op = "ConvTranspose"
     if m.chance(0.5):
         inputs.append(m.constant(s, m.numbers([out])))
-    pads = [m.pick(0, 1) for _ in range(2 * len(kernel))] if m.chance(0.4) else None
-    m.emit(s, op, inputs, group=group, pads=pads, strides=[m.pick(1, 2) for _ in kernel] if m.chance(0.3) else None,
-           **extra)  # fmt: skip
+    if m.chance(0.15):
+        space["dilations"] = [m.pick(1, 2) for _ in kernel]
+    if op == "ConvTranspose" and m.chance(0.4):  # cut off what not every tap reaches, or nearly so
+        reach = [(k - 1) * d for k, d in zip(kernel, space.get("dilations", kernel), strict=True)]
+        space["pads"] = [max(0, r - m.pick(0, 0, 0, 1)) for r in (*reach, *reach)]
+        space["output_padding"] = m.pick(None, None, [0] * len(kernel))
+    elif op == "ConvTranspose" and m.chance(0.2):
+        space["strides"] = [2] * len(kernel)
+        if m.chance(0.5):
+            space["output_padding"] = [m.pick(0, 1) for _ in kernel]
+        else:
+            space["output_shape"] = [2 * d + m.pick(0, 1) for d in a.shape[2:]]
+    elif m.chance(0.4):
+        space["pads"] = [m.pick(0, 1) for _ in range(2 * len(kernel))]
+    elif m.chance(0.2):
+        space["auto_pad"] = m.pick("SAME_UPPER", "SAME_LOWER", "VALID")
+    if "strides" not in space and m.chance(0.3):
+        space["strides"] = [m.pick(1, 2) for _ in kernel]
+    m.emit(s, op, inputs, group=group, **space)
 
 
 def gemm(m: Maker, s: Scope) -> None:
@@ -419,6 +452,41 @@ def matmul(m: Maker, s: Scope) -> None:
             lead = [2, *lead]
         shape = [*lead, n, a.shape[-2]] if m.chance(0.9) else [a.shape[-2]]
         m.emit(s, "MatMul", [m.constant(s, m.numbers(shape)), x])
+
+
+def deform_conv(m: Maker, s: Scope) -> None:
+    x, a = m.data(s, 4)
+    if m.opset < 19:
+        raise Rejected
+    kernel, group = [m.pick(1, 2) for _ in range(2)], m.pick(1, a.shape[1])
+    out = group * m.pick(1, 2)
+    inputs = [x, m.constant(s, m.numbers([out, a.shape[1] // group, *kernel]))]
+    places = [d - k + 1 for d, k in zip(a.shape[2:], kernel, strict=True)]
+    inputs.append(m.constant(s, m.numbers([a.shape[0], 2 * kernel[0] * kernel[1], *places])))
+    inputs.append(m.constant(s, m.numbers([out])) if m.chance(0.5) else "")
+    if m.chance(0.5):
+        inputs.append(m.constant(s, m.numbers([a.shape[0], kernel[0] * kernel[1], *places])))
+    m.emit(s, "DeformConv", inputs, group=group, kernel_shape=kernel)
+
+
+def recurrent(m: Maker, s: Scope) -> None:
+    x, a = m.data(s, 3)
+    op, hidden = m.pick("LSTM", "GRU", "RNN"), m.pick(1, 2)
+    direction = m.pick(None, "forward", "reverse", "bidirectional")
+    ways, gates = 2 if direction == "bidirectional" else 1, {"LSTM": 4, "GRU": 3, "RNN": 1}[op] * hidden
+    shapes = [(ways, gates, a.shape[2]), (ways, gates, hidden)]
+    inputs = [x, *(m.constant(s, m.numbers(shape)) for shape in shapes)]
+    inputs.append(m.constant(s, m.numbers((ways, 2 * gates))) if m.chance(0.5) else "")
+    inputs.append(m.constant(s, np.full(a.shape[1], a.shape[0] - m.pick(0, 1), np.int32)) if m.chance(0.3) else "")
+    if m.chance(0.3):
+        inputs.append(m.constant(s, m.numbers((ways, a.shape[1], hidden))))
+        if op == "LSTM":
+            inputs += [
+                m.constant(s, m.numbers((ways, a.shape[1], hidden))),
+                m.constant(s, m.numbers((ways, 3 * hidden))),
+            ]
+    m.emit(s, op, inputs, m.pick(1, 2), hidden_size=hidden, direction=direction, clip=m.pick(None, None, 0.5),
+           linear_before_reset=m.pick(None, 1) if op == "GRU" else None)  # fmt: skip
 
 
 def table(m: Maker, s: Scope) -> None:
@@ -518,6 +586,9 @@ def activation(m: Maker, s: Scope) -> None:
         inputs = [x, slope]
         if m.chance(0.1):
             inputs.reverse()
+        # onnxruntime stretches the data to a larger slope, which the definition forbids, and infers the shape without it.
+        if np.broadcast_shapes(*(m.known[name].shape for name in inputs)) != m.known[inputs[0]].shape:
+            raise Rejected
         m.emit(s, op, inputs)
     elif op == "Clip":
         low, high = m.pick((-1.0, 1.0), (0.0, 0.7), (None, 1.0), (-0.5, None), (1.0, -1.0), (0.0, 6.0))
@@ -538,9 +609,9 @@ def pool(m: Maker, s: Scope) -> None:
     x, a = m.data(s)
     if a.ndim < 3:
         raise Rejected
-    op = m.pick("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool")
+    op = m.pick("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "GlobalLpPool")
     if op.startswith("Global"):
-        m.emit(s, op, [x])
+        m.emit(s, op, [x], p=m.pick(None, 1, 2) if op == "GlobalLpPool" else None)
         return
     kernel = [min(d, m.pick(1, 2, 3)) for d in a.shape[2:]]
     pads = [min(m.pick(0, 1), k - 1) for k in kernel] * 2 if m.chance(0.5) else None
@@ -559,7 +630,17 @@ def pool(m: Maker, s: Scope) -> None:
 
 def reduce(m: Maker, s: Scope) -> None:
     x, a = m.data(s)
-    op = m.pick("ReduceMean", "ReduceMax", "ReduceMean", "ReduceMax", "ReduceSum", "ReduceMin", "ReduceL2")
+    op = m.pick(
+        "ReduceMean",
+        "ReduceMax",
+        "ReduceMean",
+        "ReduceMax",
+        "ReduceSum",
+        "ReduceSum",
+        "ReduceMin",
+        "ReduceL1",
+        "ReduceL2",
+    )
     axes = sorted({int(m.rng.integers(a.ndim)) for _ in range(m.pick(1, 2))})
     if m.chance(0.3):
         axes = [axis - a.ndim for axis in axes]
@@ -571,6 +652,41 @@ def reduce(m: Maker, s: Scope) -> None:
         m.emit(s, op, inputs, keepdims=keep, noop_with_empty_axes=m.pick(None, None, 1))
     else:
         m.emit(s, op, [x], keepdims=keep, axes=axes or None)
+
+
+def extremum(m: Maker, s: Scope) -> None:
+    x, a = m.data(s)
+    inputs = [x]
+    for _ in range(m.pick(1, 1, 2)):
+        if m.chance(0.6):
+            inputs.append(m.constant(s, m.broadcast(a)))
+        else:
+            inputs.append(m.pick(x, m.partner(s, a)[0]))
+    m.rng.shuffle(inputs)
+    m.emit(s, m.pick("Max", "Min"), inputs)
+
+
+def repeat(m: Maker, s: Scope) -> None:
+    x, a = m.data(s)
+    if m.chance(0.5):
+        m.emit(s, "Tile", [x, m.constant(s, np.asarray([m.pick(1, 1, 2) for _ in a.shape], np.int64))])
+        return
+    shape = [m.size() if d == 1 and m.chance(0.7) else m.pick(1, d) for d in a.shape]
+    if m.chance(0.3):
+        shape.insert(0, m.pick(1, 2))
+    elif m.chance(0.3):
+        shape = shape[m.pick(1, 2) :]
+    m.emit(s, "Expand", [x, m.constant(s, np.asarray(shape, np.int64))])
+
+
+def grid_sample(m: Maker, s: Scope) -> None:
+    x, a = m.data(s, 4)
+    if m.opset < 16:
+        raise Rejected
+    grid = m.constant(s, np.asarray(m.rng.uniform(-1.3, 1.3, [a.shape[0], m.size(), m.size(), 2]), m.dtype))
+    linear, cubic = ("bilinear", "bicubic") if m.opset < 20 else ("linear", "cubic")
+    m.emit(s, "GridSample", [x, grid], mode=m.pick(None, linear, "nearest", cubic),
+           padding_mode=m.pick(None, "zeros", "border", "reflection"), align_corners=m.pick(None, 1))  # fmt: skip
 
 
 def concat(m: Maker, s: Scope) -> None:
@@ -944,10 +1060,39 @@ def _point(m: Maker, s: Scope) -> None:
 
 
 MERGES: list[Draw] = [parallel, parallel, row]
-ABSORBERS: list[Draw] = [conv, conv, conv, gemm, matmul, matmul, table, norm, norm]
+
+
+def in_front(m: Maker, s: Scope) -> None:
+    """An affine that nothing in front can take, perhaps a crossing, and several readers that may take it."""
+    if m.chance(0.5):
+        m.emit(s, m.pick("Sigmoid", "Relu", "Relu", "Tanh", "Softsign"), [m.data(s)[0]])
+    for _ in range(m.pick(1, 1, 1, 2)):
+        m.attempt(s, [batch_norm, binary_constant, binary_constant, uniform_affine, uniform_affine, neg])
+    outer, start = m.pinned, m.data(s)
+    try:
+        for _ in range(m.pick(1, 1, 1, 2, 3)):
+            m.pinned = start
+            for table in m.pick([ABSORBERS], [CROSSINGS, ABSORBERS], [CROSSINGS, CROSSINGS, ABSORBERS]):
+                if m.attempt(s, table) and s.pool[-1][1].dtype == m.dtype:
+                    m.pinned = s.pool[-1]
+    finally:
+        m.pinned = outer
+
+
+def uniform_affine(m: Maker, s: Scope) -> None:
+    """One number for everything, which padding can make up for."""
+    scaled = m.name()
+    m.emit(s, m.pick("Mul", "Div"), [m.data(s)[0], m.constant(s, m.numbers(()))], [scaled])
+    m.emit(s, m.pick("Add", "Sub"), [scaled, m.constant(s, m.numbers(()))])
+
+
+ABSORBERS: list[Draw] = [
+    conv, conv, conv, gemm, matmul, matmul, table, norm, norm, recurrent, deform_conv,
+]  # fmt: skip
 AFFINES: list[Draw] = [batch_norm, batch_norm, binary_constant, binary_constant, binary_constant, neg, sum_constants]
 CROSSINGS: list[Draw] = [
     residual, residual, activation, activation, activation, pool, reduce, concat, concat, split, slice_, gather, layout,
-    layout, layout, pad, resize, depth_to_space,
+    layout, layout, pad, resize, depth_to_space, extremum, repeat, grid_sample,
 ]  # fmt: skip
+FORWARD: list[Draw] = [in_front]
 OTHERS: list[Draw] = [branch, loop, softmax, shape_of, two_data_matmul, branch]

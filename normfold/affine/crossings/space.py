@@ -97,11 +97,13 @@ _LINEAR_ATTRIBUTES = {
 # --- Pad -------------------------------------------------------------------------------------------------------------
 
 PAD_VALUE = 2
-_BOUNDS_ARE_INPUTS = 11  # before this opset, Pad and Clip keep their numbers in float32 attributes
+PAD_INPUTS = 11  # before this opset, Pad keeps its numbers in attributes, the value in float32
 
 
-def _fits_attribute(draft: Draft, node: Node, number: float) -> None:
+def fits_attribute(draft: Draft, node: Node, number: float) -> None:
     """A number must be worth the same as a float32 attribute; float32 data and narrower would be rounded anyway.
+
+    Narrower data must hold it as well: a runtime turns the attribute into the type of the data.
 
     Raises:
         Refused: `dtype-range`.
@@ -109,7 +111,8 @@ def _fits_attribute(draft: Draft, node: Node, number: float) -> None:
     kind = draft.shapes.data_type(node.output)
     with np.errstate(over="ignore"):
         stored = float(np.float32(number))
-    if not np.isfinite(stored) or (kind in (None, dtypes.DOUBLE) and stored != number):
+    fits = np.isfinite(stored) and (kind is None or abs(number) <= dtypes.largest(kind))
+    if not fits or (kind in (None, dtypes.DOUBLE) and stored != number):
         raise Refused("dtype-range", f"{number:g} does not fit a float32 attribute of {node.label!r}", node.label)
 
 
@@ -172,8 +175,8 @@ def _new_fill(draft: Draft, node: Node, value: float, wanted: np.ndarray) -> tup
     if (wanted != wanted[0]).any():
         raise Refused("shift-blocked", f"{node.label!r} would need another padding value for every channel", node.label)
     kind = draft.shapes.data_type(node.output)
-    if node.scope.version < _BOUNDS_ARE_INPUTS:
-        _fits_attribute(draft, node, float(wanted[0]))
+    if node.scope.version < PAD_INPUTS:
+        fits_attribute(draft, node, float(wanted[0]))
         kind = dtypes.FLOAT
     assert kind is not None, "`_is_filled` refuses a value of unknown type"
     stored = float(dtypes.stored(wanted, kind)[0])
@@ -193,7 +196,7 @@ def _pad_value(draft: Draft, node: Node) -> float:
 def build_pad_value(draft: Draft, node: Node, affine: Affine) -> Change:
     """The new padding value: an attribute before opset 11, an input since."""
     value = float(affine.shift)
-    if node.scope.version < _BOUNDS_ARE_INPUTS:
+    if node.scope.version < PAD_INPUTS:
         return Change(node, attributes={"value": value})
     kind = draft.shapes.data_type(node.output)
     assert kind is not None, "`_is_filled` refuses a value of unknown type"

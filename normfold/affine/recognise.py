@@ -4,6 +4,7 @@ BatchNormalization   s = gamma / sqrt(var + epsilon), t = beta - mean·s
 Mul(x, c)            (c, 0)        Add(x, c)   (1, c)
 Sub(x, c)            (1, -c)       Sub(c, x)   (-1, c)
 Div(x, c), c ≠ 0     (1/c, 0)      Neg(x)      (-1, 0)        Sum(x, c…)   (1, Σc)
+ImageScaler          (scale, bias per channel)
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from normfold.model.graph import Node, Value
 from normfold.model.tensors import Float64, TensorSource, Unreadable
 
 BATCH_NORM = "BatchNormalization"
-CHAIN_OPS = frozenset(("Mul", "Add", "Sub", "Div", "Neg", "Sum"))
+IMAGE_SCALER = "ImageScaler"  # experimental in opset 1, still written by Core ML converters
+CHAIN_OPS = frozenset(("Mul", "Add", "Sub", "Div", "Neg", "Sum", IMAGE_SCALER))
 _NUMPY_BROADCAST = 7  # before this opset, operands stretched only by the attributes `broadcast` and `axis`
 # A constant with more elements than this is no per-channel parameter of anything.
 _LARGEST_CONSTANT = 1 << 20
@@ -195,7 +197,8 @@ def _is_computed(value: Value) -> bool:
 
 
 def _elementwise(draft: Draft, node: Node) -> AffineNode:
-    strange = attributes.unexpected(node, ("broadcast", "axis") if node.scope.version < _NUMPY_BROADCAST else ())
+    known = ("broadcast", "axis") if node.scope.version < _NUMPY_BROADCAST else ()
+    strange = attributes.unexpected(node, ("scale", "bias") if node.op_type == IMAGE_SCALER else known)
     if strange:
         raise Refused("unknown-attribute", f"attribute {strange!r}", node.label)
     for operand, value in enumerate(node.inputs):
@@ -215,7 +218,22 @@ def _elementwise(draft: Draft, node: Node) -> AffineNode:
             affine = affine.then(_meaning(node, constant, constant_first=other < slot))
     if node.op_type == "Neg":
         affine = uniform(-1.0, 0.0, rank)
+    elif node.op_type == IMAGE_SCALER:
+        affine = _image_scaler(draft, node, data, rank)
     return AffineNode(node, data, affine.compressed())
+
+
+def _image_scaler(draft: Draft, node: Node, data: Value, rank: int) -> Affine:
+    """`scale·x + bias` with one number for all and one for each channel of `[N, C, H, W]`, both attributes."""
+    bias = np.asarray(attributes.get(node, "bias", ()), np.float64)
+    dims = draft.shapes.dims(data)
+    channels = dims[1] if dims is not None and rank > 1 else None
+    if rank != 4 or (isinstance(channels, int) and bias.size != channels) or not bias.size:
+        raise Refused("ill-formed", f"ImageScaler {node.label!r} has {bias.size} biases on {dims}", node.label)
+    scale = float(np.float32(attributes.get(node, "scale", 1.0)))
+    if not (np.isfinite(scale) and np.isfinite(bias).all()):
+        raise Refused("non-finite", f"a parameter of {node.label!r} is not finite", node.label)
+    return per_channel(np.full(bias.shape, scale), bias, rank, 1)
 
 
 def _meaning(node: Node, constant: Float64, *, constant_first: bool) -> Affine:

@@ -209,6 +209,18 @@ def _pow(c: Companion, node: onnx.NodeProto, _: Attributes) -> None:
     c.define(node, c.op("Mul", [raised, c.const((abs(p) + 1) / 2)]))
 
 
+def _reduce_min(c: Companion, node: onnx.NodeProto, attrs: Attributes) -> None:
+    """A minimum is no larger in magnitude than the largest magnitude."""
+    largest = c.op("ReduceMax", [c.mag(node.input[0]), *node.input[1:]], **attrs)
+    c.define(node, largest)
+
+
+def _image_scaler(c: Companion, node: onnx.NodeProto, attrs: Attributes) -> None:
+    bias = np.abs(np.asarray(attrs.get("bias", ()), np.float32)).reshape(1, -1, 1, 1)
+    scaled = c.op("Mul", [c.mag(node.input[0]), c.const(abs(attrs.get("scale", 1.0)))])
+    c.define(node, c.op("Add", [scaled, c.const(bias)]))
+
+
 _STRUCTURE = (
     "Gather", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Split", "Slice", "Identity",
     "DepthToSpace", "SpaceToDepth", "Expand", "Tile", "MaxPool", "GlobalMaxPool", "ReduceMax", "Max", "GatherElements",
@@ -217,10 +229,13 @@ _STRUCTURE = (
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_STRUCTURE, _same),
-    **dict.fromkeys(("Upsample",), _same_data),
+    **dict.fromkeys(("Upsample", "GridSample", "RoiAlign"), _same_data),
     **dict.fromkeys(("AveragePool", "LpPool"), _pool),
     "GlobalAveragePool": _global_pool,
-    **dict.fromkeys(("ReduceMean", "ReduceSum"), _reduction),
+    **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceL1", "ReduceL2"), _reduction),
+    "GlobalLpPool": _global_pool,
+    "ReduceMin": _reduce_min,
+    "ImageScaler": _image_scaler,
     **dict.fromkeys(("Add", "Sub", "Sum"), _sum),
     "Mul": _mul,
     "Div": _div,

@@ -158,6 +158,29 @@ def test_a_border_of_unknown_width_stays():
     assert sorted(check(model, sizes={"H": 8, "W": 7}).after) == ["Conv", "Sub"]
 
 
+@pytest.mark.parametrize("pads", [0, 1])
+def test_image_scaler(pads):
+    """The preprocessing node of Core ML converters: one scale, one bias for each channel."""
+    scaler = "a = ImageScaler<scale=0.0078125, bias=[-1.0, -0.5, -0.25]>(x)"
+    model = build(
+        f"{scaler} y = Conv<pads=[{pads}, 0, 0, 0]>(a, w)",
+        "float[2,3,8,8] x",
+        f"float[2,4,{6 + pads},6] y",
+        {"w": W},
+        opset=7,
+    )
+    if pads:
+        stays(model, "padded-shift")
+    else:
+        folds(model, ["Conv"])
+
+
+def test_an_image_scaler_with_other_channels_is_ill_formed():
+    scaler = "a = ImageScaler<scale=2.0, bias=[1.0, 2.0]>(x)"
+    model = build(f"{scaler} y = Conv(a, w)", "float[2,3,8,8] x", "float[2,4,6,6] y", {"w": W}, opset=7)
+    stays(model, "ill-formed", run=False)
+
+
 # --- the bias map -----------------------------------------------------------------------------------------------------
 
 

@@ -78,6 +78,11 @@ class Merge:
     crossed: tuple[Node, ...] = ()
 
 
+def after_another(before: Merge, merge: Merge) -> Merge:
+    """A merge into an operator that had been merged into: what it does not change stays as the first one left it."""
+    return replace(merge, attributes={**before.attributes, **merge.attributes})
+
+
 def sees_elements(use: Use) -> bool:
     """Whether a reader would notice other elements of the same shape."""
     return bool(use.node.domain) or use.node.op_type not in _SEE_DIMENSIONS_ONLY
@@ -184,8 +189,7 @@ class Draft:
         self._forget_slots(merge.kept)  # the merge was made of what it had collected
         self.dropped |= {id(node): node for node in merge.dropped}
         before = self.merges.get(id(merge.kept))
-        if before is not None:
-            merge = replace(merge, attributes={**before.attributes, **merge.attributes})
+        merge = merge if before is None else after_another(before, merge)
         self.merges[id(merge.kept)] = merge
         slot = Slot(merge.kept, OUTPUT)
         self.slots[slot.key] = (slot, merge.affine)

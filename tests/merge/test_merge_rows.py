@@ -351,3 +351,9 @@ def test_the_product_is_the_same_on_every_machine():
     for middle in range(7):
         wanted += np.outer(left[:, middle], right[middle])
     assert np.array_equal(product(left, right), wanted)
+
+
+def test_a_row_of_three_whose_groups_change_on_the_way():
+    init = {"w": random(4, 1, 1), "w2": random(3, 4, 1), "w3": random(1, 3, 1)}
+    model = build("a = Conv<group=4>(x, w) b = Conv(a, w2) c = Conv(b, w3) y = Sigmoid(c)", "float[2,4,5] x", init=init)
+    assert check(model).after == ["Conv", "Sigmoid"]

@@ -151,7 +151,7 @@ def _matrices(draft: Draft, branch: Branch, node: Node, *, aggressive: bool) -> 
     assert branch.operator is not None
     first = dense(draft, branch.operator, total(draft, branch))
     behind = total(draft, _behind(draft, node))
-    second = dense(draft, node, behind.only_scale())
+    second = dense(draft, node, behind.only_scale().compressed())
     if first.outs != second.ins or draft.attribute(node, "transA", 0):
         raise Refused("geometry", f"{node.label!r} does not multiply the last axis", node.label)
     stored = (second.outs, first.ins) if first.transposed else (first.ins, second.outs)

@@ -16,7 +16,7 @@ from normfold.affine.absorbers import ABSORBERS
 from normfold.affine.algebra import Affine, per_channel
 from normfold.affine.change import require_affordable, require_range, zeros
 from normfold.affine.convolution import front_factor
-from normfold.affine.draft import BORDER, Draft, Merge
+from normfold.affine.draft import BORDER, Draft, Merge, after_another
 from normfold.affine.linear import front_rows
 from normfold.affine.reasons import Refused
 from normfold.affine.window import WINDOW_ATTRIBUTES, Ints, Window, window_of
@@ -269,7 +269,7 @@ def require_accepted(draft: Draft, merge: Merge) -> None:
         Refused: with the reason of the operator.
     """
     key, before = id(merge.kept), draft.merges.get(id(merge.kept))
-    draft.merges[key] = merge
+    draft.merges[key] = merge if before is None else after_another(before, merge)
     try:
         accept = ABSORBERS[merge.kept.op_type].accept
         assert accept is not None

@@ -10,7 +10,7 @@ from normfold.affine.convolution import CONVOLUTIONS
 from normfold.affine.crossings.activations import CLIP_BOUNDS, LOWER_BOUND, build_clip_bound, build_lower_bound
 from normfold.affine.crossings.operands import build_operand
 from normfold.affine.crossings.space import build_pad_value
-from normfold.affine.draft import BORDER, INPUT, OUTPUT, Draft, Slot
+from normfold.affine.draft import INTERNAL, OUTPUT, Draft, Slot
 from normfold.affine.linear import LINEAR
 from normfold.affine.normalisers import NORMALISERS
 from normfold.affine.recurrent import RECURRENT
@@ -22,9 +22,11 @@ ABSORBERS: dict[str, Absorber] = {**CONVOLUTIONS, **LINEAR, **NORMALISERS, **REC
 def changes(draft: Draft, slots: Iterable[tuple[Slot, Affine]]) -> list[Change]:
     """The changes for all slots that collected something.
 
-    What a node collected in front of it, and at its border, is part of the change for what it collected behind.
+    What a node collected in its other internal slots is part of the change for what it collected behind.
     """
-    return [build(draft, *slot, affine) for slot, affine in slots if slot.operand not in (INPUT, BORDER)]
+    return [
+        build(draft, *slot, affine) for slot, affine in slots if slot.operand not in INTERNAL or slot.operand == OUTPUT
+    ]
 
 
 def build(draft: Draft, node: Node, operand: int, affine: Affine) -> Change:

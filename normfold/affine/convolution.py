@@ -33,10 +33,11 @@ from normfold.affine.change import (
     zeros,
 )
 from normfold.affine.crossings.base import dims_before, dims_behind
-from normfold.affine.draft import BORDER, INPUT, OUTPUT, Absorption, Draft, Slot
+from normfold.affine.draft import BORDER, INPUT, OUTPUT, UNIT_IN, UNIT_OUT, Absorption, Draft, Slot
 from normfold.affine.reasons import Refused
+from normfold.model.constants import float64
 from normfold.model.graph import Node
-from normfold.model.tensors import Float64, TensorSource
+from normfold.model.tensors import Float64, TensorSource, Values
 
 _ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "Conv": ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"),
@@ -151,10 +152,7 @@ def _shift_behind(draft: Draft, node: Node, weight: _Weight, shift: Float64) -> 
 
 def _taps_behind(draft: Draft, node: Node, weight: _Weight, shift: Float64) -> Float64:
     """What every tap adds of a shift in front, with all that the operator collected so far, of shape `[Cout, *k]`."""
-    before, after = draft.pending(node, INPUT), draft.pending(node)
-    if before is not None:
-        shift = shift * before.vectors(1, weight.inputs)[0]
-    taps = weight.taps(shift)
+    after, taps = draft.pending(node), taps_in_front(draft, node, shift)
     if after is None:
         return taps
     return taps * after.only_scale().vectors(1, weight.outputs)[0].reshape(-1, *(1,) * (taps.ndim - 1))
@@ -228,7 +226,47 @@ def _build(draft: Draft, node: Node, affine: Affine) -> Change:
         shown = weight.of_output(hidden.astype(np.float64)) != 0
         change.inputs[1] = scaled(weight.source, factor, parameter_name(node, 1, "weight"), shown)
     fill = draft.pending(node, BORDER)
-    return change if fill is None else _filled(draft, node, change, weight.source, float(fill.shift))
+    if fill is not None:
+        return _filled(draft, node, change, weight.source, float(fill.shift))
+    return _with_unit_channels(draft, node, change, weight, scale)
+
+
+def _with_unit_channels(draft: Draft, node: Node, change: Change, weight: _Weight, scale: Float64) -> Change:
+    """One more input channel with its own weights, one more output channel that is 1 everywhere."""
+    entering, leaving = draft.pending(node, UNIT_IN), draft.pending(node, UNIT_OUT)
+    if entering is None and leaving is None:
+        return change
+    factor = _factor(draft, node, weight, scale)
+    values = float64(weight.source) * (1.0 if factor is None else factor)
+    inputs = dict(change.inputs)
+    kind = weight.source.data_type
+    if entering is not None:
+        values = np.concatenate([values, entering.shift * weight.of_output(scale)], axis=1)
+    if leaving is not None:
+        values = np.concatenate([values, np.zeros((1, *values.shape[1:]))])
+        bias = np.concatenate([_bias_values(draft, node, inputs.get(2), weight.outputs), np.ones(1)])
+        inputs[2] = NewParameter(Values(bias, kind), kind, bias.shape, parameter_name(node, 2, "bias"))
+    inputs[1] = NewParameter(Values(values, kind), kind, values.shape, parameter_name(node, 1, "weight"))
+    return replace(change, inputs=inputs)
+
+
+def _bias_values(draft: Draft, node: Node, new: NewParameter | None, outputs: int) -> Float64:
+    """The bias as it will be, before rounding."""
+    if new is None:
+        return float64(draft.parameter(node, 2)) if node.input(2) is not None else np.zeros(outputs)
+    values = float64(new.base) * (1.0 if new.factor is None else new.factor)
+    return values if new.offset is None else values + new.offset
+
+
+def input_channels(draft: Draft, node: Node) -> int:
+    """How many channels a convolution reads."""
+    return _Weight(draft, node).inputs
+
+
+def taps_in_front(draft: Draft, node: Node, shift: Float64) -> Float64:
+    """What every tap adds of a shift in front, before anything behind, of shape `[Cout, *k]`."""
+    weight, before = _Weight(draft, node), draft.pending(node, INPUT)
+    return weight.taps(shift if before is None else shift * before.vectors(1, weight.inputs)[0])
 
 
 def adds_map(affine: Affine) -> bool:

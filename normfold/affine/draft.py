@@ -27,7 +27,10 @@ _SEE_DIMENSIONS_ONLY = ("Shape", "Size")
 OUTPUT = -1
 INPUT = -2
 BORDER = -3
-INTERNAL = (OUTPUT, INPUT, BORDER)
+# One more channel that is 1 everywhere, behind a Conv and in front of one: its shift holds what the weights of it are.
+UNIT_OUT = -4
+UNIT_IN = -5
+INTERNAL = (OUTPUT, INPUT, BORDER, UNIT_OUT, UNIT_IN)
 
 
 class Slot(NamedTuple):

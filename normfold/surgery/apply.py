@@ -11,6 +11,8 @@ from onnx import AttributeProto, NodeProto, helper
 
 from normfold.affine.absorbers import changes
 from normfold.affine.change import Change, NewNode, NewParameter
+from normfold.affine.draft import UNIT_OUT
+from normfold.affine.unit_channel import widened_values
 from normfold.model.graph import Node, Use, Value
 from normfold.model.load import FIRST_OVERRIDABLE_IR, Model
 from normfold.model.patch import Candidate
@@ -53,6 +55,7 @@ class _Surgeon:
             self._drop(node)
             self.candidate.patch(node.scope).dropped_info |= {value.name for value in node.outputs if value is not None}
         self._retire()
+        self._forget_shapes()
         for change in self.changes:
             self._carry_out(change)
         self._rename()
@@ -79,6 +82,13 @@ class _Surgeon:
             if value.producer is None and index is not None:
                 patch.dropped_initializers.add(index)
                 patch.dropped_inputs.add(value.name)
+
+    def _forget_shapes(self) -> None:
+        """Tensors that got one more channel are not what was declared."""
+        for edit in self.plan.edits:
+            makers = [slot.node for slot in edit.slots if slot.operand == UNIT_OUT]
+            for value in widened_values([*makers, *edit.crossed] if makers else ()):
+                self.candidate.patch(value.scope).dropped_info.add(value.name)
 
     def _initializer_index(self, value: Value) -> int | None:
         if not hasattr(self, "_positions"):

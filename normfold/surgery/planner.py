@@ -24,6 +24,7 @@ from normfold.affine.reasons import Refused
 from normfold.affine.recognise import BATCH_NORM, AffineNode, has_constant_operand, is_candidate, read
 from normfold.affine.remarks import is_exact, remarks
 from normfold.affine.search import Found, absorb_backward, require_private
+from normfold.affine.unit_channel import carry_shift
 from normfold.model import dtypes
 from normfold.model.constants import Constants
 from normfold.model.graph import Node, Use
@@ -89,6 +90,7 @@ class _Planner:
         self.draft = draft
         self.exclusions = exclusions
         self.merger = Merger(model, draft, exclusions, aggressive=aggressive)
+        self.aggressive = aggressive
         self.edits: list[Edit] = []
         self.taken: dict[str, Edit] = {}
         self.refusals: dict[str, Refused] = {}  # why nothing in front takes a site, or why it is none
@@ -102,6 +104,7 @@ class _Planner:
                 or self._merge()
                 or self._sweep(sites, self._plan_forward)
                 or self._move_added_biases()
+                or (self.aggressive and self._sweep(sites, self._plan_unit_channel))
             ):
                 break
         decisions = tuple(self._decisions(sites))
@@ -211,8 +214,23 @@ class _Planner:
         for member in reversed(run):
             self._attempt([member], self._forward, self.refused_forward)
 
+    def _plan_unit_channel(self, run: list[AffineNode]) -> None:
+        """The whole run, where only padding keeps it: a channel of ones carries its shift."""
+        reason = self.refused_forward.get(run[-1].node.key)
+        if reason is not None and reason.key == "padded-shift":
+            self._attempt(run, self._unit_channel, self.refused_forward, Exactness.OPT_IN)
+
+    def _unit_channel(self, run: list[AffineNode]) -> Found:
+        affine = _composed(run)
+        self._require_normal_factors(run, affine)
+        return carry_shift(self.draft, run[0].data, run[-1].node.output, affine)
+
     def _attempt(
-        self, run: list[AffineNode], search: Callable[[list[AffineNode]], Found], refusals: dict[str, Refused]
+        self,
+        run: list[AffineNode],
+        search: Callable[[list[AffineNode]], Found],
+        refusals: dict[str, Refused],
+        exactness: Exactness | None = None,
     ) -> bool:
         try:
             found = search(run)
@@ -221,7 +239,7 @@ class _Planner:
             for member in run:
                 refusals[member.node.key] = reason
             return False
-        self._commit(run, found)
+        self._commit(run, found, exactness)
         return True
 
     def _backward(self, run: list[AffineNode]) -> Found:
@@ -279,7 +297,7 @@ class _Planner:
         pending = self.draft.pending(item.slot.node, item.slot.operand)
         return pending is not None and pending.shifts
 
-    def _commit(self, run: list[AffineNode], found: Found) -> None:
+    def _commit(self, run: list[AffineNode], found: Found, exactness: Exactness | None) -> None:
         self.draft.absorb(found.absorptions)
         for member in run:
             self.draft.bypass(member.node, member.data)
@@ -291,7 +309,7 @@ class _Planner:
             tuple(m.node for m in run),
             tuple(item.slot for item in found.absorptions),
             found.crossed,
-            exactness=Exactness.EXACT if exact else Exactness.ROUNDED,
+            exactness=exactness or (Exactness.EXACT if exact else Exactness.ROUNDED),
             bound=0.0 if exact or not dtypes.is_float(kind) else dtypes.unit_roundoff(kind),
             notes=remarks(affine),
         )

@@ -16,7 +16,7 @@ from normfold.affine.absorbers import ABSORBERS
 from normfold.affine.algebra import Affine, per_channel
 from normfold.affine.change import require_affordable, require_range, zeros
 from normfold.affine.convolution import front_factor
-from normfold.affine.draft import BORDER, Draft, Merge, after_another
+from normfold.affine.draft import BORDER, UNIT_IN, UNIT_OUT, Draft, Merge, after_another
 from normfold.affine.linear import front_rows
 from normfold.affine.reasons import Refused
 from normfold.affine.window import WINDOW_ATTRIBUTES, Ints, Window, window_of
@@ -114,8 +114,8 @@ def convolution(draft: Draft, node: Node, behind: Affine) -> Convolution:
         Refused: it is not what it should be, or not constant.
     """
     _require_known_attributes(node, (*WINDOW_ATTRIBUTES, "group"))
-    if draft.pending(node, BORDER) is not None:
-        raise Refused("geometry", f"{node.label!r} reads from a Pad that a fold has put before it", node.label)
+    if any(draft.pending(node, slot) is not None for slot in (BORDER, UNIT_IN, UNIT_OUT)):
+        raise Refused("geometry", f"a fold has put a Pad or a channel before or behind {node.label!r}", node.label)
     weight = _with_front(_weight(draft, node), front_factor(draft, node))
     if len(weight.dims) < 3 or behind.rank != len(weight.dims) or 0 in weight.dims:
         raise Refused("ill-formed", f"the weight of {node.label!r} has shape {list(weight.dims)}", node.label)

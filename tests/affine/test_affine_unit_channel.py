@@ -1,0 +1,131 @@
+"""A channel of ones carries a shift across the zero padding of a Conv, where --aggressive asks for it."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support import batch_norm, build, check, random
+
+F32 = np.float32
+NORM = "b = BatchNormalization(r, g, b0, m, v)"
+
+
+def parameters(channels: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """`b` is the name of a tensor here."""
+    found = batch_norm(channels, seed=seed)
+    return {("b0" if name == "b" else name): values for name, values in found.items()}
+
+
+def block(
+    between: str = "r = Relu(c)",
+    *,
+    channels: int = 12,
+    conv: str = "y = Conv<pads=[1, 1, 1, 1]>(b, w2)",
+    norm: str = NORM,
+    **init: np.ndarray,
+):
+    constants = {
+        "w": random(channels, 3, 3, 3),
+        "w2": random(channels, channels, 3, 3, seed=2),
+        **parameters(channels),
+        **init,
+    }
+    text = f"c = Conv(x, w) {between} {norm} {conv}"
+    used = {name: values for name, values in constants.items() if f"{name})" in text or f"{name}," in text}
+    return build(text, "float[N,3,8,8] x", init=used)
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        "r = Relu(c)",
+        "r = LeakyRelu<alpha=0.2>(c)",
+        "r = Elu(c)",
+        "s = Relu(c) r = MaxPool<kernel_shape=[2, 2], pads=[1, 1, 0, 0]>(s)",
+        "s = Relu(c) r = AveragePool<kernel_shape=[3, 3], pads=[1, 1, 1, 1]>(s)",
+        'r0 = Relu(c) r = Resize<mode="linear">(r0, , q)',
+        "r = Clip(c, lo, hi)",
+        "r0 = Relu(c) r = Dropout(r0)",
+    ],
+)
+def test_conv_relu_norm_padded_conv(between):
+    init = {"q": F32([1, 1, 2, 2]), "lo": F32(0), "hi": F32(6)}
+    model = block(between, **init)
+    result = check(model, aggressive=True)
+    assert "BatchNormalization" not in result.after
+    (decision,) = result.decisions
+    assert decision.exactness == "opt-in"
+    assert result.operand("Conv", 1).shape[0] == 13
+    assert check(model).after == result.before  # not without being asked
+
+
+@pytest.mark.parametrize("norm", [
+    "b1 = BatchNormalization(r, g, b0, m, v) b = AveragePool<kernel_shape=[2, 2]>(b1)",
+    "b1 = Mul(r, k) b2 = Add(b1, k2) b = Identity(b2)",
+])  # fmt: skip
+def test_on_the_way_to_the_second_conv(norm):
+    model = block(norm=norm, k=random(12, 1, 1, seed=5), k2=random(12, 1, 1, seed=6))
+    result = check(model, aggressive=True)
+    assert set(result.after) <= {"Conv", "Relu", "AveragePool", "Identity"}
+
+
+def test_a_chain_of_blocks():
+    """The Conv in the middle reads one such channel and makes another; its own affines compose with both."""
+    init = {"w3": random(10, 10, 3, 3, seed=3), "w2": random(10, 12, 3, 3, seed=2), "wb": random(10, seed=9)}
+    norm2 = {f"{name}2": values for name, values in parameters(10, seed=40).items()}
+    norm3 = {f"{name}3": values for name, values in parameters(10, seed=50).items()}
+    conv = (
+        "d = Conv<pads=[1, 1, 1, 1]>(b, w2, wb) e = Relu(d) f = BatchNormalization(e, g2, b02, m2, v2) "
+        "h = Conv<pads=[1, 1, 1, 1]>(f, w3) y = BatchNormalization(h, g3, b03, m3, v3)"
+    )
+    result = check(block(conv=conv, **init, **norm2, **norm3), aggressive=True)
+    assert result.after == ["Conv", "Relu", "Conv", "Relu", "Conv"]
+    assert result.operand("Conv", 1).shape == (13, 3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"channels": 8}, "would open a new block"),
+        ({"channels": 16}, "would open a new block"),
+        ({"between": "r = Sigmoid(c)"}, "does not keep a channel of ones"),
+        ({"between": "r = Clip(c, lo, hi)", "lo": F32(0), "hi": F32(0.5)}, "does not keep a channel of ones"),
+        ({"between": "r0 = Relu(c) r = AveragePool<kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1>(r0)"},
+            "counts padding zeros"),
+        ({"between": "r = PRelu(c, q)", "q": random(12, 1, 1)}, "does not keep a channel of ones"),
+        ({"conv": "y0 = Conv<pads=[1, 1, 1, 1], group=2>(b, w2) y = Relu(y0)", "w2": random(12, 6, 3, 3)},
+            "works in groups"),
+    ],
+)  # fmt: skip
+def test_what_stays(change, reason):
+    result = check(block(**change), aggressive=True)
+    assert reason in result.decisions[0].message, result.decisions
+    assert result.after == result.before
+
+
+def test_many_channels_may_open_a_block():
+    assert "BatchNormalization" not in check(block(channels=32), aggressive=True).after
+
+
+def test_another_reader_sees_the_channel():
+    init = {"w": random(12, 3, 3, 3), "w2": random(12, 12, 3, 3), **parameters(12)}
+    text = f"c = Conv(x, w) r = Relu(c) {NORM} y = Conv<pads=[1, 1, 1, 1]>(b, w2) z = Sigmoid(r)"
+    result = check(build(text, outputs="y, z", init=init), aggressive=True)
+    assert result.after == result.before
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    kernel=st.integers(1, 3),
+    stride=st.integers(1, 2),
+    dilation=st.integers(1, 2),
+    pads=st.lists(st.integers(0, 2), min_size=4, max_size=4),
+    pooled=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_any_window(kernel, stride, dilation, pads, pooled, seed):
+    between = "r0 = Relu(c) r = MaxPool<kernel_shape=[2, 2]>(r0)" if pooled else "r = Relu(c)"
+    conv = f"y = Conv<pads={pads}, strides=[{stride}, {stride}], dilations=[{dilation}, 1]>(b, w2)"
+    model = block(between, conv=conv, w2=random(24, 12, kernel, kernel, seed=seed))
+    assert "BatchNormalization" not in check(model, aggressive=True, seed=seed).after

@@ -13,10 +13,12 @@ from normfold.affine.crossings.space import build_pad_value
 from normfold.affine.draft import BORDER, INPUT, OUTPUT, Draft, Slot
 from normfold.affine.linear import LINEAR
 from normfold.affine.normalisers import NORMALISERS
+from normfold.affine.quantised import split, through_scales
 from normfold.affine.recurrent import RECURRENT
 from normfold.model.graph import Node
 
-ABSORBERS: dict[str, Absorber] = {**CONVOLUTIONS, **LINEAR, **NORMALISERS, **RECURRENT}
+_ROWS: dict[str, Absorber] = {**CONVOLUTIONS, **LINEAR, **NORMALISERS, **RECURRENT}
+ABSORBERS: dict[str, Absorber] = {name: through_scales(row) for name, row in _ROWS.items()}
 
 
 def changes(draft: Draft, slots: Iterable[tuple[Slot, Affine]]) -> list[Change]:
@@ -24,7 +26,12 @@ def changes(draft: Draft, slots: Iterable[tuple[Slot, Affine]]) -> list[Change]:
 
     What a node collected in front of it, and at its border, is part of the change for what it collected behind.
     """
-    return [build(draft, *slot, affine) for slot, affine in slots if slot.operand not in (INPUT, BORDER)]
+    return [
+        part
+        for slot, affine in slots
+        if slot.operand not in (INPUT, BORDER)
+        for part in split(draft, build(draft, *slot, affine))
+    ]
 
 
 def build(draft: Draft, node: Node, operand: int, affine: Affine) -> Change:

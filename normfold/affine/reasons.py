@@ -23,7 +23,7 @@ REASONS: dict[str, str] = {
     "padded-shift": "the shift would reach an operator that pads with zeros, which are no shifted zeros",
     "negative-scale": "an activation or pooling lets only non-negative scales through",
     "branch": "not every branch can take its part",
-    "quantised": "a quantisation boundary lies in between; its rounding grid would change",
+    "quantised": "a quantisation boundary lies in between, or a quantised weight has no scale that could express it",
     "custom-domain": "an operator of another domain lies in between",
     "non-finite": "a parameter or a folded value is not finite",
     "nonpositive-variance": "variance + epsilon is not positive",

@@ -22,7 +22,13 @@ _DEPTH = 24
 
 # Operators whose further outputs are parts of the same data; of all others only the first output is.
 _MANY_OUTPUTS = ("Split",)
-_QUANTISED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
+_QUANTISED = frozenset((
+    "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
+    "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulNBits",
+    "MatMulBnb4", "MatMulFpQ4", "QGemm", "QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearAveragePool",
+    "QLinearGlobalAveragePool", "QLinearReduceMean", "QLinearLeakyRelu", "QLinearSigmoid", "QLinearSoftmax",
+    "QLinearWhere", "QAttention", "QOrderedMatMul", "QMoE", "GatherBlockQuantized",
+))  # fmt: skip
 
 
 class Budget:

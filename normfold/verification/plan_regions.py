@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from onnx import NodeProto
 
 from normfold.affine.draft import sees_elements
+from normfold.model.constants import Dequantised
 from normfold.model.extract import Port, constant, cut_out
 from normfold.model.graph import Node, Scope, Use, Value
 from normfold.model.patch import Candidate, ScopePatch
@@ -74,6 +75,7 @@ class _Cutter:
         self.gone = {id(node) for edit in edits for node in edit.bypassed}
         self.scope: Scope = edits[0].bypassed[0].scope
         self.patch = candidate.scopes.get(id(self.scope)) or ScopePatch()
+        self._take_in_scales()
         self._close()
 
     def region(self) -> Region:
@@ -107,6 +109,21 @@ class _Cutter:
                 else:
                     constants[value.name] = source
         return list(flowing.values()), constants
+
+    def _take_in_scales(self) -> None:
+        """The DequantizeLinear of a weight, where it is what changes."""
+        changed = {
+            id(value.producer): value.producer
+            for node in self.nodes
+            for value in node.inputs
+            if value is not None
+            and value.producer is not None
+            and isinstance(self.draft.constants.get(value), Dequantised)
+            and value.producer.scope is self.scope
+            and value.producer.index in self.patch.nodes
+        }
+        self.inside |= set(changed)
+        self.nodes = sorted([*self.nodes, *changed.values()], key=lambda node: node.index)
 
     def _close(self) -> None:
         """Take in what another edit removes between two nodes of this region: the candidate connects them directly."""
@@ -175,7 +192,7 @@ class _Cutter:
         """The nodes that stay, as the candidate has them, and those that it adds."""
         result: list[NodeProto] = []
         for node in self.nodes:
-            if id(node) not in self.gone:
+            if id(node) not in self.gone and node.index not in self.patch.dropped_nodes:
                 result += self.patch.before.get(node.index, [])
                 result.append(self._patched(node))
                 result += self.patch.after.get(node.index, [])

@@ -16,7 +16,6 @@ _BOOL = 9
 
 _FIXED_TYPE = {
     "Shape": _INT64, "Size": _INT64, "ArgMax": _INT64, "ArgMin": _INT64, "NonZero": _INT64, "QuantizeLinear": None,
-    "DequantizeLinear": None,
     **dict.fromkeys(("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "And", "Or", "Xor", "Not"), _BOOL),
 }  # fmt: skip
 
@@ -60,6 +59,9 @@ class ElementTypes:
         if node.op_type == "Cast":
             known = not attributes.unexpected(node, ("to", "saturate"))
             return (int(attributes.get(node, "to", 0)) or None if known else None), None
+        if node.op_type == "DequantizeLinear":
+            wanted = int(attributes.get(node, "output_dtype", 0))
+            return (wanted, None) if wanted else (None, node.input(1))
         if node.op_type in _FIXED_TYPE:
             return _FIXED_TYPE[node.op_type], None
         if node.op_type in ("Constant", "ConstantOfShape"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,25 +18,42 @@ _INTEGERS, _SCALE, _ZERO = range(3)  # the inputs of a DequantizeLinear
 Flags = NDArray[np.bool_]
 
 
-def regridded(source: Dequantised, factor: Float64, owner: str) -> Change:
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What the operator that reads a quantised tensor leaves open.
+
+    Args:
+        label: of the operator.
+        axis: along which one scale may become several; None for any.
+        symmetric: whether zero points that are equal must stay so: integer kernels refuse different ones.
+        single: whether there must be one scale.
+    """
+
+    label: str
+    axis: int | None
+    symmetric: bool
+    single: bool
+
+
+def regridded(source: Dequantised, factor: Float64, room: Room) -> Change:
     """The change of a DequantizeLinear whose result is to be multiplied.
 
     Args:
         source: its result.
         factor: in broadcast form of the integers, of size 1 on every axis along which it does not vary.
-        owner: label of the operator that reads it.
+        room: of the operator that reads it.
 
     Raises:
         Refused: `quantised`, there are no scales for such a factor, or the integers cannot be changed; `dtype-range`.
     """
-    return _Grid(source, factor, owner).change()
+    return _Grid(source, factor, room).change()
 
 
 class _Grid:
     """A quantised tensor, and one factor for each of the scales that it will have."""
 
-    def __init__(self, source: Dequantised, factor: Float64, owner: str) -> None:
-        self.source, self.owner = source, owner
+    def __init__(self, source: Dequantised, factor: Float64, room: Room) -> None:
+        self.source, self.room = source, room
         self.axis = source.axis  # along which the scales will stand
         self.factors = self._blocks(factor) if source.block else self._line(factor)
         self.zeros = np.broadcast_to(source.zeros(), self.factors.shape)
@@ -68,8 +87,10 @@ class _Grid:
         if not varying:
             return np.full(source.scale.dims, factor.reshape(-1)[0])
         if len(varying) > 1 or source.axis not in (None, *varying):
-            where = "all of it" if source.axis is None else f"each position of axis {source.axis}"
-            raise self._refused(f"its factor varies along axes {varying}, and it has a scale for {where}")
+            where = "one scale" if source.axis is None else f"a scale for each position of axis {source.axis}"
+            raise self._refused(f"its factor varies along axes {varying}, and it has {where}")
+        if source.axis is None and (self.room.single or self.room.axis not in (None, *varying)):
+            raise self._refused(f"it has one scale, and kernels know no scales along axis {varying[0]}")
         if source.axis is None and source.node.scope.version < FIRST_PER_AXIS:
             raise self._refused(f"before opset {FIRST_PER_AXIS} it has one scale")
         self.axis = varying[0]
@@ -137,6 +158,9 @@ class _Grid:
             raise self._refused(
                 f"it has no zero points, and -({lowest}) cannot be stored" if lowest else "it is unsigned"
             )
+        turned = np.where(flipped, _all_bits(integers.data_type) - self.zeros, self.zeros)
+        if self.room.symmetric and _differ(turned) and not _differ(self.zeros):
+            raise self._refused("its zero points would differ, which integer kernels refuse")
         return np.asarray(flipped)
 
     def _holds(self, lowest: int) -> Flags:
@@ -169,7 +193,11 @@ class _Grid:
 
     def _refused(self, why: str) -> Refused:
         node = self.source.node
-        return Refused("quantised", f"the weight of {self.owner!r} comes from {node.label!r}: {why}", node.label)
+        return Refused("quantised", f"the weight of {self.room.label!r} comes from {node.label!r}: {why}", node.label)
+
+
+def _differ(values: Float64) -> bool:
+    return bool(values.size and (values != values.flat[0]).any())
 
 
 def _all_bits(data_type: int) -> float:

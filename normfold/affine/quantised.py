@@ -17,15 +17,26 @@ from dataclasses import replace
 from normfold.affine.algebra import Affine, compress
 from normfold.affine.change import Absorber, Change, NewParameter
 from normfold.affine.draft import OUTPUT, Absorption, Draft
-from normfold.affine.grid import regridded
+from normfold.affine.grid import Room, regridded
 from normfold.affine.reasons import Refused
+from normfold.affine.recognise import CHAIN_OPS
+from normfold.model import attributes
 from normfold.model.constants import Dequantised
-from normfold.model.graph import Node
+from normfold.model.graph import Node, Value
 from normfold.model.tensors import Unreadable
 
 # With dequantised data a Gemm has an integer kernel even if its result is float, as long as no operand is float. The
 # other operators have one only where a QuantizeLinear follows, and here an affine does.
 _GEMM, _GEMM_BIAS = "Gemm", 2
+_GEMM_ROWS, _GEMM_COLUMNS = 0, 1
+
+# The axis of the weight along which kernels know scales: that of the output channels. Others are valid and not run.
+_CHANNELS = {"Conv": 0, "DeformConv": 0, "ConvTranspose": 1}
+# Runtimes move a DequantizeLinear along these, and normfold removes the affines.
+_LETS_THROUGH = (
+    *CHAIN_OPS, "BatchNormalization", "Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "MaxPool",
+)  # fmt: skip
+_STEPS = 16
 
 
 def through_scales(row: Absorber) -> Absorber:
@@ -89,7 +100,8 @@ def _redirected(draft: Draft, node: Node, slot: int, parameter: NewParameter) ->
         if parameter.dims != source.dims or parameter.factor is None or _shifts(parameter):
             raise Refused("quantised", f"a shift of {value.name!r} is not on the grid of its integers", node.label)
         factor = parameter.factor.reshape((1,) * (len(source.dims) - parameter.factor.ndim) + parameter.factor.shape)
-        return replace(regridded(source, compress(factor), node.label), owner=node)
+        room = _room(draft, node, slot, source)
+        return replace(regridded(source, compress(factor), room), owner=node)
     except Refused:
         if parameter.offset is not None and source.is_vector and not _reads_dequantised(draft, node):
             return None
@@ -132,7 +144,27 @@ def _require_kernel(draft: Draft, change: Change) -> None:
         raise Refused("quantised", f"a float bias would take the integer kernel from Gemm {node.label!r}", node.label)
 
 
+def _room(draft: Draft, node: Node, slot: int, source: Dequantised) -> Room:
+    """What the kernels of the operator leave open."""
+    axis = None
+    if node.op_type == "MatMul":
+        axis = len(source.dims) - (1 if slot == 1 else 2)
+    elif slot == 1:
+        rows = _GEMM_ROWS if attributes.get(node, "transB", 0) else _GEMM_COLUMNS
+        axis = rows if node.op_type == _GEMM else _CHANNELS.get(node.op_type)
+    integers = _reads_dequantised(draft, node)
+    return Room(node.label, axis, symmetric=integers, single=integers and node.op_type == "MatMul" and slot == 0)
+
+
 def _reads_dequantised(draft: Draft, node: Node) -> bool:
-    """Whether the data of the node are integers in truth: then a float parameter may cost an integer kernel."""
-    data = [draft.root(value) for value in node.inputs if value is not None and draft.constants.get(value) is None]
-    return any(value.producer is not None and value.producer.op_type == "DequantizeLinear" for value in data)
+    """Whether the data of the node are integers in truth: then an integer kernel may take its place."""
+    return any(_is_dequantised(draft, value) for value in node.inputs)
+
+
+def _is_dequantised(draft: Draft, value: Value | None) -> bool:
+    for _ in range(_STEPS):
+        node = None if value is None or draft.constants.get(value) is not None else draft.root(value).producer
+        if node is None or node.op_type not in _LETS_THROUGH:
+            return node is not None and node.op_type == "DequantizeLinear"
+        value = next((v for v in node.inputs if v is not None and draft.constants.get(v) is None), None)
+    return False

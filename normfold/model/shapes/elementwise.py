@@ -72,5 +72,6 @@ RULES: dict[str, Rule] = {
     "Dropout": Rule(_same_all),
     "BatchNormalization": Rule(_batch_norm, 2),
     "MatMul": Rule(_matmul, EVERY_INPUT),
+    "MatMulInteger": Rule(_matmul, 2),
     "Gemm": Rule(_gemm, EVERY_INPUT),
 }

@@ -8,7 +8,7 @@ from normfold.model.graph import Value
 from normfold.model.shapes.dims import declared_type
 from normfold.model.shapes.table import rule_of
 
-_INT64 = 7
+_INT32, _INT64 = 6, 7
 
 
 _BOOL = 9
@@ -16,6 +16,7 @@ _BOOL = 9
 
 _FIXED_TYPE = {
     "Shape": _INT64, "Size": _INT64, "ArgMax": _INT64, "ArgMin": _INT64, "NonZero": _INT64, "QuantizeLinear": None,
+    "ConvInteger": _INT32, "MatMulInteger": _INT32,
     **dict.fromkeys(("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "And", "Or", "Xor", "Not"), _BOOL),
 }  # fmt: skip
 

@@ -124,7 +124,7 @@ def _global_pool(shapes: Shapes, node: Node, slot: int) -> Dims | None:
 
 
 RULES: dict[str, Rule] = {
-    "Conv": Rule(_conv, 2),
+    **dict.fromkeys(("Conv", "ConvInteger"), Rule(_conv, 2)),
     "ConvTranspose": Rule(_conv_transpose, 2),
     **dict.fromkeys(("AveragePool", "MaxPool", "LpPool"), Rule(_pool)),
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), Rule(_global_pool)),

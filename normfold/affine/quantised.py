@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from normfold.affine.algebra import Affine, compress
-from normfold.affine.change import Absorber, Change, NewParameter
+from normfold.affine.change import Absorber, Change, NewParameter, require_affordable
 from normfold.affine.draft import OUTPUT, Absorption, Draft
 from normfold.affine.grid import Room, regridded
 from normfold.affine.reasons import Refused
@@ -77,7 +77,7 @@ def split(draft: Draft, change: Change) -> list[Change]:
     """A change, with what it says about quantised parameters said about their DequantizeLinear.
 
     Raises:
-        Refused: `quantised`, `shared`, `graph-output`, `captured`, `dtype-range`.
+        Refused: `quantised`, `shared`, `graph-output`, `captured`, `dtype-range`, `cost`.
     """
     kept: dict[int, NewParameter] = {}
     parts: list[Change] = []
@@ -101,7 +101,10 @@ def _redirected(draft: Draft, node: Node, slot: int, parameter: NewParameter) ->
             raise Refused("quantised", f"a shift of {value.name!r} is not on the grid of its integers", node.label)
         factor = parameter.factor.reshape((1,) * (len(source.dims) - parameter.factor.ndim) + parameter.factor.shape)
         room = _room(draft, node, slot, source)
-        return replace(regridded(source, compress(factor), room), owner=node)
+        part = regridded(source, compress(factor), room)
+        for operand in part.inputs:
+            require_affordable(draft, source.node, operand, part.inputs[operand].base)
+        return replace(part, owner=node)
     except Refused:
         if parameter.offset is not None and source.is_vector and not _reads_dequantised(draft, node):
             return None

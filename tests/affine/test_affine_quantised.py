@@ -417,6 +417,13 @@ def test_shared_integers_and_scales_are_copied():
     assert result.array("s") == PARTS["s"]
 
 
+def test_large_integers_that_others_read_are_not_copied(monkeypatch):
+    monkeypatch.setattr("normfold.affine.change.LARGEST_COPY", 64)
+    body = PLAIN + " v = DequantizeLinear(q, s) z = Conv(x, v)"
+    stays(build(body, outputs="y, z", init={**PARTS, "k": FLIPS}), "cost")
+    folds(build(body, outputs="y, z", init=PARTS))
+
+
 def test_parts_that_a_caller_may_override():
     for part in ("q", "s"):
         stays(build(PLAIN, init=PARTS, listed=(part,)), "overridable")

@@ -164,12 +164,10 @@ class _Grid:
         return np.asarray(flipped)
 
     def _holds(self, lowest: int) -> Flags:
-        """For which scales the lowest integer occurs."""
+        """For which scales the lowest integer occurs; for blocks, whether it occurs at all."""
         found = self.source.integers.array() == lowest
-        if not self.factors.ndim or self.factors.size == 1:
+        if self.factors.size == 1 or self.source.block:
             return np.full(self.factors.shape, bool(found.any()))
-        if self.source.block:
-            return np.full(self.factors.shape, bool(found.any()))  # rather too often than by a loop over blocks
         others = tuple(axis for axis in range(found.ndim) if axis != self.axis)
         return np.asarray(found.any(axis=others))
 

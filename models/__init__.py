@@ -31,6 +31,7 @@ from models.mobilenet import mobilenet_v2, mobilenet_v2_dynamo
 from models.nhwc_affine import nhwc_affine
 from models.ports import feeds
 from models.preact_resnet import preact_resnet
+from models.quantised_cnn import quantised_cnn
 from models.recognisers import gru_recogniser, lstm_recogniser
 from models.repvgg import repvgg
 from models.resnet import resnet, resnet_dynamo
@@ -45,7 +46,15 @@ __all__ = ["BUILDERS", "TORCH_FREE", "Builder", "build", "feeds", "names"]
 
 Builder = Callable[[int], ModelProto]
 
-WRITTEN: tuple[Builder, ...] = (caffe_scale, nhwc_affine, if_body, local_function, ir3_inputs, overridable_mean)
+WRITTEN: tuple[Builder, ...] = (
+    caffe_scale,
+    nhwc_affine,
+    if_body,
+    local_function,
+    ir3_inputs,
+    overridable_mean,
+    quantised_cnn,
+)
 EXPORTED: tuple[Builder, ...] = (
     resnet,
     mobilenet_v2,

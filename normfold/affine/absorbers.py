@@ -13,10 +13,12 @@ from normfold.affine.crossings.space import build_pad_value
 from normfold.affine.draft import INTERNAL, OUTPUT, Draft, Slot
 from normfold.affine.linear import LINEAR
 from normfold.affine.normalisers import NORMALISERS
+from normfold.affine.quantised import split, through_scales
 from normfold.affine.recurrent import RECURRENT
 from normfold.model.graph import Node
 
-ABSORBERS: dict[str, Absorber] = {**CONVOLUTIONS, **LINEAR, **NORMALISERS, **RECURRENT}
+_ROWS: dict[str, Absorber] = {**CONVOLUTIONS, **LINEAR, **NORMALISERS, **RECURRENT}
+ABSORBERS: dict[str, Absorber] = {name: through_scales(row) for name, row in _ROWS.items()}
 
 
 def changes(draft: Draft, slots: Iterable[tuple[Slot, Affine]]) -> list[Change]:
@@ -25,7 +27,10 @@ def changes(draft: Draft, slots: Iterable[tuple[Slot, Affine]]) -> list[Change]:
     What a node collected in its other internal slots is part of the change for what it collected behind.
     """
     return [
-        build(draft, *slot, affine) for slot, affine in slots if slot.operand not in INTERNAL or slot.operand == OUTPUT
+        part
+        for slot, affine in slots
+        if slot.operand not in INTERNAL or slot.operand == OUTPUT
+        for part in split(draft, build(draft, *slot, affine))
     ]
 
 

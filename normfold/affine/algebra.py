@@ -71,7 +71,7 @@ class Affine:
 
     def compressed(self) -> Affine:
         """The same map with every axis along which nothing varies reduced to size 1."""
-        return Affine(_compress(self.scale), _compress(self.shift))
+        return Affine(compress(self.scale), compress(self.shift))
 
     def stored(self, data_type: int) -> Affine:
         """The same map as parameters of that type hold it."""
@@ -96,7 +96,8 @@ def _vector(values: Float64, size: int) -> Float64:
     return np.full(size, flat[0]) if flat.size == 1 else flat
 
 
-def _compress(values: Float64) -> Float64:
+def compress(values: Float64) -> Float64:
+    """The values with every axis along which they do not differ reduced to size 1."""
     for axis, size in enumerate(values.shape):
         if size > 1:
             first = values.take([0], axis)

@@ -15,6 +15,7 @@ from normfold.affine.draft import INPUT, OUTPUT, Absorption, Draft, Merge, Slot
 from normfold.affine.reasons import Refused
 from normfold.model import attributes, dtypes
 from normfold.model.computed import stored_bytes
+from normfold.model.constants import Dequantised
 from normfold.model.graph import Node
 from normfold.model.tensors import Float64, TensorSource, Values
 
@@ -64,7 +65,10 @@ class NewNode:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Change:
-    """New parameters by input slot, new attributes (None removes one), a new operator, an Add behind, a node in front."""
+    """New parameters by input slot, new attributes (None removes one), a new operator, an Add behind, a node in front.
+
+    `owner` is the node whose slots it carries out, where that is another one.
+    """
 
     node: Node
     inputs: dict[int, NewParameter] = field(default_factory=dict)
@@ -72,6 +76,7 @@ class Change:
     op_type: str | None = None
     add: NewParameter | None = None
     before: NewNode | None = None
+    owner: Node | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +169,8 @@ def require_affordable(draft: Draft, node: Node, slot: int, source: TensorSource
     Raises:
         Refused: `cost`.
     """
+    if isinstance(source, Dequantised):
+        return  # nothing is written but scales
     value, size = node.input(slot), dtypes.byte_size(source.data_type, math.prod(source.dims)) or 0
     if value is None or size <= LARGEST_COPY:
         return

@@ -8,7 +8,8 @@ it will be stored. And several operators are *merged* into one of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -166,6 +167,21 @@ class Draft:
                 affine = before.then(item.affine)
             self.slots[item.slot.key] = (item.slot, affine)
 
+    @contextmanager
+    def trial(self, absorptions: Iterable[Absorption]) -> Iterator[None]:
+        """The slots as they would be with some more absorptions, for as long as it lasts."""
+        wanted = list(absorptions)
+        before = {item.slot.key: self.slots.get(item.slot.key) for item in wanted}
+        self.absorb(wanted)
+        try:
+            yield
+        finally:
+            for key, entry in before.items():
+                if entry is None:
+                    self.slots.pop(key, None)
+                else:
+                    self.slots[key] = entry
+
     def bypass(self, node: Node, data: Value) -> None:
         """Take a node out; `data` is its data input."""
         root, gone = self.root(data), node.output
@@ -232,5 +248,8 @@ def not_constant(node: Node, value: Value) -> Refused:
     if value.exposed:
         return Refused("overridable", f"{value.name!r} is an initializer that a caller may override", node.label)
     if producer is not None and producer.op_type == "DequantizeLinear":
+        for part in producer.inputs:
+            if part is not None and part.exposed:
+                return Refused("overridable", f"{part.name!r} is an initializer that a caller may override", node.label)
         return Refused("quantised", f"{value.name!r} is a quantised weight", producer.label)
     return Refused("dynamic-params", f"{value.name!r} is not a constant", node.label)

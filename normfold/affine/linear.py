@@ -32,6 +32,7 @@ from normfold.affine.draft import INPUT, Absorption, Draft
 from normfold.affine.reasons import Refused
 from normfold.affine.recognise import operand_values
 from normfold.model import attributes, dtypes
+from normfold.model.constants import Dequantised
 from normfold.model.graph import Node
 from normfold.model.tensors import Float64, TensorSource
 
@@ -343,11 +344,15 @@ def _still_broadcasts(draft: Draft, add: Node, operand: int, part: Affine) -> bo
 
 
 def _becomes_gemm(draft: Draft, node: Node) -> bool:
-    """Gemm takes exactly rank 2, and its bias is optional or broadcasts without attributes only in newer opsets."""
+    """Gemm takes exactly rank 2, and its bias is optional or broadcasts without attributes only in newer opsets.
+
+    The kernels for quantised weights are those of MatMul.
+    """
     right = draft.constants.get(node.input(1))
     data = node.input(0)
     return (
         right is not None
+        and not isinstance(right, Dequantised)
         and len(right.dims) == 2
         and data is not None
         and draft.shapes.rank(data) == 2

@@ -24,7 +24,7 @@ REASONS: dict[str, str] = {
     "geometry": "strides, dilations, padding or groups do not fit together: no single operator computes the same",
     "negative-scale": "an activation or pooling lets only non-negative scales through",
     "branch": "not every branch can take its part",
-    "quantised": "a quantisation boundary lies in between; its rounding grid would change",
+    "quantised": "a quantisation boundary lies in between, or a quantised weight has no scale that could express it",
     "custom-domain": "an operator of another domain lies in between",
     "non-finite": "a parameter or a folded value is not finite",
     "nonpositive-variance": "variance + epsilon is not positive",

@@ -16,6 +16,7 @@ import numpy as np
 
 from normfold.affine.algebra import Affine, per_channel, uniform
 from normfold.affine.draft import INPUT, OUTPUT, Draft
+from normfold.affine.kernels import require_float
 from normfold.affine.reasons import Refused
 from normfold.errors import InputError
 from normfold.model import attributes, dtypes
@@ -102,9 +103,7 @@ def _batch_norm(draft: Draft, node: Node) -> AffineNode:
         )
     # Mean and variance first: that they are computed says more than that scale and bias are.
     mean, var, gamma, beta = (_statistic(draft, node, slot) for slot in (3, 4, 1, 2))
-    rank = draft.shapes.rank(data)
-    if rank is None:
-        raise Refused("shape-unknown", f"the rank of {data.name!r} is not known", node.label)
+    rank = _rank(draft, node, data)
     channels = draft.shapes.dims(data)[1] if rank > 1 else 1  # type: ignore[index]
     if isinstance(channels, int) and channels != gamma.size:
         raise Refused("ill-formed", f"{gamma.size} parameters for {channels} channels", node.label)
@@ -189,6 +188,23 @@ def _statistic(draft: Draft, node: Node, slot: int) -> Float64:
     return float64(source)
 
 
+def _rank(draft: Draft, node: Node, data: Value) -> int:
+    """The rank of the data; where it is unknown because an integer kernel makes it, that says more.
+
+    Raises:
+        Refused: `shape-unknown`, `quantised`.
+    """
+    rank = draft.shapes.rank(data)
+    if rank is not None:
+        return rank
+    producer = draft.root(data).producer
+    if producer is not None and producer.op_type == "Cast" and producer.inputs[0] is not None:
+        producer = draft.root(producer.inputs[0]).producer  # the sums are int32
+    if producer is not None:
+        require_float(producer)
+    raise Refused("shape-unknown", f"the rank of {data.name!r} is not known", node.label)
+
+
 def _is_computed(value: Value) -> bool:
     return value.producer is not None and value.producer.op_type != "DequantizeLinear"
 
@@ -207,9 +223,7 @@ def _elementwise(draft: Draft, node: Node) -> AffineNode:
     slot = next(i for i, value in enumerate(node.inputs) if draft.constants.get(value) is None)
     data = node.inputs[slot]
     assert data is not None
-    rank = draft.shapes.rank(data)
-    if rank is None:
-        raise Refused("shape-unknown", f"the rank of {data.name!r} is not known", node.label)
+    rank = _rank(draft, node, data)
     affine = uniform(1.0, 0.0, rank)
     for other, value in enumerate(node.inputs):
         if other != slot and value is not None:

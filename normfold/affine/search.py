@@ -15,6 +15,7 @@ from normfold.affine.algebra import Affine
 from normfold.affine.crossings import CROSSINGS
 from normfold.affine.crossings.base import Way
 from normfold.affine.draft import Absorption, Draft
+from normfold.affine.kernels import require_float
 from normfold.affine.reasons import Refused
 from normfold.model.graph import Node, Use, Value
 
@@ -25,7 +26,6 @@ _DEPTH = 24
 # Operators whose further outputs are parts of the same data; of all others only the first output is.
 _MANY_OUTPUTS = ("Split",)
 CONTRADICTION = "contradicts itself"
-_QUANTISED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
 
 
 class Budget:
@@ -174,10 +174,7 @@ def require_standard(node: Node) -> None:
     Raises:
         Refused: `quantised`, `custom-domain`.
     """
-    if node.op_type in _QUANTISED:
-        raise Refused(
-            "quantised", f"{node.op_type} {node.label!r}: folding would move values off its rounding grid", node.label
-        )
+    require_float(node)
     if node.domain:
         raise Refused("custom-domain", f"{node.op_type} {node.label!r} belongs to domain {node.domain!r}", node.label)
 

@@ -22,6 +22,7 @@ from normfold.affine.draft import BORDER, UNIT_IN, UNIT_OUT, Absorption, Draft, 
 from normfold.affine.reasons import Refused
 from normfold.affine.search import Found, require_private, require_standard
 from normfold.model import attributes
+from normfold.model.constants import Dequantised
 from normfold.model.graph import Node, Value
 
 # Kernels work on blocks of so many channels; one more must not open a new block, unless there are many blocks.
@@ -130,6 +131,8 @@ def _require_dense(draft: Draft, node: Node) -> None:
     if int(draft.attribute(node, "group", 1)) != 1 or rank is None:
         raise Refused("padded-shift", f"{node.label!r} works in groups, each of which would need a channel", node.label)
     accept(draft, node, uniform(1.0, 0.0, rank))
+    if isinstance(draft.parameter(node, 1), Dequantised):
+        raise Refused("quantised", f"the weight of {node.label!r} is quantised, and would become floats", node.label)
 
 
 # --- what maps 1 to 1 --------------------------------------------------------------------------------------------------

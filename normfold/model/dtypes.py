@@ -70,6 +70,12 @@ def is_float(data_type: int) -> bool:
     return data_type in _LIMITS
 
 
+def integer_limits(data_type: int) -> tuple[int, int]:
+    """The smallest and the largest value of an integer type."""
+    limits = np.iinfo(_NUMPY[data_type])
+    return int(limits.min), int(limits.max)
+
+
 def largest(data_type: int) -> float:
     """The largest finite value of a float type."""
     return _LIMITS[data_type][0]

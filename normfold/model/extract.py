@@ -16,7 +16,7 @@ from onnx_graphsurgeon.logger import G_LOGGER  # noqa: TID251
 
 from normfold.model.dtypes import numpy_dtype
 from normfold.model.shapes import Dims
-from normfold.model.tensors import TensorSource
+from normfold.model.tensors import FileTensor, TensorSource
 
 G_LOGGER.severity = G_LOGGER.CRITICAL  # it logs to stdout, which belongs to the result
 
@@ -67,5 +67,8 @@ def cut_out(
 
 def constant(name: str, source: TensorSource) -> TensorProto:
     """A tensor with its payload, rounded to its storage type where it was computed in float64."""
-    values = source.array().astype(numpy_dtype(source.data_type), copy=False)
+    storage = numpy_dtype(source.data_type)
+    if storage is None and isinstance(source, FileTensor):  # a quantised weight of a type without arithmetic
+        return TensorProto(name=name, data_type=source.data_type, dims=source.dims, raw_data=bytes(source.raw()))
+    values = source.array().astype(storage, copy=False)
     return TensorProto(name=name, data_type=source.data_type, dims=source.dims, raw_data=values.tobytes())

@@ -30,6 +30,7 @@ A = TypeVar("A", bound=np.generic)
 
 _BLOCK_ELEMENTS = 1 << 17  # half a MiB of float32: stays in the cache
 _TYPED = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
+_PACKED = (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1)
 _RELEASE_AFTER = 128  # blocks: what a mapped weight may occupy while it is read
 
 
@@ -196,6 +197,8 @@ class FileTensor:
         return memoryview(self._typed().tobytes())
 
     def _typed(self) -> Array:
+        if self.data_type in _PACKED:
+            return np.asarray(self._proto.int32_data, np.int64).astype(np.uint8)  # a byte in each
         try:
             values = numpy_helper.to_array(self._proto)
         except (ValueError, TypeError) as error:
@@ -368,8 +371,8 @@ class _RangeGuard:
 
     def has_small(self, rounded: Array) -> bool:
         """Whether the block holds zeros or subnormal numbers; refuses one that is not finite."""
-        if not rounded.size:
-            return False
+        if not rounded.size or not self.tiny:
+            return False  # integers have neither
         self.count += rounded.size
         magnitude = np.abs(rounded)
         with np.errstate(invalid="ignore"):

@@ -39,6 +39,7 @@ class _Surgeon:
         self.draft = plan.draft
         self.candidate = Candidate(model, {}, {} if plan.is_empty else metadata)
         self.changes = changes(plan.draft, plan.slots)
+        self.owners = {id(change.node): change.owner for change in self.changes if change.owner is not None}
         self.gone = {id(node) for node, _ in plan.draft.bypassed.values()} | set(plan.draft.dropped)
         self.dead = Retirement(plan.draft, self.changes)
         self.taken: set[str] | None = None
@@ -140,7 +141,7 @@ class _Surgeon:
     def _place(self, node: Node, old: Value | None, tensor: NewTensor) -> None:
         """Put a tensor where the format allows: over the old one, among the initializers, or into a Constant node."""
         patch = self.candidate.patch(node.scope)
-        self.candidate.owners[id(tensor)] = node
+        self.candidate.owners[id(tensor)] = self.owners.get(id(node), node)
         index = None if old is None else self._initializer_index(old)
         if index is not None:
             patch.dropped_initializers.discard(index)

@@ -24,7 +24,7 @@ SUFFIX = "::A"
 # Operators that multiply by constants: one rounding of each constant costs u·A per operator on the path.
 _SCALING = (
     "Conv", "ConvTranspose", "Gemm", "MatMul", "Mul", "Div", "PRelu", "BatchNormalization", "InstanceNormalization",
-    "LayerNormalization", "GroupNormalization", "RMSNormalization",
+    "LayerNormalization", "GroupNormalization", "RMSNormalization", "DequantizeLinear",
 )  # fmt: skip
 
 

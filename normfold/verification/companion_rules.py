@@ -16,6 +16,7 @@ from . import companion_norms as norms
 from .companion import Companion, NoCompanionError, Rule
 
 _SHAPE_QUESTIONS = ("Shape", "Size")
+_FLOATS_OF_NONE = ("Constant", "ConstantOfShape", "Cast", "Range", "EyeLike", "DequantizeLinear")
 _DISCONTINUOUS = "a decision (integer or bool) made from floating values has no rounding bound"
 Attributes = dict[str, Any]
 
@@ -29,7 +30,7 @@ def passive(c: Companion, node: onnx.NodeProto) -> bool:
         if not any(name and c.is_float(name) for name in node.output):
             raise NoCompanionError(f"{node.op_type}: {_DISCONTINUOUS}")
         return False
-    if node.op_type not in (*_SHAPE_QUESTIONS, "Constant", "ConstantOfShape", "Cast", "Range", "EyeLike"):
+    if node.op_type not in (*_SHAPE_QUESTIONS, *_FLOATS_OF_NONE):
         return not any(name and c.is_float(name) for name in node.output)
     for index, name in enumerate(node.output):
         if c.is_float(name):

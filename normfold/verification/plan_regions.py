@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from onnx import NodeProto
 
 from normfold.affine.draft import sees_elements
+from normfold.model.constants import Dequantised
 from normfold.model.extract import Port, constant, cut_out
 from normfold.model.graph import Node, Scope, Use, Value
 from normfold.model.patch import Candidate, ScopePatch
@@ -79,6 +80,7 @@ class _Cutter:
         self.scope: Scope = edits[0].bypassed[0].scope
         self.patch = candidate.scopes.get(id(self.scope)) or ScopePatch()
         self.sizing: list[Node] = []
+        self._take_in_scales()
         self._close()
         self.sizing = self._sizing()
 
@@ -148,6 +150,21 @@ class _Cutter:
     def _rank_unknown(self, value: Value | None) -> bool:
         return value is None or self.draft.shapes.rank(value) is None
 
+    def _take_in_scales(self) -> None:
+        """The DequantizeLinear of a weight, where it is what changes."""
+        changed = {
+            id(value.producer): value.producer
+            for node in self.nodes
+            for value in node.inputs
+            if value is not None
+            and value.producer is not None
+            and isinstance(self.draft.constants.get(value), Dequantised)
+            and value.producer.scope is self.scope
+            and value.producer.index in self.patch.nodes
+        }
+        self.inside |= set(changed)
+        self.nodes = sorted([*self.nodes, *changed.values()], key=lambda node: node.index)
+
     def _close(self) -> None:
         """Take in what another edit removes between two nodes of this region: the candidate connects them directly."""
         while True:
@@ -215,7 +232,7 @@ class _Cutter:
         """The nodes that stay, as the candidate has them, and those that it adds."""
         result: list[NodeProto] = []
         for node in self.nodes:
-            if id(node) not in self.gone:
+            if id(node) not in self.gone and node.index not in self.patch.dropped_nodes:
                 result += self.patch.before.get(node.index, [])
                 result.append(self._patched(node))
                 result += self.patch.after.get(node.index, [])

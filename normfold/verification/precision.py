@@ -35,7 +35,7 @@ def _recast_graph(graph: onnx.GraphProto, elem: int, sources: set[int]) -> None:
     for node in graph.node:
         _widen_scalars(node, elem)
         for attribute in node.attribute:
-            if attribute.name in ("to", "dtype") and attribute.i in sources:
+            if attribute.name in ("to", "dtype", "output_dtype") and attribute.i in sources:
                 attribute.i = elem
             if attribute.HasField("t"):
                 _recast_tensor(attribute.t, elem, sources)

@@ -35,7 +35,7 @@ ROWS = {
     "shift-blocked": ("c = Conv(x, w) d = Relu(c) y = Add(d, k)", {"w": W, **K}, {}),
     "negative-scale": ("c = Conv(x, w) d = Relu(c) y = Neg(d)", {"w": W}, {}),
     "branch": ("c = Conv(x, w) h = Conv(x, w) p = ReduceMean<axes=[1]>(h) d = Add(c, p) y = Mul(d, k)", {"w": W, **K}, {}),
-    "quantised": ("w = DequantizeLinear(q, s) c = Conv(x, w) y = Mul(c, k)", {"q": np.ones((4, 3, 3, 3), np.int8), "s": F32(0.1), **K}, {}),
+    "quantised": ("c = Conv(x, w) d = QuantizeLinear(c, s, z) e = DequantizeLinear(d, s, z) y = Mul(e, k)", {"w": W, "s": F32(0.1), "z": np.uint8(128), **K}, {}),
     "custom-domain": ("h = Conv(x, w) d = my.Op(x) e = Concat<axis=1>(h, d) y = Mul(e, k)", {"w": W, "k": F32(2)}, {"domains": {"my": 1}, "outputs": "float[N,8,6,6] y"}),
     "non-finite": ("c = Conv(x, w) y = Div(c, k)", {"w": W, "k": F32(0)}, {}),
     "nonpositive-variance": (f"c = Conv(x, w) {NORM}", {"w": W, **batch_norm(4), "v": -positive(4)}, {}),

@@ -357,3 +357,15 @@ def test_a_row_of_three_whose_groups_change_on_the_way():
     init = {"w": random(4, 1, 1), "w2": random(3, 4, 1), "w3": random(1, 3, 1)}
     model = build("a = Conv<group=4>(x, w) b = Conv(a, w2) c = Conv(b, w3) y = Sigmoid(c)", "float[2,4,5] x", init=init)
     assert check(model).after == ["Conv", "Sigmoid"]
+
+
+@pytest.mark.parametrize("quantised", ["w", "w2"])
+def test_a_quantised_weight_does_not_become_floats(quantised):
+    init = {"w": random(4, 4, 1, 1), "w2": random(4, 4, 1, 1, seed=1)}
+    name = f"{quantised}q"
+    init[name] = np.arange(-8, 8, dtype=np.int8).reshape(4, 4, 1, 1)
+    init["s"] = np.float32(0.1)
+    del init[quantised]
+    body = f"{quantised} = DequantizeLinear({name}, s) a = Conv(x, w) b = Conv(a, w2) y = Sigmoid(b)"
+    model = build(body, "float[2,4,5,5] x", init=init, opset=13)
+    assert check(model, aggressive=True).after == ["DequantizeLinear", "Conv", "Conv", "Sigmoid"]

@@ -195,7 +195,7 @@ def test_a_large_operand_is_read_in_blocks(monkeypatch, op, weights, attributes,
 def test_every_operator_has_a_case():
     elsewhere = (
         "Add Sub Mul Neg Sqrt Reciprocal Abs Exp Identity Cast Transpose Reshape Squeeze Unsqueeze Gather Slice Split "
-        "ConstantOfShape BatchNormalization"
+        "ConstantOfShape BatchNormalization DequantizeLinear QuantizeLinear"
     )
     assert {case[0] for case in CASES} | set(elsewhere.split()) == set(_OPERATORS)
 
@@ -281,8 +281,73 @@ NO_CONSTANT = {
         one("BatchNormalization", np.resize(V, (2, 3, 4)), *[np.ones((3, 4), np.float32)] * 4, spatial=0), 8,
     ),
     "statistics of the wrong length": (one("BatchNormalization", V, *[np.ones(2, np.float32)] * 4), 13),
-    "a quantised weight": (one("DequantizeLinear", np.int8([1, 2]), np.float32(0.5)), 13),
+    "scales of another length": (one("DequantizeLinear", np.int8([[1, 2]]), np.float32([1, 2, 3]), axis=0), 13),
+    "one scale before opset 13": (one("DequantizeLinear", np.int8([[1, 2]]), np.float32([1, 2]), axis=1), 12),
+    "zero points of another type": (one("DequantizeLinear", np.int8([1]), np.float32(1), np.uint8(1)), 13),
+    "scales for other blocks": (
+        one("DequantizeLinear", np.int8([[1, 2]]), np.ones((1, 3), np.float32), axis=1, block_size=2), 21,
+    ),
+    "no dequantised type": (one("DequantizeLinear", np.int64([1]), np.float32(1)), 13),
+    "half a step may be rounded either way": (one("QuantizeLinear", np.float16([1]), np.float16(1), np.int8(0)), 19),
+    "four bits": (one("QuantizeLinear", P, np.float32(1), output_dtype=TensorProto.INT4), 21),
+    "blocks of integers": (
+        one("QuantizeLinear", P, np.ones((3, 2), np.float32), axis=1, block_size=2, output_dtype=TensorProto.INT8), 21,
+    ),
 }  # fmt: skip
+
+
+S, Z = P[0] / 9, np.int8([3, 0, -128, 127])
+FORMS = {
+    "one scale": ((INTS.astype(np.int8), np.float32(0.3)), {}, (10, 13, 19, 21, 23)),
+    "one scale in a list": ((INTS.astype(np.uint8), np.float32([0.3]), np.uint8([7])), {}, (13, 21)),
+    "an axis": ((np.int8(np.arange(12).reshape(3, 4)), S, Z), {"axis": 1}, (13, 21)),
+    "an axis from the end": ((np.int8(np.arange(12).reshape(3, 4)), S, Z), {"axis": -1}, (13, 21)),
+    "the default axis": ((np.int8(np.arange(24).reshape(2, 4, 3)), S, Z), {}, (13, 21)),
+    "int32": ((np.int32([70000, -3]), np.float32(0.001)), {}, (13, 21)),
+    "int16": ((np.int16([700, -3]), np.float32(0.01), np.int16(5)), {}, (21,)),
+    "blocks": ((np.int8(np.arange(15).reshape(3, 5)), P[:, :3]), {"axis": 1, "block_size": 2}, (21,)),
+    "half precision": ((np.int8([7, -3]), np.float16(0.01)), {}, (19, 21)),
+}
+FLOATS = {
+    "one scale": ((P * 3, np.float32(0.3)), {}, (10, 13, 19, 21)),
+    "saturated": ((Q * 99, np.float32(0.3), np.int8(5)), {}, (10, 13, 21)),
+    "an axis": ((Q, S, Z), {"axis": 1}, (13, 21)),
+    "ties": ((np.float32([0.5, 1.5, 2.5, -0.5, -1.5]), np.float32(1), np.int8(0)), {}, (13,)),
+    "a type": ((Q, np.float32(0.1)), {"output_dtype": TensorProto.INT8}, (21,)),
+}
+
+
+@pytest.mark.parametrize(("name", "opset"), [(name, opset) for name, form in FORMS.items() for opset in form[2]])
+def test_dequantised(name, opset):
+    weights, attributes, _ = FORMS[name]
+    same(*one("DequantizeLinear", *weights, **attributes), opset, rtol=1e-3 if name.startswith("half") else 2e-5)
+
+
+@pytest.mark.parametrize(("name", "opset"), [(name, opset) for name, form in FLOATS.items() for opset in form[2]])
+def test_quantised(name, opset):
+    weights, attributes, _ = FLOATS[name]
+    same(*one("QuantizeLinear", *weights, **attributes), opset)
+
+
+@pytest.mark.parametrize("raw", [True, False])
+@pytest.mark.parametrize("kind", [TensorProto.INT4, TensorProto.UINT4])
+def test_four_bits_are_read(kind, raw):
+    numbers = np.arange(15).reshape(3, 5) - (8 if kind == TensorProto.INT4 else 0)
+    tensor = helper.make_tensor("w0", kind, numbers.shape, numbers.reshape(-1))
+    if raw:
+        data = bytes(tensor.int32_data)
+        tensor = helper.make_tensor("w0", kind, numbers.shape, data, raw=True)
+    model = model_of([node("DequantizeLinear", ["w0", "w1"], ["k"])], {"w1": np.float32(0.5)}, 21)
+    model.graph.initializer.append(tensor)
+    source = Constants().get(load(model).graph.values["k"])
+    np.testing.assert_array_equal(source.array(), numbers * 0.5)
+
+
+def test_arithmetic_on_a_quantised_weight_is_no_constant():
+    """It would be written as floats; a vector of parameters may be."""
+    scaled = [node("DequantizeLinear", ["w0", "w1"], ["d"]), node("Neg", ["d"], ["k"])]
+    assert resolved(scaled, {"w0": INTS.astype(np.int8), "w1": np.float32(0.5)}) is None
+    same(scaled, {"w0": np.int8([1, -2]), "w1": np.float32(0.5)})
 
 
 @pytest.mark.parametrize("name", NO_CONSTANT)

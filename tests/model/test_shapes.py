@@ -437,6 +437,16 @@ def quantise(c):
     c.add("DequantizeLinear", [q, "w0", "w1"])
 
 
+def conv_integer(c):
+    x = c.data([1, 2, *c.dims(2, 4, 9)], np.uint8, 0, 9)
+    c.add("ConvInteger", [x, c.weight(np.ones((3, 2, *c.dims(2, 1, 3))), np.uint8)], pads=c.pick(None, [1, 0, 1, 2]))
+
+
+def matmul_integer(c):
+    x = c.data([*c.dims(c.int(0, 2)), 3, 4], np.uint8, 0, 9)
+    c.add("MatMulInteger", [x, c.weight(np.ones((4, 5)), np.int8), c.weight(3, np.uint8)])
+
+
 def cast(c):
     c.add("Cast", [c.data(c.dims(2))], to=c.pick(TensorProto.INT64, TensorProto.DOUBLE, TensorProto.BOOL))
 
@@ -552,6 +562,8 @@ CASES = {
     },
     "QuantizeLinear": quantise,
     "DequantizeLinear": quantise,
+    "ConvInteger": conv_integer,
+    "MatMulInteger": matmul_integer,
     "Cast": cast,
     "CastLike": cast_like,
     "PRelu": prelu,

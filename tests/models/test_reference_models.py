@@ -61,6 +61,7 @@ PROMISES: dict[str, dict[str, int]] = {
     "local_function": {"BatchNormalization": 2, "ConvBnRelu": 3},
     "ir3_inputs": {"BatchNormalization": 2},
     "overridable_mean": {"BatchNormalization": 2},
+    "quantised_cnn": {"BatchNormalization": 3, "QuantizeLinear": 4, "DequantizeLinear": 7, "Mul": 1},
 }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from builders import interface, run
 
@@ -59,6 +60,7 @@ LEFT: dict[str, dict[str, int]] = {
     "local_function": {"dynamic-params": 1},
     # the author lists the running mean among the inputs: it may be overridden
     "overridable_mean": {"overridable": 1},
+    "quantised_cnn": {},
 }
 # Seconds to export; the norms of the last three are no BatchNormalization.
 SLOW = {"unet_groupnorm_silu_dynamo", "vit_block_dynamo", "llama_block_dynamo"}
@@ -117,6 +119,25 @@ def test_weight_normalisation_goes_with_the_norms(tmp_path: Path) -> None:
     kept = normfold.optimize(source, out, config=Config(skip=("NF101",)))
     assert not kept.changed
     assert out.read_bytes() == source.read_bytes()
+
+
+def test_runtimes_find_integer_kernels_once_the_norms_are_gone(tmp_path: Path) -> None:
+    """A BatchNormalization between a Conv and a QuantizeLinear keeps them from becoming one operator of integers."""
+    source, out, fused = (tmp_path / name for name in ("m.onnx", "out.onnx", "fused.onnx"))
+    source.write_bytes(models.build("quantised_cnn").SerializeToString(deterministic=True))
+    normfold.optimize(source, out)
+    found = []
+    for path in (source, out):
+        options = ort.SessionOptions()
+        options.optimized_model_filepath, options.log_severity_level = str(fused), 3
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        kernels = Counter(node.op_type for node in onnx.load(str(fused)).graph.node)
+        found.append(
+            (kernels["QLinearConv"], session.run(None, models.feeds(models.build("quantised_cnn"), seed=5))[0])
+        )
+    (none, old), (some, new) = found
+    assert (none, some) == (0, 2)
+    np.testing.assert_allclose(old, new, atol=5e-3)
 
 
 @pytest.mark.parametrize("name", sorted(models.TORCH_FREE))

@@ -7,7 +7,9 @@ import numpy as np
 from normfold.affine.algebra import Affine
 from normfold.affine.change import Change, NewParameter, parameter_name, require_normal_factors, require_range
 from normfold.affine.draft import Absorption, Draft, Slot
+from normfold.affine.reasons import Refused
 from normfold.affine.recognise import aligned, operand_values
+from normfold.model.constants import Dequantised
 from normfold.model.graph import Node
 from normfold.model.tensors import Values
 
@@ -16,9 +18,12 @@ def absorb_operand(draft: Draft, node: Node, operand: int, part: Affine) -> Abso
     """A constant operand takes an affine on the spot.
 
     Raises:
-        Refused: `dtype-range`, `non-finite`, `overridable` and what else `Draft.parameter` knows.
+        Refused: `dtype-range`, `non-finite`, `overridable`, `quantised` and what else `Draft.parameter` knows.
     """
-    kind = draft.parameter(node, operand).data_type
+    source = draft.parameter(node, operand)
+    if isinstance(source, Dequantised) and not source.is_vector:
+        raise Refused("quantised", f"operand {operand} of {node.label!r} is stored as integers", source.node.label)
+    kind = source.data_type
     require_range(part, kind, node)
     if node.op_type in ("Mul", "Div"):
         factor = operand_values(draft, node, operand, part.rank)

@@ -22,6 +22,7 @@ from normfold.affine.crossings.base import (
     to_input,
 )
 from normfold.affine.draft import Draft
+from normfold.affine.kernels import require_float
 from normfold.affine.reasons import Refused
 from normfold.model import attributes
 from normfold.model.graph import Node
@@ -58,6 +59,9 @@ def _cast(draft: Draft, node: Node, affine: Affine, direction: Direction) -> Aff
     closed(node, ("to",))
     value = node.input(0)
     source = None if value is None else draft.shapes.data_type(value)
+    producer = None if value is None else draft.root(value).producer
+    if producer is not None:
+        require_float(producer)  # the sums of an integer kernel
     if source is None or source != attributes.get(node, "to", 0):
         raise Refused(
             "no-absorber", f"Cast {node.label!r} changes the type, and with it where values are rounded", node.label

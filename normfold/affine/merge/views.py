@@ -21,7 +21,7 @@ from normfold.affine.linear import front_rows
 from normfold.affine.reasons import Refused
 from normfold.affine.window import WINDOW_ATTRIBUTES, Ints, Window, window_of
 from normfold.model import attributes, dtypes
-from normfold.model.constants import float64
+from normfold.model.constants import Dequantised, float64
 from normfold.model.graph import Node
 from normfold.model.tensors import Float64, Formula, TensorSource
 
@@ -170,6 +170,8 @@ def _require_known_attributes(node: Node, known: Sequence[str]) -> None:
 
 def _weight(draft: Draft, node: Node) -> TensorSource:
     weight = draft.parameter(node, 1)
+    if isinstance(weight, Dequantised):
+        raise Refused("quantised", f"the weight of {node.label!r} is quantised, and would become floats", node.label)
     if not dtypes.is_float(weight.data_type):
         raise Refused("ill-formed", f"the weights have type {dtypes.type_name(weight.data_type)}", node.label)
     require_affordable(draft, node, 1, weight)

@@ -12,8 +12,9 @@ from onnx import AttributeProto
 from normfold.errors import InputError
 from normfold.model import attributes, dtypes
 from normfold.model.computed import leaves
-from normfold.model.constants import arithmetic, movement, products, reductions, sizes
+from normfold.model.constants import arithmetic, movement, products, quantised, reductions, sizes
 from normfold.model.constants.call import Call, Operator
+from normfold.model.constants.quantised import Dequantised
 from normfold.model.demand import Answers
 from normfold.model.graph import Node, Value
 from normfold.model.tensors import Array, TensorSource, Unreadable, Values
@@ -22,6 +23,7 @@ _OPERATORS: dict[str, Operator] = {
     **arithmetic.OPERATORS,
     **movement.OPERATORS,
     **products.OPERATORS,
+    **quantised.OPERATORS,
     **reductions.OPERATORS,
     **sizes.OPERATORS,
 }
@@ -85,7 +87,7 @@ class Constants:
 
     def _evaluated(self, node: Node, value: Value) -> TensorSource | None:
         operands = _operands(value)
-        found = [self._known.known(operand) for operand in operands]
+        found = [_by_value(self._known.known(operand)) for operand in operands]
         if not operands or any(source is None for source in found):
             if operands and all(s is not None or id(v) in self._sparse for v, s in zip(operands, found, strict=True)):
                 self._sparse.add(id(value))
@@ -114,6 +116,11 @@ def _operands(value: Value) -> list[Value]:
         return []
     inputs = node.inputs[:1] if node.op_type == _CAST_LIKE else node.inputs
     return [operand for operand in inputs if operand is not None]
+
+
+def _by_value(source: TensorSource | None) -> TensorSource | None:
+    """What an operator may compute with. A quantised weight would be written as floats, so it stays what it is."""
+    return None if isinstance(source, Dequantised) and not source.is_vector else source
 
 
 def _evaluate(node: Node, slot: int, known: dict[int, TensorSource | None]) -> TensorSource | None:

@@ -60,6 +60,9 @@ class ElementTypes:
         if node.op_type == "Cast":
             known = not attributes.unexpected(node, ("to", "saturate"))
             return (int(attributes.get(node, "to", 0)) or None if known else None), None
+        if node.op_type == "DequantizeLinear":
+            wanted = int(attributes.get(node, "output_dtype", 0))
+            return (wanted, None) if wanted else (None, node.input(1))
         if node.op_type in _FIXED_TYPE:
             return _FIXED_TYPE[node.op_type], None
         if node.op_type == "ConstantOfShape":

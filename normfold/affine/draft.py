@@ -155,6 +155,11 @@ class Draft:
             return default if value is None else value
         return attributes.get(node, name, default)
 
+    def made(self, node: Node) -> Value:
+        """The value of the original graph that has the shape of what a node makes from now on."""
+        merge = self.merges.get(id(node))
+        return node.output if merge is None or merge.onto is not None else merge.root.output
+
     def absorb(self, absorptions: Iterable[Absorption]) -> None:
         """Commit affines to their slots."""
         for item in absorptions:

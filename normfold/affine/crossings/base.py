@@ -96,7 +96,7 @@ def dims_behind(draft: Draft, node: Node) -> Dims:
     Raises:
         Refused: `shape-unknown`.
     """
-    dims = draft.shapes.dims(node.output)
+    dims = draft.shapes.dims(draft.made(node))
     if dims is None:
         raise Refused("shape-unknown", f"the shape behind {node.label!r} is not known", node.label)
     return dims

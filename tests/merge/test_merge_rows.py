@@ -374,5 +374,6 @@ def test_a_quantised_weight_does_not_become_floats(quantised):
 def test_a_map_behind_a_merged_conv_has_the_size_of_the_merged_one():
     """The row makes the stride larger; the shift in front then becomes a map of the smaller output."""
     init = {"k": random(4, 1, 1), "q": random(4, 1, 1, seed=5), "w": random(2, 4, 1, 1), "w2": random(2, 1, 1, 1)}
-    body = "a = Add(x, k) b = Mul(a, q) c = Conv<pads=[0, 1, 1, 1], strides=[2, 2]>(b, w) d = Conv<group=2, strides=[2, 1]>(c, w2) y = Relu(d)"
+    first = "c = Conv<pads=[0, 1, 1, 1], strides=[2, 2]>(b, w)"
+    body = f"a = Add(x, k) b = Mul(a, q) {first} d = Conv<group=2, strides=[2, 1]>(c, w2) y = Relu(d)"
     assert check(build(body, "float[2,4,4,4] x", init=init)).after == ["Conv", "Add", "Relu"]

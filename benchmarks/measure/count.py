@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import onnx
@@ -22,13 +22,21 @@ class Remaining:
     nodes: int
 
 
+@dataclass(frozen=True)
+class Scope:
+    """What a node can see: shapes of constants, and the results of MatMuls with a constant operand."""
+
+    constants: Mapping[str, Shape]
+    products: Set[str]
+
+
 def remaining(model: onnx.ModelProto) -> Remaining:
     """Count over the main graph, subgraphs and local functions."""
     norms = affines = nodes = 0
-    for node, constants in _walk_model(model):
+    for node, scope in _walk_model(model):
         nodes += node.op_type != "Constant"
         norms += node.op_type == "BatchNormalization"
-        affines += _is_affine(node, constants)
+        affines += _is_affine(node, scope)
     return Remaining(norms, affines, nodes)
 
 
@@ -50,37 +58,37 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from attribute.graphs
 
 
-def _is_affine(node: onnx.NodeProto, constants: Mapping[str, Shape]) -> bool:
-    """An element-wise node with exactly one constant operand, which is per-channel."""
+def _is_affine(node: onnx.NodeProto, scope: Scope) -> bool:
+    """An element-wise node with exactly one constant operand, which is per-channel, and no bias of a MatMul.
+
+    MatMul has no bias of its own, so an Add behind one is where the bias belongs.
+    """
     if node.op_type not in AFFINE_OPS:
         return False
-    known = [constants[name] for name in node.input if name in constants]
-    return len(known) == 1 and is_per_channel(known[0])
+    known = [scope.constants[name] for name in node.input if name in scope.constants]
+    is_bias = node.op_type == "Add" and any(name in scope.products for name in node.input)
+    return len(known) == 1 and is_per_channel(known[0]) and not is_bias
 
 
-def _walk_model(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, Mapping[str, Shape]]]:
+def _walk_model(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, Scope]]:
     yield from _walk_graph(model.graph, {})
     for function in model.functions:
-        constants = _constant_nodes(function.node)
-        for node in function.node:
-            yield from _walk_node(node, constants)
+        yield from _walk_nodes(function.node, {})
 
 
-def _walk_graph(
-    graph: onnx.GraphProto, outer: Mapping[str, Shape]
-) -> Iterator[tuple[onnx.NodeProto, Mapping[str, Shape]]]:
+def _walk_graph(graph: onnx.GraphProto, outer: Mapping[str, Shape]) -> Iterator[tuple[onnx.NodeProto, Scope]]:
     weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    constants = {**outer, **weights, **_constant_nodes(graph.node)}
-    for node in graph.node:
-        yield from _walk_node(node, constants)
+    yield from _walk_nodes(graph.node, {**outer, **weights})
 
 
-def _walk_node(
-    node: onnx.NodeProto, constants: Mapping[str, Shape]
-) -> Iterator[tuple[onnx.NodeProto, Mapping[str, Shape]]]:
-    yield node, constants
-    for graph in subgraphs(node):
-        yield from _walk_graph(graph, constants)
+def _walk_nodes(nodes: Sequence[onnx.NodeProto], known: Mapping[str, Shape]) -> Iterator[tuple[onnx.NodeProto, Scope]]:
+    constants = {**known, **_constant_nodes(nodes)}
+    products = {node.output[0] for node in nodes if node.op_type == "MatMul" and constants.keys() & set(node.input)}
+    scope = Scope(constants, products)
+    for node in nodes:
+        yield node, scope
+        for graph in subgraphs(node):
+            yield from _walk_graph(graph, constants)
 
 
 def _constant_nodes(nodes: Iterable[onnx.NodeProto]) -> dict[str, Shape]:

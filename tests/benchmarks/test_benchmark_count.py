@@ -10,7 +10,7 @@ from benchmarks.measure.count import is_per_channel, is_quantised, remaining
 
 NORMS_AND_AFFINES = {
     "conv_norm": (1, 0),
-    "linear_norm": (1, 1),
+    "linear_norm": (1, 0),
     "affine_chain": (0, 4),
     "in_branch": (2, 0),
     "shared_weight": (1, 0),
@@ -62,3 +62,18 @@ def test_a_quantised_model_is_known_by_its_nodes() -> None:
     """)
     assert is_quantised(model)
     assert not is_quantised(BUILDERS["conv_norm"](0))
+
+
+def test_the_bias_of_a_matmul_is_no_affine() -> None:
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[2, 3] x, float[2, 3] z) => (float[2, 3] y)
+        <float[3, 3] w = {1, 2, 3, 4, 5, 6, 7, 8, 9}, float[3] b = {1, 2, 3}> {
+            c = MatMul (x, w)
+            d = Add (b, c)
+            e = MatMul (x, z)
+            f = Add (e, b)
+            y = Mul (f, b)
+        }
+    """)
+    assert remaining(model).affines == 2

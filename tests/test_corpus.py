@@ -32,6 +32,9 @@ LEFT = {
     "magika_standard_v2_1_model": {"computed-stats": 1},  # a norm with statistics of its input
 }
 FOLDED = {
+    "mesonet_model": 1,
+    "ritnet_best_model_bs1": 1,
+    "squeezenet_tensor_input": 1,
     "version-RFB-320": 35,
     "version-slim-320": 25,
     "gtcrn_simple": 11,

@@ -172,6 +172,13 @@ def test_the_border_of_a_narrow_image_must_hold_the_value():
     assert result.after == ["Mul", "Pad", "Conv"]  # -600 fits, -600 / 0.008 does not
 
 
+def test_an_add_of_zeros_behind_a_bias_is_no_bias():
+    # The shift of the BatchNormalization becomes an Add behind the MatMul; the zeros behind that are nobody's bias.
+    init = {"w": random(4, 2), **batch_norm(1), "zero": np.float32(0)}
+    body = "p = MatMul(x, w)  n = BatchNormalization(p, g, b, m, v)  a = Add(n, zero)  y = Relu(a)"
+    folds(build(body, "float[2,1,4] x", init=init), ["MatMul", "Add", "Relu"])
+
+
 CONTRADICTIONS = {
     "Squeeze": "s = Squeeze<axes=[1]>(a)  y = Relu(s)",
     "Split": "s, r = Split<axis=1, split=[1, 1, 1]>(a)  y = Conv(s, w)  z = Conv(r, w)",

@@ -105,7 +105,7 @@ def _properties(model: ModelProto, result: ModelProto, edits: int) -> Outcome:
 
 def compare(model: ModelProto, result: ModelProto, seed: int) -> str | None:
     """Where the outputs differ by more than rounding; empty if nowhere, None if the original does not run."""
-    plain, exposed = session(model), session(_exposed(model))
+    exposed = session(_exposed(model))
     try:
         mine = session(result)
     except Exception as error:
@@ -114,7 +114,6 @@ def compare(model: ModelProto, result: ModelProto, seed: int) -> str | None:
     for feed in feeds(model, seed):
         try:
             everything = exposed.run(None, feed)
-            again = plain.run(None, feed)
         except Exception:
             continue
         try:
@@ -124,7 +123,7 @@ def compare(model: ModelProto, result: ModelProto, seed: int) -> str | None:
         if any(v.dtype in _UNIT and not np.isfinite(v).all() for v in everything):
             continue
         # A Concat with an empty operand skips the check of the other dimensions and returns memory that nobody wrote.
-        if any(v.size == 0 for v in everything) and not all(map(np.array_equal, everything, again)):
+        if any(v.size == 0 for v in everything):
             continue
         ran = True
         bound = _UNITS_ALLOWED * unit * (1.0 + weights + _largest(everything))

@@ -105,7 +105,7 @@ def _properties(model: ModelProto, result: ModelProto, edits: int) -> Outcome:
 
 def compare(model: ModelProto, result: ModelProto, seed: int) -> str | None:
     """Where the outputs differ by more than rounding; empty if nowhere, None if the original does not run."""
-    exposed = session(_exposed(model))
+    plain, exposed = session(model), session(_exposed(model))
     try:
         mine = session(result)
     except Exception as error:
@@ -113,6 +113,7 @@ def compare(model: ModelProto, result: ModelProto, seed: int) -> str | None:
     unit, weights, ran = _unit(model), _largest(map(numpy_helper.to_array, model.graph.initializer)), False
     for feed in feeds(model, seed):
         try:
+            plain.run(None, feed)  # it reuses memory where the exposed one does not, and may not run for that
             everything = exposed.run(None, feed)
         except Exception:
             continue

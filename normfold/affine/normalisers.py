@@ -40,6 +40,7 @@ _CHANNEL_ATTRIBUTES = {
     "GroupNormalization": ("epsilon", "num_groups", "stash_type"),
 }
 _GROUP_NORM_PER_CHANNEL = 21
+_BATCH_NORM_ROLES = {1: "scale", 2: "bias", 3: "mean"}
 
 
 # --- one value per channel -------------------------------------------------------------------------------------------
@@ -111,20 +112,18 @@ def _accept_batch_norm_forward(draft: Draft, node: Node, arriving: Mapping[int, 
 
 
 def _build_batch_norm(draft: Draft, node: Node, affine: Affine) -> Change:
-    """Scale and bias that make the stored mean and variance say what the collected affines say."""
-    gamma, beta = draft.parameter(node, 1), draft.parameter(node, 2)
+    """Scale, bias and mean that make the stored variance say what the collected affines say."""
     if draft.pending(node, INPUT) is None:
         return _build_per_channel(draft, node, affine)
-    mean, var = draft.parameter(node, 3), draft.parameter(node, 4)
-    values = (float64(gamma), float64(beta), float64(mean), float64(var))
-    factor, scale, offset = collected(draft, node, min(1, affine.rank - 1), values)
-    return Change(
-        node,
-        {
-            1: NewParameter(gamma, gamma.data_type, gamma.dims, parameter_name(node, 1, "scale"), factor),
-            2: NewParameter(beta, beta.data_type, beta.dims, parameter_name(node, 2, "bias"), scale, offset),
-        },
-    )
+    sources = [draft.parameter(node, slot) for slot in (1, 2, 3, 4)]
+    gamma, beta, mean, var = (float64(source) for source in sources)
+    parameters = collected(draft, node, min(1, affine.rank - 1), (gamma, beta, mean, var))
+    inputs: dict[int, NewParameter] = {}
+    for slot, (factor, offset) in enumerate(parameters, 1):
+        if (factor != 1).any() or offset.any():
+            old, name = sources[slot - 1], parameter_name(node, slot, _BATCH_NORM_ROLES[slot])
+            inputs[slot] = NewParameter(old, old.data_type, old.dims, name, factor, offset)
+    return Change(node, inputs)
 
 
 # --- one value per normalised element --------------------------------------------------------------------------------

@@ -48,8 +48,15 @@ def require_no_bias(draft: Draft, node: Node, value: Value) -> None:
         and producer is not None
         and producer.op_type == "MatMul"
         and draft.constants.get(producer.input(1)) is not None
+        and not _has_bias(draft, producer)
     ):
         raise Refused("bias-in-place", f"it is the bias of MatMul {producer.label!r}, if of zeros", producer.label)
+
+
+def _has_bias(draft: Draft, matmul: Node) -> bool:
+    """Whether a MatMul collected a shift, which makes it a Gemm, or puts another Add behind it."""
+    pending = draft.pending(matmul)
+    return pending is not None and pending.shifts
 
 
 def require_no_gate(draft: Draft, node: Node) -> None:

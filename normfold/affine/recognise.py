@@ -25,6 +25,7 @@ from normfold.model.graph import Node, Value
 from normfold.model.tensors import Float64, TensorSource, Unreadable
 
 BATCH_NORM = "BatchNormalization"
+Pair = tuple[Float64, Float64]
 IMAGE_SCALER = "ImageScaler"  # experimental in opset 1, still written by Core ML converters
 CHAIN_OPS = frozenset(("Mul", "Add", "Sub", "Div", "Neg", "Sum", IMAGE_SCALER))
 _NUMPY_BROADCAST = 7  # before this opset, operands stretched only by the attributes `broadcast` and `axis`
@@ -109,29 +110,40 @@ def _batch_norm(draft: Draft, node: Node) -> AffineNode:
         raise Refused("ill-formed", f"{gamma.size} parameters for {channels} channels", node.label)
     axis = 1 if rank > 1 else 0
     if draft.pending(node, OUTPUT) is not None:
-        factor, scale, offset = collected(draft, node, axis, (gamma, beta, mean, var))
-        gamma = dtypes.stored(gamma * factor, draft.parameter(node, 1).data_type)
-        beta = dtypes.stored(beta * scale + offset, draft.parameter(node, 2).data_type)
+        new = collected(draft, node, axis, (gamma, beta, mean, var))
+        gamma, beta, mean = (
+            dtypes.stored(old * factor + offset, draft.parameter(node, slot).data_type)
+            for slot, (old, (factor, offset)) in enumerate(zip((gamma, beta, mean), new, strict=True), 1)
+        )
     return AffineNode(node, data, per_channel(*batch_norm_affine(node, gamma, beta, mean, var), rank, axis))
 
 
 def collected(
     draft: Draft, node: Node, axis: int, parameters: tuple[Float64, Float64, Float64, Float64]
-) -> tuple[Float64, Float64, Float64]:
-    """What a BatchNormalization collected: `gamma' = gamma·factor` and `beta' = beta·scale + offset`, each `[C]`.
+) -> tuple[Pair, Pair, Pair]:
+    """What a BatchNormalization collected: factor and offset for each of gamma, beta and mean, all `[C]`.
 
-    Mean and variance stay. With `(s1, t1)` in front and `(s2, t2)` behind, `factor = s1·s2`, `scale = s2` and
-    `offset = t2 + s2·gamma/σ·(t1 + mean·(s1 - 1))`.
+    With `(s1, t1)` in front and `(s2, t2)` behind, `gamma' = s1·s2·gamma`. What is in front moves the mean to
+    `(mean - t1)/s1`, or, as the variance stays, `s2·gamma/σ·(t1 + mean·(s1 - 1))` into beta. The first is taken where `s1`
+    is large and the second where it is small or 0: neither makes a number that is larger than those of the model.
     """
     gamma, beta, mean, var = parameters
     before, behind = draft.pending(node, INPUT), draft.pending(node, OUTPUT)
     assert behind is not None
     scale, shift = behind.vectors(axis, gamma.size)
+    one, zero = np.ones(gamma.size), np.zeros(gamma.size)
     if before is None:
-        return scale, scale, shift
+        return (scale, zero), (scale, shift), (one, zero)
     s1, t1 = before.vectors(axis, gamma.size)
     own, _ = batch_norm_affine(node, gamma, beta, mean, var)
-    return scale * s1, scale, shift + scale * own * (t1 + mean * (s1 - 1.0))
+    large = np.abs(s1) > 1
+    divisor = np.where(large, s1, 1.0)
+    moved = np.where(large, 0.0, t1 + mean * (s1 - 1.0))
+    return (
+        (scale * s1, zero),
+        (scale, shift + scale * own * moved),
+        (1.0 / divisor, np.where(large, -t1 / divisor, 0.0)),
+    )
 
 
 def batch_norm_affine(

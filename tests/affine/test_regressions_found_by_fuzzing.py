@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from normfold.surgery.planner import Exclusions
-from tests.support import batch_norm, build, check, folds, optimise, random, stays
+from tests.support import Runner, batch_norm, build, check, folds, optimise, random, stays
 
 
 def test_an_operator_on_constants_that_took_an_affine_is_not_retired_with_it():
@@ -177,6 +177,28 @@ def test_the_border_of_a_narrow_image_must_hold_the_value():
     body = "a = Mul(x, k)  b = Add(a, k2)  c = Pad<pads=[0, 0, 1, 1, 0, 0, 1, 1]>(b)  y = Conv(c, w)"
     result = stays(build(body, "float16[2,3,4,4] x", init=init, opset=9), "dtype-range")
     assert result.after == ["Mul", "Pad", "Conv"]  # -600 fits, -600 / 0.008 does not
+
+
+def test_an_add_of_zeros_behind_a_bias_is_no_bias():
+    # The shift of the BatchNormalization becomes an Add behind the MatMul; the zeros behind that are nobody's bias.
+    init = {"w": random(4, 2), **batch_norm(1), "zero": np.float32(0)}
+    body = "p = MatMul(x, w)  n = BatchNormalization(p, g, b, m, v)  a = Add(n, zero)  y = Relu(a)"
+    folds(build(body, "float[2,1,4] x", init=init), ["MatMul", "Add", "Relu"])
+
+
+@pytest.mark.parametrize("factor", [255.0, 1 / 255.0, 0.0, -3.0])
+def test_a_scale_in_front_of_a_batch_norm_makes_no_large_numbers(factor):
+    # With the mean as it was, 255 · mean went into the bias, to be subtracted again: 200 times the rounding in float16.
+    half = np.float16
+    mean, var = np.asarray([120, 115, 100], half), np.full(3, 2500, half)
+    init = {"k": half(factor), "g": np.ones(3, half), "b": np.zeros(3, half), "m": mean, "v": var}
+    body = "a = Mul(x, k)  n = BatchNormalization(a, g, b, m, v)  y = Relu(n)"
+    result = check(build(body, "float16[2,3,8,8] x", init=init))
+    assert result.after == ["BatchNormalization", "Relu"]
+    x = np.random.default_rng(0).random((2, 3, 8, 8)).astype(half)
+    exact = (x.astype(np.float64) * float(init["k"]) - mean[:, None, None]) / np.sqrt(2500 + 1e-5)
+    error = np.abs(Runner(result.model).run({"x": x})[0] - np.maximum(exact, 0)).max()
+    assert error < 4 * np.abs(exact).max() * 2.0**-11
 
 
 CONTRADICTIONS = {

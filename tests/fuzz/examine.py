@@ -113,8 +113,8 @@ def compare(model: ModelProto, result: ModelProto, seed: int) -> str | None:
     unit, weights, ran = _unit(model), _largest(map(numpy_helper.to_array, model.graph.initializer)), False
     for feed in feeds(model, seed):
         try:
+            plain.run(None, feed)  # it reuses memory where the exposed one does not, and may not run for that
             everything = exposed.run(None, feed)
-            again = plain.run(None, feed)
         except Exception:
             continue
         try:
@@ -124,7 +124,7 @@ def compare(model: ModelProto, result: ModelProto, seed: int) -> str | None:
         if any(v.dtype in _UNIT and not np.isfinite(v).all() for v in everything):
             continue
         # A Concat with an empty operand skips the check of the other dimensions and returns memory that nobody wrote.
-        if any(v.size == 0 for v in everything) and not all(map(np.array_equal, everything, again)):
+        if any(v.size == 0 for v in everything):
             continue
         ran = True
         bound = _UNITS_ALLOWED * unit * (1.0 + weights + _largest(everything))

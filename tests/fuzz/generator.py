@@ -63,7 +63,7 @@ class Maker:
         self.sizes = [int(s) for s in self.rng.choice([1, 2, 3, 4, 6], 3)]
         if self.chance(0.35):
             self.sizes = [int(self.rng.choice([2, 3, 4]))]
-        self.depth = 0
+        self.depth = self.dynamic = 0
         self.pinned: tuple[str, np.ndarray] | None = None  # what every operator must read, while there is such a thing
 
     # --- choices ---
@@ -289,7 +289,7 @@ class Maker:
         """The whole model."""
         scope = Scope(self)
         rank = int(self.pick(2, 3, 4, 4, 4, 5))
-        dynamic = self.pick(0, 0, 0, 1, 1, 2, int(self.rng.integers(1 << rank)))
+        dynamic = self.dynamic = self.pick(0, 0, 0, 1, 1, 2, int(self.rng.integers(1 << rank)))
         inputs = []
         for i in range(int(self.pick(1, 1, 2))):
             array = np.asarray(self.rng.standard_normal([self.size() for _ in range(rank)]), self.dtype)
@@ -944,6 +944,12 @@ def branch(m: Maker, s: Scope) -> None:
 def loop(m: Maker, s: Scope) -> None:
     if m.depth >= 2 or m.opset < 11:
         raise Rejected
+
+    def carried(name: str, array: np.ndarray) -> Any:
+        """Its shape is declared only where every size is known: what a body declares must be true."""
+        kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+        return helper.make_tensor_value_info(name, kind, None if m.dynamic else array.shape)
+
     x, a = m.data(s)
     m.depth += 1
     try:
@@ -962,8 +968,8 @@ def loop(m: Maker, s: Scope) -> None:
         inner.nodes.append(helper.make_node("Identity", [c], [keep]))
         graph = helper.make_graph(
             inner.nodes, "body",
-            [helper.make_tensor_value_info(i, 7, []), helper.make_tensor_value_info(c, 9, []), info(v, a)],
-            [helper.make_tensor_value_info(keep, 9, []), info(out, a)],
+            [helper.make_tensor_value_info(i, 7, []), helper.make_tensor_value_info(c, 9, []), carried(v, a)],
+            [helper.make_tensor_value_info(keep, 9, []), carried(out, a)],
         )  # fmt: skip
         _fill(graph, inner.init)
     finally:

@@ -1,0 +1,313 @@
+"""Calls of model-local functions replaced by what the functions compute: weights that a call passes are constants then.
+
+The result is a model of its own over the same bytes. It is read-only like every other, and what is not in an inlined call
+still is a range of the file, so that it is written as it was. Keys of nodes do not depend on what else was inlined: a node
+keeps the one that it has in the file, and a copy of node 2 of the body of `Block`, called by node 5 of the graph, is
+`graph:5/Block:2`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from onnx import AttributeProto, NodeProto
+
+from normfold.model.functions import Function, Functions, obstacle
+from normfold.model.graph import Node, Scope, Value
+from normfold.model.load import Model, build_scopes, connect_scopes
+from normfold.model.outline import NodeOutline, Origin, Reader, ScopeOutline, SubgraphOutline, parse
+from normfold.model.rename import Fresh, specialise
+from normfold.model.wire import LENGTH, Field, header
+
+# Calls inside of calls inside of … exporters write one level for each module around a layer.
+_DEPTH = 32
+# What the model may grow by, whoever calls whom how often.
+_MOST_NODES, _MOST_BYTES = 100_000, 1 << 28
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """A call that was inlined, or one that could not be.
+
+    Args:
+        key: of the call node.
+        label, op_type: of the call node.
+        function: what it calls.
+        scope: path of the scope that it stands in.
+        inputs, outputs: names of the values that it reads and makes, as the inlined model has them.
+        outer: the inlined call that brought it there, None if it stood in the graph.
+        obstacle: why it was not inlined, as key and message; None if it was.
+    """
+
+    key: str
+    label: str
+    op_type: str
+    function: Function
+    scope: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    outer: str | None
+    obstacle: tuple[str, str] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inlined:
+    """The model with calls inlined.
+
+    Args:
+        model: like the original, but for these calls, and for the functions that nobody calls any more.
+        calls: those that were inlined, by key.
+        refused: those that could not be, by key.
+    """
+
+    model: Model
+    calls: dict[str, Call]
+    refused: dict[str, Call]
+
+
+def inline(model: Model, wanted: Callable[[str], bool]) -> Inlined:
+    """Put the bodies of functions in the place of calls in the main graph and its subgraphs.
+
+    Args:
+        model: not changed.
+        wanted: whether a call, by its key, is to be inlined; asked for outer calls first.
+    """
+    functions = Functions(model.functions)
+    return _Inliner(model, functions, wanted).run()
+
+
+@dataclass(slots=True)
+class _Inliner:
+    model: Model
+    functions: Functions
+    wanted: Callable[[str], bool]
+    calls: dict[str, Call] = field(default_factory=dict)
+    refused: dict[str, Call] = field(default_factory=dict)
+    nodes: int = 0
+    bytes: int = 0
+    _taken: set[str] | None = None
+
+    def run(self) -> Inlined:
+        graph = self.model.graph
+        for level in range(_DEPTH + 1):
+            outline = self._rebuilt(graph, is_last=level == _DEPTH)
+            if outline is graph.outline:
+                break
+            graph = Scope("graph", outline, self.model.opset)
+            build_scopes(graph)
+        if graph is self.model.graph:
+            return Inlined(self.model, self.calls, self.refused)
+        connect_scopes(graph, [])
+        _keep_policy(self.model, graph)
+        return Inlined(self._with_graph(graph), self.calls, self.refused)
+
+    def _with_graph(self, graph: Scope) -> Model:
+        """The model around a new graph; functions that lost their last caller are left out, and what nobody reads is noted."""
+        lost = self.functions.reachable([self.model.graph]) - self.functions.reachable([graph])
+        gone = {item.tag for item, scope in self.model.functions if id(scope) in lost}
+        return dataclasses.replace(
+            self.model,
+            graph=graph,
+            functions=[(item, scope) for item, scope in self.model.functions if item.tag not in gone],
+            order=[item for item in self.model.order if item.tag not in gone],
+            unread=tuple(_unread(self.model.graph, graph)),
+        )
+
+    # --- one level of calls ---
+
+    def _rebuilt(self, graph: Scope, *, is_last: bool) -> ScopeOutline:
+        """The outline of the graph with the calls of this level replaced; the same object if there are none."""
+        outlines: dict[int, ScopeOutline] = {}  # by identity of the scope
+        for scope in reversed(list(graph.walk())):
+            replaced: dict[int, list[NodeOutline]] = {}
+            for node in scope.nodes:
+                found = self._replacement(node, outlines, is_last=is_last)
+                if found is not None:
+                    replaced[node.index] = found
+            if replaced:
+                outlines[id(scope)] = _with_nodes(scope, replaced)
+        return outlines.get(id(graph), graph.outline)
+
+    def _replacement(self, node: Node, outlines: dict[int, ScopeOutline], *, is_last: bool) -> list[NodeOutline] | None:
+        function = self.functions.of(node)
+        if function is not None and node.key not in self.refused and self.wanted(node.key):
+            call = self._call(node, function, is_last=is_last)
+            if call.obstacle is None:
+                self.calls[node.key] = call
+                return _Body(self, node, function).outlines()
+            self.refused[node.key] = call
+        if any(id(inner) in outlines for inner in node.subgraphs):
+            subgraphs = [
+                SubgraphOutline(sub.attribute, sub.position, outlines.get(id(inner), sub.outline))
+                for sub, inner in zip(node.outline.subgraphs, node.subgraphs, strict=True)
+            ]
+            return [dataclasses.replace(node.outline, subgraphs=subgraphs, origin=_origin(node))]
+        return None
+
+    def _call(self, node: Node, function: Function, *, is_last: bool) -> Call:
+        problem = obstacle(self.functions, node, function, self.model.opset) or self._too_much(node, function, is_last)
+        inputs, outputs = (tuple(names) for names in (node.proto.input, node.proto.output))
+        return Call(node.key, node.label, node.op_type, function, node.scope.path, inputs, outputs, node.call, problem)
+
+    def _too_much(self, node: Node, function: Function, is_last: bool) -> tuple[str, str] | None:
+        """Whether the model would grow too much; a call inside of an inlined one is paid for."""
+        if is_last:
+            return "inline-size", f"it is the {_DEPTH + 1}th call inside of another"
+        if node.call is not None:
+            return None
+        nodes, size = self.nodes + function.nodes, self.bytes + function.bytes
+        if nodes > _MOST_NODES or size > _MOST_BYTES:
+            return "inline-size", f"with it, inlined calls would have {nodes} nodes and {size >> 20} MiB"
+        self.nodes, self.bytes = nodes, size
+        return None
+
+    def fresh(self, hint: str) -> str:
+        """A name for a value or node that nothing in the model has."""
+        if self._taken is None:
+            self._taken = {name for scope in self.model.scopes() for name in scope.values}
+            self._taken |= {node.proto.name for scope in self.model.scopes() for node in scope.nodes}
+        name, count = hint, 0
+        while name in self._taken:
+            count += 1
+            name = f"{hint}_{count}"
+        self._taken.add(name)
+        return name
+
+
+def _with_nodes(scope: Scope, replaced: dict[int, list[NodeOutline]]) -> ScopeOutline:
+    """The outline of a scope with other nodes in the place of some; the others keep their keys."""
+    outline = scope.outline
+    own = {node.index: node for node in scope.nodes}
+    order: list[Field] = []
+    nodes: list[NodeOutline] = []
+    count = 0
+    for item in outline.order:
+        if item.number != outline.kind.node:
+            order.append(item)
+            continue
+        node = own[count]
+        new = replaced.get(count)
+        if new is None:
+            new = [dataclasses.replace(node.outline, origin=_origin(node))]
+        order += [part.field for part in new]
+        nodes += new
+        count += 1
+    return dataclasses.replace(outline, order=order, nodes=nodes, rebuilt=True)
+
+
+def _origin(node: Node) -> Origin:
+    return node.outline.origin or Origin(node.key, node.key, None)
+
+
+def _keep_policy(original: Model, graph: Scope) -> None:
+    """What a caller may override stays so."""
+    for value in original.graph.inputs:
+        graph.values[value.name].exposed = value.exposed
+
+
+def _unread(before: Scope, after: Scope) -> Iterator[Value]:
+    """Values whose only readers were calls that pass them to nobody."""
+    for name, value in before.values.items():
+        now = after.values.get(name)
+        if value.uses and now is not None and not now.uses and not now.is_output:
+            yield now
+
+
+# --- one call ---
+
+
+class _Body:
+    """The nodes that stand for a call."""
+
+    def __init__(self, inliner: _Inliner, call: Node, function: Function) -> None:
+        self.inliner = inliner
+        self.call = call
+        self.function = function
+        self.names: dict[str, str] = {}
+        self.copies: list[tuple[str, str]] = []  # outputs that only are another name: what they are, and their name
+
+    def outlines(self) -> list[NodeOutline]:
+        """The body in execution order, without what only outputs need that the call leaves out."""
+        nodes = self._live()
+        self._name(nodes)
+        bound = self.function.defaults()
+        bound |= {attribute.name: attribute for attribute in self.call.proto.attribute}
+        made = [self._node(node, bound) for node in nodes]
+        count = len(self.function.scope.nodes)
+        for index, (source, target) in enumerate(self.copies, start=count):
+            made.append(self._outline(NodeProto(op_type="Identity", input=[source], output=[target]), index))
+        return made
+
+    def _live(self) -> list[Node]:
+        needed = {id(value) for value, name in self._outputs() if name}
+        kept: list[Node] = []
+        for node in reversed(self.function.scope.nodes):
+            if any(value is not None and id(value) in needed for value in node.outputs):
+                kept.append(node)
+                needed |= {id(value) for value in _read(node)}
+        return kept[::-1]
+
+    def _outputs(self) -> list[tuple[Value, str]]:
+        names = list(self.call.proto.output)
+        values = self.function.scope.outputs
+        return list(zip(values, names + [""] * (len(values) - len(names)), strict=True))
+
+    def _name(self, nodes: Sequence[Node]) -> None:
+        """Inputs and outputs of the function are called as the call calls them, the rest gets new names."""
+        given = list(self.call.proto.input)
+        inputs = self.function.scope.inputs
+        for value, name in zip(inputs, given + [""] * (len(inputs) - len(given)), strict=True):
+            self.names[value.name] = name
+        for value, name in self._outputs():
+            if not name:
+                continue
+            if value.name in self.names:
+                self.copies.append((self.names[value.name], name))
+            else:
+                self.names[value.name] = name
+        for node in nodes:
+            for made in node.outputs:
+                if made is not None and made.name not in self.names:
+                    self.names[made.name] = self._fresh(made.name)
+
+    def _fresh(self, name: str) -> str:
+        return self.inliner.fresh(f"{self.call.label}/{name}")
+
+    def _node(self, node: Node, bound: dict[str, AttributeProto]) -> NodeOutline:
+        outline = node.outline
+        proto = parse(NodeProto, bytes(outline.buffer[outline.field.start : outline.field.end]))
+        fresh: Fresh = self._fresh
+        specialise(proto, self.names, bound, fresh)
+        return self._outline(proto, node.index)
+
+    def _outline(self, proto: NodeProto, index: int) -> NodeOutline:
+        """A new node as if it had been read from a file, with the key that it has because of its call."""
+        scope = self.call.scope
+        payload = proto.SerializeToString(deterministic=True)
+        start = header(scope.outline.kind.node, len(payload))
+        buffer = memoryview(start + payload)
+        place = Field(scope.outline.kind.node, LENGTH, 0, len(start), len(buffer))
+        outline = Reader(buffer, self.inliner.model.files).node(place, _depth(scope))
+        key = f"{self.call.key}/{self.function.name}:{index}"
+        outline.origin = Origin(key, f"{self.function.scope.path}:{index}", self.call.key)
+        return outline
+
+
+def _read(node: Node) -> Iterator[Value]:
+    """What a node reads, the graphs inside of it included."""
+    pending = [node]
+    while pending:
+        current = pending.pop()
+        yield from (value for value in current.inputs if value is not None)
+        for inner in current.subgraphs:
+            yield from inner.outputs
+            pending += inner.nodes
+
+
+def _depth(scope: Scope) -> int:
+    depth = 0
+    while scope.parent is not None:
+        scope, depth = scope.parent, depth + 1
+    return depth

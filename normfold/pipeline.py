@@ -30,9 +30,10 @@ from normfold.model.write import Staged, Staging, commit, stage, to_bytes
 from normfold.report.build import decision_reports, op_counts, verification_equal, verification_off, verification_report
 from normfold.report.schema import DroppedEdit, FileReport, Report, SizeReport
 from normfold.surgery.apply import apply
+from normfold.surgery.calls import Planned, plan_model, rests_on_inlining
 from normfold.surgery.codes import RULES
 from normfold.surgery.plan import Edit, Outcome, Plan
-from normfold.surgery.planner import Exclusions, make_plan
+from normfold.surgery.planner import Exclusions
 
 if TYPE_CHECKING:
     from normfold.verification import Verification, VerifyOptions
@@ -241,9 +242,10 @@ class _Run:
     ) -> _Round | None:
         """Plan, apply and stage; None if folded weights left their range, after excluding the last edit of each."""
         left_out = self.excluded if excluded is None else excluded
-        plan = make_plan(model, Exclusions(left_out, self.config.skip, self.config.only))
+        planned = plan_model(model, Exclusions(left_out, self.config.skip, self.config.only))
+        plan = planned.plan
         _require_data(plan)
-        candidate = apply(model, plan, self._metadata(plan))
+        candidate = apply(planned.model, plan, self._metadata(plan))
         self.progress("write", 0, 1)
         try:
             return _Round(plan, candidate, stage(candidate, staging, name))
@@ -267,8 +269,9 @@ class _Run:
     def _rehearse(self, model: Model) -> _Round:
         """The plan of a dry run; every new weight is computed, so that it says what a run would do."""
         while True:
-            plan = make_plan(model, Exclusions(self.excluded, self.config.skip, self.config.only))
-            candidate = apply(model, plan, self._metadata(plan))
+            planned = plan_model(model, Exclusions(self.excluded, self.config.skip, self.config.only))
+            plan = planned.plan
+            candidate = apply(planned.model, plan, self._metadata(plan))
             if not self._exclude_ranges(plan, candidate, self.excluded):
                 return _Round(plan, candidate)
 
@@ -292,14 +295,14 @@ class _Run:
             return guilty
         if self.config.verify is VerifyLevel.REGION:
             attempt.verification = combine(verdicts, None)
-            return unproven(verdicts)
+            return unproven(verdicts) | rests_on_inlining(attempt.plan)
         whole = self._compare(model, attempt.staged)
         if whole.status in (Status.FAIL, Status.SUSPECT, Status.ERROR):
             self._keep(attempt.staged)
             return self._find_culprits(model, attempt, staging, name, whole)
         attempt.verification = combine(verdicts, whole)
         if whole.status is Status.INCONCLUSIVE:
-            return unproven(verdicts) or self._inconclusive(whole)
+            return unproven(verdicts) | rests_on_inlining(attempt.plan) or self._inconclusive(whole)
         return {}
 
     def _inconclusive(self, whole: Verification) -> dict[str, str]:
@@ -480,8 +483,8 @@ def _size_after(model: Model, staged: Staged) -> int:
     return staged.model_bytes + (staged.data_bytes or (external_bytes(model) if staged.data is None else 0))
 
 
-def plan_only(source: str | Path | ModelProto, config: Config | None = None) -> tuple[Model, Plan]:
-    """The model and its plan, for `explain`: nothing is computed, verified or written."""
+def plan_only(source: str | Path | ModelProto, config: Config | None = None) -> tuple[Model, Planned]:
+    """The model and what is planned, for `explain`: nothing is computed, verified or written."""
     settings = config or Config()
     model = load(source, initializers=settings.initializers)
-    return model, make_plan(model, Exclusions({}, settings.skip, settings.only))
+    return model, plan_model(model, Exclusions({}, settings.skip, settings.only))

@@ -32,6 +32,7 @@ class Function:
         signature: domain, name and overload, by which it is called.
         scope: its body.
         nodes, bytes: of the body, with everything that it calls in its place.
+        levels: how deep calls in it are nested, itself included.
         depth: of the subgraphs in it.
     """
 
@@ -39,6 +40,7 @@ class Function:
     scope: Scope
     nodes: int
     bytes: int
+    levels: int
     depth: int
 
     @property
@@ -118,8 +120,8 @@ class Functions:
             message = f"the function {key[1]!r} stands for more than {_MOST_EXPANDED} nodes"
             raise InputError("function.size", message, hint="functions that call each other twice grow without end")
         size = scope.outline.end - scope.outline.start + sum(function.bytes for function in inner)
-        own = max(_depth(part) for part in scope.walk())
-        return Function(key, scope, nodes, size, own)
+        levels = 1 + max((function.levels for function in inner), default=0)
+        return Function(key, scope, nodes, size, levels, max(_depth(part) for part in scope.walk()))
 
 
 def _signature(scope: Scope) -> Signature:
@@ -162,6 +164,9 @@ def obstacle(functions: Functions, node: Node, function: Function, opset: dict[s
     for value, target in zip(scope.outputs, node.outputs, strict=False):
         if target is not None and value.producer is None and value.name not in given:
             return "ill-formed", f"the output {target.name!r} of the call is an input that it leaves out"
+    inner = [value for part in scope.walk() if part is not scope for value in part.outputs]
+    if any(value.scope is scope and value.producer is None and value.name not in given for value in inner):
+        return "ill-formed", "a branch returns an input that it leaves out"
     if any(_cannot_be_bound(attribute) for attribute in node.proto.attribute):
         return "graph-attribute", "it passes a graph, which reads values of the caller"
     return _other_version(functions, function, opset)

@@ -9,7 +9,7 @@ keeps the one that it has in the file, and a copy of node 2 of the body of `Bloc
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from onnx import AttributeProto, NodeProto
@@ -67,12 +67,12 @@ class Inlined:
     refused: dict[str, Call]
 
 
-def inline(model: Model, wanted: Callable[[str], bool]) -> Inlined:
+def inline(model: Model, wanted: Collection[str] | None = None) -> Inlined:
     """Put the bodies of functions in the place of calls in the main graph and its subgraphs.
 
     Args:
         model: not changed.
-        wanted: whether a call, by its key, is to be inlined; asked for outer calls first.
+        wanted: keys of the calls to inline, with those that they are inside of; None for all.
     """
     functions = Functions(model.functions)
     return _Inliner(model, functions, wanted).run()
@@ -82,19 +82,15 @@ def inline(model: Model, wanted: Callable[[str], bool]) -> Inlined:
 class _Inliner:
     model: Model
     functions: Functions
-    wanted: Callable[[str], bool]
+    wanted: Collection[str] | None
     calls: dict[str, Call] = field(default_factory=dict)
     refused: dict[str, Call] = field(default_factory=dict)
-    nodes: int = 0
-    bytes: int = 0
+    _size: tuple[int, int] | None = None
     _taken: set[str] | None = None
 
     def run(self) -> Inlined:
         graph = self.model.graph
-        for level in range(_DEPTH + 1):
-            outline = self._rebuilt(graph, is_last=level == _DEPTH)
-            if outline is graph.outline:
-                break
+        while (outline := self._rebuilt(graph)) is not graph.outline:  # ends, because nothing calls itself
             graph = Scope("graph", outline, self.model.opset)
             build_scopes(graph)
         if graph is self.model.graph:
@@ -112,28 +108,29 @@ class _Inliner:
             graph=graph,
             functions=[(item, scope) for item, scope in self.model.functions if item.tag not in gone],
             order=[item for item in self.model.order if item.tag not in gone],
+            inlined=tuple(self.calls),
             unread=tuple(_unread(self.model.graph, graph)),
         )
 
     # --- one level of calls ---
 
-    def _rebuilt(self, graph: Scope, *, is_last: bool) -> ScopeOutline:
+    def _rebuilt(self, graph: Scope) -> ScopeOutline:
         """The outline of the graph with the calls of this level replaced; the same object if there are none."""
         outlines: dict[int, ScopeOutline] = {}  # by identity of the scope
         for scope in reversed(list(graph.walk())):
             replaced: dict[int, list[NodeOutline]] = {}
             for node in scope.nodes:
-                found = self._replacement(node, outlines, is_last=is_last)
+                found = self._replacement(node, outlines)
                 if found is not None:
                     replaced[node.index] = found
             if replaced:
                 outlines[id(scope)] = _with_nodes(scope, replaced)
         return outlines.get(id(graph), graph.outline)
 
-    def _replacement(self, node: Node, outlines: dict[int, ScopeOutline], *, is_last: bool) -> list[NodeOutline] | None:
+    def _replacement(self, node: Node, outlines: dict[int, ScopeOutline]) -> list[NodeOutline] | None:
         function = self.functions.of(node)
-        if function is not None and node.key not in self.refused and self.wanted(node.key):
-            call = self._call(node, function, is_last=is_last)
+        if function is not None and node.key not in self.refused and (self.wanted is None or node.key in self.wanted):
+            call = self._call(node, function)
             if call.obstacle is None:
                 self.calls[node.key] = call
                 return _Body(self, node, function).outlines()
@@ -146,22 +143,31 @@ class _Inliner:
             return [dataclasses.replace(node.outline, subgraphs=subgraphs, origin=_origin(node))]
         return None
 
-    def _call(self, node: Node, function: Function, *, is_last: bool) -> Call:
-        problem = obstacle(self.functions, node, function, self.model.opset) or self._too_much(node, function, is_last)
+    def _call(self, node: Node, function: Function) -> Call:
+        problem = obstacle(self.functions, node, function, self.model.opset) or self._too_much(node, function)
         inputs, outputs = (tuple(names) for names in (node.proto.input, node.proto.output))
         return Call(node.key, node.label, node.op_type, function, node.scope.path, inputs, outputs, node.call, problem)
 
-    def _too_much(self, node: Node, function: Function, is_last: bool) -> tuple[str, str] | None:
-        """Whether the model would grow too much; a call inside of an inlined one is paid for."""
-        if is_last:
-            return "inline-size", f"it is the {_DEPTH + 1}th call inside of another"
+    def _too_much(self, node: Node, function: Function) -> tuple[str, str] | None:
+        """Whether the model would grow too much; a call inside of an inlined one was judged with that.
+
+        All calls are judged together, wanted or not: else a second run would have room for what the first one left.
+        """
         if node.call is not None:
             return None
-        nodes, size = self.nodes + function.nodes, self.bytes + function.bytes
+        if function.levels > _DEPTH:
+            return "inline-size", f"calls are nested more than {_DEPTH} deep in it"
+        nodes, size = self._growth()
         if nodes > _MOST_NODES or size > _MOST_BYTES:
-            return "inline-size", f"with it, inlined calls would have {nodes} nodes and {size >> 20} MiB"
-        self.nodes, self.bytes = nodes, size
+            return "inline-size", f"all calls together stand for {nodes} nodes and {size >> 20} MiB"
         return None
+
+    def _growth(self) -> tuple[int, int]:
+        """Nodes and bytes that all calls of the model stand for."""
+        if self._size is None:
+            called = [function for scope in self.model.graph.walk() for _, function in self.functions.calls(scope)]
+            self._size = sum(function.nodes for function in called), sum(function.bytes for function in called)
+        return self._size
 
     def fresh(self, hint: str) -> str:
         """A name for a value or node that nothing in the model has."""
@@ -209,10 +215,12 @@ def _keep_policy(original: Model, graph: Scope) -> None:
 
 def _unread(before: Scope, after: Scope) -> Iterator[Value]:
     """Values whose only readers were calls that pass them to nobody."""
-    for name, value in before.values.items():
-        now = after.values.get(name)
-        if value.uses and now is not None and not now.uses and not now.is_output:
-            yield now
+    scopes = {scope.path: scope for scope in after.walk()}
+    for scope in before.walk():
+        for name, value in scope.values.items():
+            now = scopes[scope.path].values.get(name)
+            if value.uses and now is not None and not now.uses and not now.is_output:
+                yield now
 
 
 # --- one call ---

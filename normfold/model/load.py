@@ -60,10 +60,11 @@ class Model:
     graph: Scope
     functions: list[tuple[Field, Scope]]
     files: DataFiles
-    unread: tuple[Value, ...] = ()  # values that had readers, until calls were inlined that did not need them
     frozen: tuple[str, ...] = ()
     kept_exposed: tuple[str, ...] = ()
     warnings: list[str] = field(default_factory=list)
+    inlined: tuple[str, ...] = ()  # keys of the calls in whose place the bodies of functions stand
+    unread: tuple[Value, ...] = ()  # values that had readers, until calls were inlined that do nothing with them
 
     @property
     def roots(self) -> list[Scope]:

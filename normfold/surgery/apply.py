@@ -38,7 +38,7 @@ class _Surgeon:
         self.candidate = Candidate(model, {}, {} if plan.is_empty else metadata)
         self.changes = changes(plan.draft, plan.slots)
         self.gone = {id(node) for node, _ in plan.draft.bypassed.values()}
-        self.dead = Retirement(plan.draft, self.changes)
+        self.dead = Retirement(plan.draft, self.changes, model.unread)
         self.taken: set[str] | None = None
         self.made: dict[tuple[object, ...], str] = {}
 

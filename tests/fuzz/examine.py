@@ -17,7 +17,8 @@ from normfold.model.load import load
 from normfold.model.tensors import RangeRefusal
 from normfold.model.write import to_bytes
 from normfold.surgery.apply import apply
-from normfold.surgery.planner import Exclusions, make_plan
+from normfold.surgery.calls import plan_model
+from normfold.surgery.planner import Exclusions
 from tests.fuzz.generator import info, prune, random_model, session
 
 _UNIT = {np.dtype(np.float32): 2.0**-24, np.dtype(np.float16): 2.0**-11, np.dtype(np.float64): 2.0**-53}
@@ -56,8 +57,8 @@ class Outcome:
 def optimise(model: ModelProto) -> tuple[ModelProto, int]:
     """The engine alone: the result and the number of its edits."""
     loaded = load(model)
-    plan = make_plan(loaded, Exclusions({}))
-    return ModelProto.FromString(to_bytes(apply(loaded, plan, {}))), len(plan.edits)
+    planned = plan_model(loaded, Exclusions({}))
+    return ModelProto.FromString(to_bytes(apply(planned.model, planned.plan, {}))), len(planned.plan.edits)
 
 
 def examine(model: ModelProto, seed: int) -> Outcome:

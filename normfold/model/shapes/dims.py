@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from onnx import TypeProto
 
 Dim = int | str | None
 Dims = tuple[Dim, ...]
+# What is known about values from elsewhere, by identity: dimensions and element type.
+Hints = Mapping[int, tuple[Dims | None, int | None]]
+UNKNOWN: tuple[None, None] = (None, None)
 
 
 def declared_dims(kind: TypeProto | None) -> Dims | None:

@@ -124,6 +124,8 @@ def _plain(values: dict[str, object]) -> dict[str, Parameter]:
 
 def _batch_norm(node: Node, constants: Constants) -> dict[str, Parameter]:
     """Epsilon and the range of each statistic: enough to see a dead or exploding one."""
+    if attributes.is_bound_by_caller(node):
+        return _plain({name: attributes.shown(attribute) for name, attribute in node.attributes.items()})
     result: dict[str, Parameter] = {"epsilon": float(np.float32(attributes.get(node, "epsilon", 1e-5)))}
     if attributes.get(node, "training_mode", 0):
         result["training_mode"] = 1

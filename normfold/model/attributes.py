@@ -24,6 +24,11 @@ def plain(attribute: AttributeProto) -> Any:
     return helper.get_attribute_value(attribute)
 
 
+def shown(attribute: AttributeProto) -> Any:
+    """The value of an attribute; of one that every call gives, the name that it has there."""
+    return f"@{attribute.ref_attr_name}" if attribute.ref_attr_name else plain(attribute)
+
+
 def get(node: Node, name: str, default: Any) -> Any:
     """The value of an attribute, or `default`. Text comes as str."""
     attribute = node.attributes.get(name)

@@ -40,7 +40,7 @@ def is_norm_operator(node: Node) -> bool:
 
 def parameters(node: Node) -> dict[str, object]:
     """The attributes that say what is normalised, those that are absent with the value that they default to."""
-    shown: dict[str, object] = {name: attributes.plain(attribute) for name, attribute in node.attributes.items()}
+    shown: dict[str, object] = {name: attributes.shown(attribute) for name, attribute in node.attributes.items()}
     if node.op_type in ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"):
         shown.setdefault("axis", -1)
     if node.op_type not in ("LpNormalization", "LRN", "MeanVarianceNormalization"):

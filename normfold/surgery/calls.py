@@ -15,7 +15,7 @@ from normfold.model.inline import Call, Inlined, inline
 from normfold.model.load import Model
 from normfold.surgery.plan import Decision, Edit, Outcome, Plan
 from normfold.surgery.planner import Exclusions, make_plan
-from normfold.surgery.signatures import hints
+from normfold.surgery.signatures import Signatures
 
 RULE = "NF302"
 _ROUNDS = 8
@@ -63,6 +63,7 @@ class _Chooser:
         self.model = model
         self.exclusions = exclusions
         self.everything = everything
+        self.signatures = Signatures(everything)
         self.closed = self._plan(model)
         self.open = make_plan(everything.model, exclusions) if everything.calls else self.closed
         self.within = {_shape(edit, None) for edit in self.closed.edits}
@@ -74,7 +75,7 @@ class _Chooser:
         return Planned(chosen.model, replace(chosen.plan, decisions=tuple(self._decisions(chosen))))
 
     def _plan(self, model: Model) -> Plan:
-        return make_plan(model, self.exclusions, hints(model, self.everything))
+        return make_plan(model, self.exclusions, self.signatures)
 
     def _grown(self, wanted: set[str]) -> Planned:
         """With calls inlined until nothing is missing that folds with all of them inlined, or nothing more helps."""

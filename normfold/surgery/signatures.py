@@ -2,62 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from normfold.model.constants import Constants
-from normfold.model.functions import Functions
+from normfold.model.graph import Node, Value
 from normfold.model.inline import Inlined
-from normfold.model.load import Model
-from normfold.model.shapes import Dims, Hints, Shapes
+from normfold.model.shapes import Known, Shapes
 
-Known = tuple[Dims | None, int | None]
+_UNKNOWN: Known = (None, None)
 
 
-def hints(model: Model, everything: Inlined) -> Hints:
-    """What is known about the outputs of calls and the inputs of functions.
+class Signatures:
+    """Answers what is known about a value because shapes can be followed through calls once all of them are inlined.
 
     Args:
-        model: to plan; some of its calls may be inlined.
-        everything: the same model with all of them inlined, so that shapes can be followed through.
+        everything: the model with all calls inlined. The values asked for are those of the same model with none or some of
+            them inlined; nodes have the same keys there.
     """
-    if not everything.calls:
-        return {}
-    return _Collector(model, everything).run()
 
+    def __init__(self, everything: Inlined) -> None:
+        self._everything = everything
+        self._shapes = Shapes(Constants())
+        scopes = everything.model.graph.walk() if everything.calls else ()
+        self._scopes = {scope.path: scope for scope in scopes}
+        self._nodes: dict[str, Node] = {node.key: node for scope in self._scopes.values() for node in scope.nodes}
+        self._inputs: dict[int, Known] = {}  # of functions, by identity
+        if not everything.refused:  # else a function may be called from somewhere that nothing is known about
+            self._collect()
 
-class _Collector:
-    def __init__(self, model: Model, everything: Inlined) -> None:
-        self.model = model
-        self.everything = everything
-        self.shapes = Shapes(Constants())
-        self.scopes = {scope.path: scope for scope in everything.model.graph.walk()}
-        self.functions = Functions(model.functions)
+    def __call__(self, value: Value) -> Known:
+        """Dimensions and element type, None where they are not known."""
+        node = value.producer
+        if node is None:
+            return self._inputs.get(id(value), _UNKNOWN)
+        call = self._everything.calls.get(node.key)
+        if call is not None:
+            return self._named(call.scope, call.outputs[value.output_slot])
+        same = self._nodes.get(node.key)
+        return _UNKNOWN if same is None else self._known(same.outputs[value.output_slot])
 
-    def run(self) -> dict[int, Known]:
-        found: dict[int, Known] = {}
-        for scope in self.model.graph.walk():
-            for node, _ in self.functions.calls(scope):
-                call = self.everything.calls.get(node.key)
-                if call is not None:
-                    values = zip(node.outputs, call.outputs, strict=True)
-                    found |= {id(v): self._known(call.scope, name) for v, name in values if v is not None}
-        if not self.everything.refused:  # else a function may be called from somewhere that nothing is known about
-            found |= dict(self._inputs())
-        return found
+    def _known(self, value: Value | None) -> Known:
+        return _UNKNOWN if value is None else (self._shapes.dims(value), self._shapes.data_type(value))
 
-    def _known(self, scope: str, name: str) -> Known:
-        value = self.scopes[scope].lookup(name)
-        return (None, None) if value is None else (self.shapes.dims(value), self.shapes.data_type(value))
+    def _named(self, scope: str, name: str) -> Known:
+        return self._known(self._scopes[scope].lookup(name) if name else None)
 
-    def _inputs(self) -> Iterator[tuple[int, Known]]:
+    def _collect(self) -> None:
         """What all calls of a function pass in the same form."""
-        forms: dict[int, Known] = {}
-        for call in self.everything.calls.values():
+        for call in self._everything.calls.values():
             inputs = call.function.scope.inputs
-            for value, name in zip(inputs, (*call.inputs, *[""] * len(inputs)), strict=False):
-                form = self._known(call.scope, name)
-                forms[id(value)] = _common(forms.get(id(value), form), form)
-        yield from forms.items()
+            names = (*call.inputs, *[""] * (len(inputs) - len(call.inputs)))
+            for value, name in zip(inputs, names, strict=True):
+                form = self._named(call.scope, name)
+                self._inputs[id(value)] = _common(self._inputs.get(id(value), form), form)
 
 
 def _common(one: Known, other: Known) -> Known:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from normfold.model import attributes
 from normfold.model.constants import Constants
 from normfold.model.graph import Value
-from normfold.model.shapes.dims import UNKNOWN, Hints, declared_type
+from normfold.model.shapes.dims import Hints, declared_type
 from normfold.model.shapes.table import rule_of
 
 _INT64 = 7
@@ -55,9 +55,9 @@ class ElementTypes:
             return value.tensor.data_type, None
         node = value.producer
         if node is None:
-            return declared_type(value.type) if value.type else self._hints.get(id(value), UNKNOWN)[1], None
+            return declared_type(value.type) if value.type else self._hints(value)[1], None
         if node.domain:
-            return self._hints.get(id(value), UNKNOWN)[1], None
+            return self._hints(value)[1], None
         if node.op_type == "Cast":
             known = not attributes.unexpected(node, ("to", "saturate"))
             return (int(attributes.get(node, "to", 0)) or None if known else None), None

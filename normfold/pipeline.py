@@ -293,16 +293,17 @@ class _Run:
         if guilty:
             self._keep(attempt.staged)
             return guilty
+        inlined = rests_on_inlining(Planned(attempt.candidate.model, attempt.plan))
         if self.config.verify is VerifyLevel.REGION:
             attempt.verification = combine(verdicts, None)
-            return unproven(verdicts) | rests_on_inlining(attempt.plan)
+            return unproven(verdicts) | inlined
         whole = self._compare(model, attempt.staged)
         if whole.status in (Status.FAIL, Status.SUSPECT, Status.ERROR):
             self._keep(attempt.staged)
             return self._find_culprits(model, attempt, staging, name, whole)
         attempt.verification = combine(verdicts, whole)
         if whole.status is Status.INCONCLUSIVE:
-            return unproven(verdicts) | rests_on_inlining(attempt.plan) or self._inconclusive(whole)
+            return unproven(verdicts) | inlined or self._inconclusive(whole)
         return {}
 
     def _inconclusive(self, whole: Verification) -> dict[str, str]:

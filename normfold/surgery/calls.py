@@ -52,10 +52,18 @@ def members(edit: Edit) -> list[Node]:
     return [*edit.bypassed, *(slot.node for slot in edit.slots), *edit.crossed]
 
 
-def rests_on_inlining(plan: Plan) -> dict[str, str]:
-    """Edits of which a comparison of regions says nothing, because it starts from the inlined call; with the reason."""
-    reason = "its call was inlined, which only a comparison of the whole model can confirm"
-    return {edit.id: reason for edit in plan.edits if any(node.call is not None for node in members(edit))}
+def rests_on_inlining(planned: Planned) -> dict[str, str]:
+    """Edits that a comparison of regions cannot prove, because both sides start from the inlined call; with the reason.
+
+    Without them nothing stays inlined: should others be left for which a call is, they are named next time.
+    """
+    if not planned.model.inlined:
+        return {}
+    plan = planned.plan
+    within = [edit for edit in plan.edits if any(n.call is not None for n in (*members(edit), *_makers(plan, edit)))]
+    beside = [edit for edit in plan.edits if any(call is not None for call in _beside(edit))]
+    reason = "a call was inlined for it, which only a comparison of the whole model can confirm"
+    return {edit.id: reason for edit in within or beside or plan.edits}
 
 
 class _Chooser:
@@ -101,6 +109,8 @@ class _Chooser:
         return {node.key for edit in plan.edits if not self._is_within(edit) for node in edit.bypassed}
 
     def _inlined(self, wanted: Collection[str]) -> Planned:
+        if len(wanted) == len(self.everything.calls):
+            return Planned(self.everything.model, self.open)
         model = inline(self.model, wanted).model
         return Planned(model, self._plan(model))
 

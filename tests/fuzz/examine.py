@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from onnx import ModelProto, helper, numpy_helper
+from onnx.inliner import inline_local_functions
 
 from normfold.model.load import load
 from normfold.model.tensors import RangeRefusal
@@ -20,6 +21,7 @@ from normfold.surgery.apply import apply
 from normfold.surgery.calls import plan_model
 from normfold.surgery.planner import Exclusions
 from tests.fuzz.generator import info, prune, random_model, session
+from tests.fuzz.outliner import outlined
 
 _UNIT = {np.dtype(np.float32): 2.0**-24, np.dtype(np.float16): 2.0**-11, np.dtype(np.float64): 2.0**-53}
 _FLOATS = {1: 2.0**-24, 10: 2.0**-11, 11: 2.0**-53}
@@ -75,6 +77,29 @@ def examine(model: ModelProto, seed: int) -> Outcome:
     if difference:
         return Outcome(Kind.MISMATCH, difference, edits)
     return _properties(model, result, edits)
+
+
+def examine_functions(model: ModelProto, seed: int) -> Outcome:
+    """The same model with parts of it in functions: it must fold as well, and be the same function.
+
+    Both sides are compared with their calls inlined by onnx, for onnxruntime crashes on some models with functions.
+    """
+    moved = outlined(model, seed)
+    if moved is None:
+        return Outcome(Kind.SKIPPED, "too short")
+    try:
+        result, edits = optimise(moved)
+    except RangeRefusal:
+        return Outcome(Kind.SKIPPED, "a weight left its range")
+    except Exception as error:
+        return Outcome(Kind.CRASH, f"{error!r}\n{traceback.format_exc()}")
+    if not edits and result != moved:
+        return Outcome(Kind.MISMATCH, "nothing folds, and yet something changed")
+    difference = compare(model, inline_local_functions(result), seed)
+    if difference:
+        return Outcome(Kind.MISMATCH, difference, edits)
+    outcome = _properties(moved, result, edits)
+    return Outcome(Kind.SKIPPED, "the original does not run", edits) if difference is None else outcome
 
 
 def _properties(model: ModelProto, result: ModelProto, edits: int) -> Outcome:
@@ -249,6 +274,15 @@ def examine_seed(seed: int) -> tuple[str, int, str, bytes]:
         return "", 0, "", b""
     outcome = examine(model, seed)
     if not outcome.kind.is_mistake:
+        moved = examine_functions(model, seed)
+        if moved.kind.is_mistake:
+            whole = outlined(model, seed)
+            return (
+                moved.kind.value,
+                moved.edits,
+                f"in functions: {moved.message}",
+                whole.SerializeToString() if whole else b"",
+            )
         return outcome.kind.value, outcome.edits, outcome.message, b""
     small = minimise(model, seed, outcome.kind, _MINIMISING_SECONDS)
     return outcome.kind.value, outcome.edits, examine(small, seed).message, small.SerializeToString()

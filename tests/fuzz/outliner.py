@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, helper
 
+from tests.fuzz.generator import reads
+
 DOMAIN = "fuzz"
 _BINDABLE = (AttributeProto.INT, AttributeProto.FLOAT, AttributeProto.INTS, AttributeProto.STRING)
 
@@ -36,7 +38,7 @@ class _Outliner:
         graph = self.model.graph
         nodes = [NodeProto.FromString(node.SerializeToString()) for node in graph.node[first:last]]
         made = [name for node in nodes for name in node.output if name]
-        inputs = list(dict.fromkeys(name for node in nodes for name in reads(node) if name not in made))
+        inputs = list(dict.fromkeys(name for node in nodes for name in reads(node) if name and name not in made))
         others = [*graph.node[:first], *graph.node[last:]]
         read = {name for node in others for name in reads(node)} | {value.name for value in graph.output}
         outputs = [name for name in made if name in read] or made[-1:]
@@ -94,16 +96,6 @@ def _defined(graph: GraphProto) -> set[str]:
 
 def _all_defined(graph: GraphProto) -> set[str]:
     return _defined(graph).union(*(_all_defined(inner) for node in graph.node for inner in graphs(node)))
-
-
-def reads(node: NodeProto) -> list[str]:
-    """What a node reads from outside of it, in order."""
-    found = [name for name in node.input if name]
-    for graph in graphs(node):
-        own = _defined(graph)
-        inner = [name for part in graph.node for name in reads(part)] + [value.name for value in graph.output]
-        found += [name for name in inner if name not in own]
-    return list(dict.fromkeys(found))
 
 
 def rename(node: NodeProto, names: dict[str, str]) -> None:

@@ -509,7 +509,7 @@ def test_unknown_parts_of_inlined_nodes_stay():
 # --- random functions
 
 _TENSOR = "float[N,3,4,4]"
-UNARY = ("Relu", "Sin", "Neg", "Identity", "Abs")
+UNARY = ("Relu", "Tanh", "Neg", "Identity", "Abs")
 
 
 @st.composite
@@ -525,9 +525,7 @@ def layered(draw):
             out = f"t{step}"
             if kind == "call" and index:
                 inner = draw(st.integers(0, index - 1))
-                passed = (
-                    [f"{out}_{name}" for name in FORMALS[inner]] if (FORMALS := [f.formals for f in functions]) else []
-                )
+                passed = [f"{out}_{name}" for name in functions[inner].formals]
                 formals += passed
                 steps.append(f"{out} = loc.f{inner} ({', '.join([last, *passed])})")
             elif kind == "conv":
@@ -544,14 +542,17 @@ def layered(draw):
                 steps.append(f"{out} = {draw(st.sampled_from(UNARY))}({last})")
             last = out
         functions.append(_Text(index, steps, last, formals))
-    body, last = [], "x"
+    body, last, dynamic = [], "x", []
     for call in range(draw(st.integers(1, 3))):
         function = draw(st.sampled_from(functions))
         passed = []
         for formal in function.formals:
             name = f"c{call}_{formal}"
             seed = draw(st.integers(0, 5))
-            init[name] = _value(formal, seed)
+            if formal[-1] == "v" or draw(st.integers(0, 9)):
+                init[name] = _value(formal, seed)
+            else:
+                dynamic.append(name)
             passed.append(name)
         body.append(f"o{call} = loc.f{function.index} ({', '.join([last, *passed])})")
         last = f"o{call}"
@@ -559,9 +560,9 @@ def layered(draw):
             body.append(f"p{call} = {draw(st.sampled_from(UNARY))}({last})")
             last = f"p{call}"
     body.append(f"y = Identity({last})")
-    return functional(
-        " ".join(body), [f.text() for f in functions], init, inputs="float[N,3,4,4] x", outputs="float[N,3,4,4] y"
-    )
+    shapes = {name: ",".join(map(str, _value(name, 0).shape)) for name in dynamic}
+    inputs = ", ".join([f"{_TENSOR} x", *(f"float[{shape}] {name}" for name, shape in shapes.items())])
+    return functional(" ".join(body), [f.text() for f in functions], init, inputs=inputs, outputs=f"{_TENSOR} y")
 
 
 class _Text:
@@ -585,8 +586,10 @@ def _value(formal: str, seed: int) -> np.ndarray:
 @given(layered())
 def test_random_functions(model):
     onnx.checker.check_model(model)
-    result = check(model)
-    inlined = onnx.inliner.inline_local_functions(model)
-    compare(inlined, result.model)
-    flat = check(inlined)
-    assert result.applied == flat.applied  # as much as another inliner makes possible
+    result = check(model, run=False)  # the bound needs to see the values inside of functions
+    flat = check(onnx.inliner.inline_local_functions(model))
+    compare(flat.original, result.model)
+    done = check(onnx.inliner.inline_local_functions(result.model))
+    assert not done.applied  # as much as another inliner makes possible
+    if not result.model.functions:
+        assert result.applied == flat.applied

@@ -87,6 +87,7 @@ class _Inliner:
     refused: dict[str, Call] = field(default_factory=dict)
     _size: tuple[int, int] | None = None
     _taken: set[str] | None = None
+    _counts: dict[str, int] = field(default_factory=dict)
 
     def run(self) -> Inlined:
         graph = self.model.graph
@@ -101,7 +102,9 @@ class _Inliner:
 
     def _with_graph(self, graph: Scope) -> Model:
         """The model around a new graph; functions that lost their last caller are left out, and what nobody reads is noted."""
-        lost = self.functions.reachable([self.model.graph]) - self.functions.reachable([graph])
+        used = self.functions.reachable([self.model.graph])
+        others = [scope for _, scope in self.model.functions if id(scope) not in used]  # and what those call
+        lost = used - self.functions.reachable([graph, *others])
         gone = {item.tag for item, scope in self.model.functions if id(scope) in lost}
         return dataclasses.replace(
             self.model,
@@ -174,10 +177,11 @@ class _Inliner:
         if self._taken is None:
             self._taken = {name for scope in self.model.scopes() for name in scope.values}
             self._taken |= {node.proto.name for scope in self.model.scopes() for node in scope.nodes}
-        name, count = hint, 0
+        name, count = hint, self._counts.get(hint, 0)
         while name in self._taken:
             count += 1
             name = f"{hint}_{count}"
+        self._counts[hint] = count  # else many calls with one name would count up again and again
         self._taken.add(name)
         return name
 

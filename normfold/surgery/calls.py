@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from normfold.model.functions import Functions
 from normfold.model.graph import Node
 from normfold.model.inline import Call, Inlined, inline
 from normfold.model.load import Model
@@ -211,11 +212,16 @@ def _beside(edit: Edit) -> Iterator[str | None]:
 
 def _refusals(everything: Inlined, closed: Plan) -> Iterator[Decision]:
     """The calls that could not be inlined although something in the body stays."""
+    functions = Functions(everything.model.functions)
+    sites = {decision.site for decision in closed.decisions if decision.outcome is not Outcome.APPLIED}
     bodies = {
-        decision.site.rpartition(":")[0] for decision in closed.decisions if decision.outcome is not Outcome.APPLIED
+        id(scope)
+        for _, scope in everything.model.functions
+        if any(node.key in sites for s in scope.walk() for node in s.nodes)
     }
     for call in everything.refused.values():
-        if call.function.scope.path in bodies:
+        body = call.function.scope
+        if id(body) in bodies or bodies & functions.reachable([body]):
             yield _refused(call)
 
 

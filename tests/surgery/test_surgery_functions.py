@@ -428,6 +428,31 @@ def test_functions_that_are_defined_twice_are_left_alone():
     assert check(model, run=False).model == model
 
 
+def test_functions_that_nobody_calls_keep_what_they_call():
+    model = one_layer()
+    unused = parser.parse_function(
+        '<domain: "loc", opset_import: ["" : 17, "loc" : 1]> unused (x, w, g, b, m, v) => (y) '
+        "{ y = loc.layer (x, w, g, b, m, v) }"
+    )
+    model.functions.append(unused)
+    result = check(model)
+    assert result.applied == 1
+    assert list(result.model.functions) == list(model.functions)
+
+
+def test_many_calls_of_one_name():
+    init = {f"{name}{i}": value for i in range(3) for name, value in weights("p_", 3, 3, seed=i).items()}
+    call = "loc.layer ({}, p_w{i}, p_g{i}, p_b{i}, p_m{i}, p_v{i})"
+    body = " ".join(f"a{i + 1} = " + call.format(f"a{i}", i=i) for i in range(3))
+    model = functional(f"a0 = Sin(x) {body} y = Sin(a3)", [LAYER], init, outputs="float[N,3,H,W] y")
+    for node in model.graph.node[1:4]:
+        node.name = "same"
+    for node in model.functions[0].node:
+        node.name = node.op_type
+    names = [node.name for node in folds(model, run=False).model.graph.node if node.op_type == "Conv"]
+    assert names == ["same/Conv", "same/Conv_1", "same/Conv_2"]
+
+
 def test_overridable_arguments_stay():
     model = one_layer(ir=8)
     model.graph.input.append(helper.make_tensor_value_info("p_g", TensorProto.FLOAT, [4]))
@@ -448,7 +473,7 @@ def test_calls_that_are_nested_too_deep(monkeypatch):
     formals = "x, w, g, b, m, v"
     outer = [f"f{i} ({formals}) => (y) {{ y = loc.f{i + 1} ({formals}) }}" for i in range(2)]
     result = unchanged(functional(f"y = loc.f0 (x, {arguments('p_')})", [*outer, LAYER.replace("layer", "f2")], ONE))
-    assert codes(result) == ["NF101.dynamic-params"]
+    assert codes(result) == ["NF101.dynamic-params", "NF302.inline-size"]
 
 
 @pytest.mark.parametrize("calls", [["a"], ["b", "a"]])

@@ -121,7 +121,7 @@ class Functions:
             raise InputError("function.size", message, hint="functions that call each other twice grow without end")
         size = scope.outline.end - scope.outline.start + sum(function.bytes for function in inner)
         levels = 1 + max((function.levels for function in inner), default=0)
-        return Function(key, scope, nodes, size, levels, max(_depth(part) for part in scope.walk()))
+        return Function(key, scope, nodes, size, levels, max(part.depth for part in scope.walk()))
 
 
 def _signature(scope: Scope) -> Signature:
@@ -134,13 +134,6 @@ def _signature(scope: Scope) -> Signature:
 def _called(node: Node) -> Signature:
     proto = node.proto
     return proto.domain, proto.op_type, proto.overload
-
-
-def _depth(scope: Scope) -> int:
-    depth = 0
-    while scope.parent is not None:
-        scope, depth = scope.parent, depth + 1
-    return depth
 
 
 # --- what may be put in the place of a call ---
@@ -156,7 +149,7 @@ def obstacle(functions: Functions, node: Node, function: Function, opset: dict[s
         opset: of the model, under which the body would be read.
     """
     scope = function.scope
-    if _depth(node.scope) + function.depth > MAX_SUBGRAPH_DEPTH:
+    if node.scope.depth + function.depth > MAX_SUBGRAPH_DEPTH:
         return "inline-size", f"subgraphs would be nested more than {MAX_SUBGRAPH_DEPTH} deep"
     if len(node.inputs) > len(scope.inputs) or len(node.outputs) > len(scope.outputs):
         return "ill-formed", f"it has more inputs or outputs than {function.name!r}"

@@ -151,6 +151,14 @@ class Scope:
         self.outputs: list[Value] = []
 
     @property
+    def depth(self) -> int:
+        """How many scopes this one lies inside of."""
+        scope, depth = self, 0
+        while scope.parent is not None:
+            scope, depth = scope.parent, depth + 1
+        return depth
+
+    @property
     def is_function(self) -> bool:
         """Whether this is a function body, which cannot hold initializers."""
         root = self

@@ -1,8 +1,8 @@
 """A model whose Conv-BN-ReLU is a model-local function, called three times with different weights.
 
 Inside the function the parameters are formal inputs, not constants: nothing can be folded there. At the call sites
-they are initializers, but the caller sees one opaque node. The tool must inline, fold per call, or keep and say so;
-it must not take the function's name for an operator that it knows.
+they are initializers, but the caller sees one opaque node. The tool must inline the calls and fold each with its own
+weights; it must not take the function's name for an operator that it knows.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ from normfold.model.load import Model, find_nodes, node_count
 from normfold.norm.sites import is_norm_operator, parameters
 from normfold.pipeline import plan_only
 from normfold.report.schema import InspectReport, NormReport
-from normfold.surgery.plan import Decision, Plan
+from normfold.surgery.calls import Planned
+from normfold.surgery.plan import Decision
 
 Parameter = float | int | str | list[int] | list[float] | None
 
@@ -37,14 +38,15 @@ def explain(
     Raises:
         UsageError: `usage.no_node`, the model has no such node.
     """
-    model, plan = plan_only(source, config)
+    model, planned = plan_only(source, config)
     if node is None:
-        return plan.decisions
-    return _about(model, plan, node)
+        return planned.plan.decisions
+    return _about(model, planned, node)
 
 
-def _about(model: Model, plan: Plan, name: str) -> tuple[Decision, ...]:
-    found = find_nodes(model, name)
+def _about(model: Model, planned: Planned, name: str) -> tuple[Decision, ...]:
+    plan = planned.plan
+    found = [*find_nodes(model, name), *find_nodes(planned.model, name)]
     if not found:
         raise UsageError(
             "usage.no_node",
@@ -52,6 +54,13 @@ def _about(model: Model, plan: Plan, name: str) -> tuple[Decision, ...]:
             hint="`normfold inspect` lists the norms",
         )
     keys = {node.key for node in found}
+    if planned.model is not model:  # a node of a body, or a call, means what stands in its place
+        keys |= {
+            node.key
+            for scope in planned.model.scopes()
+            for node in scope.nodes
+            if node.body_key in keys or node.call in keys
+        }
     labels = {node.label for node in found}
     own = tuple(decision for decision in plan.decisions if decision.site in keys)
     return own or tuple(decision for decision in plan.decisions if labels & set(decision.nodes))
@@ -59,12 +68,13 @@ def _about(model: Model, plan: Plan, name: str) -> tuple[Decision, ...]:
 
 def inspect(source: str | Path | ModelProto, *, config: Config | None = None) -> InspectReport:
     """The norms of a model with their parameters at a glance, and what would become of them."""
-    model, plan = plan_only(source, config)
+    model, planned = plan_only(source, config)
+    plan = planned.plan
     decisions = {decision.site: decision for decision in plan.decisions}
     constants = Constants()
     norms = [
         _norm(node, constants, decisions.get(node.key))
-        for scope in model.scopes()
+        for scope in planned.model.scopes()
         for node in scope.nodes
         if _is_norm(node)
     ]

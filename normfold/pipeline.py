@@ -23,9 +23,10 @@ from normfold.model.write import Staged, Staging, commit, to_bytes
 from normfold.report.build import decision_reports, op_counts, verification_equal, verification_off, verification_report
 from normfold.report.schema import FileReport, Report, SizeReport
 from normfold.rounds import Progress, Round, Rounds
+from normfold.surgery.calls import Planned, plan_model
 from normfold.surgery.codes import RULES
 from normfold.surgery.plan import Outcome, Plan
-from normfold.surgery.planner import Exclusions, make_plan
+from normfold.surgery.planner import Exclusions
 
 if TYPE_CHECKING:
     from normfold.verification import Verification
@@ -254,8 +255,8 @@ def _size_after(model: Model, staged: Staged) -> int:
     return staged.model_bytes + (staged.data_bytes or (model.external_bytes() if staged.data is None else 0))
 
 
-def plan_only(source: str | Path | ModelProto, config: Config | None = None) -> tuple[Model, Plan]:
-    """The model and its plan, for `explain`: nothing is computed, verified or written."""
+def plan_only(source: str | Path | ModelProto, config: Config | None = None) -> tuple[Model, Planned]:
+    """The model and what is planned, for `explain`: nothing is computed, verified or written."""
     settings = config or Config()
     model = load(source, initializers=settings.initializers)
-    return model, make_plan(model, Exclusions({}, settings.skip, settings.only), aggressive=settings.aggressive)
+    return model, plan_model(model, Exclusions({}, settings.skip, settings.only), aggressive=settings.aggressive)

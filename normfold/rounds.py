@@ -21,8 +21,9 @@ from normfold.model.tensors import RangeRefusal
 from normfold.model.write import Staged, Staging, stage
 from normfold.report.schema import DroppedEdit
 from normfold.surgery.apply import apply
+from normfold.surgery.calls import Planned, plan_model, rests_on_inlining
 from normfold.surgery.plan import Edit, Plan
-from normfold.surgery.planner import Exclusions, make_plan
+from normfold.surgery.planner import Exclusions
 
 if TYPE_CHECKING:
     from normfold.verification import Verification
@@ -90,9 +91,10 @@ class Rounds:
     def _attempt(self, staging: Staging, name: str, excluded: dict[str, tuple[str, str]] | None = None) -> Round | None:
         """Plan, apply and stage; None if folded weights left their range, after excluding the last edit of each."""
         left_out = self.excluded if excluded is None else excluded
-        plan = self._plan(left_out)
+        planned = self._plan(left_out)
+        plan = planned.plan
         _require_data(plan)
-        candidate = apply(self.model, plan, self.metadata(plan))
+        candidate = apply(planned.model, plan, self.metadata(plan))
         self.progress("write", 0, 1)
         try:
             return Round(plan, candidate, stage(candidate, staging, name))
@@ -100,9 +102,9 @@ class Rounds:
             self._exclude_ranges(plan, candidate, left_out)
             return None
 
-    def _plan(self, excluded: dict[str, tuple[str, str]]) -> Plan:
+    def _plan(self, excluded: dict[str, tuple[str, str]]) -> Planned:
         exclusions = Exclusions(excluded, self.config.skip, self.config.only)
-        return make_plan(self.model, exclusions, aggressive=self.config.aggressive)
+        return plan_model(self.model, exclusions, aggressive=self.config.aggressive)
 
     def _exclude_ranges(self, plan: Plan, candidate: Candidate, excluded: dict[str, tuple[str, str]]) -> bool:
         """Compute every new weight and throw it away; exclude the last edit of each that leaves its range."""
@@ -120,8 +122,9 @@ class Rounds:
     def rehearsed(self) -> Round:
         """The plan of a dry run; every new weight is computed, so that it says what a run would do."""
         while True:
-            plan = self._plan(self.excluded)
-            candidate = apply(self.model, plan, self.metadata(plan))
+            planned = self._plan(self.excluded)
+            plan = planned.plan
+            candidate = apply(planned.model, plan, self.metadata(plan))
             if not self._exclude_ranges(plan, candidate, self.excluded):
                 return Round(plan, candidate)
 
@@ -140,20 +143,21 @@ class Rounds:
         )
         require_worker(verdicts)
         merges = {edit.id for edit in attempt.plan.edits if edit.is_merge}
+        inlined = rests_on_inlining(Planned(attempt.candidate.model, attempt.plan))
         guilty = judge_regions(verdicts, merges)
         if guilty:
             self._keep(attempt.staged)
             return guilty
         if self.config.verify is VerifyLevel.REGION:
             attempt.verification = combine(verdicts, None)
-            return unproven(verdicts, merges)
+            return unproven(verdicts, merges) | inlined
         whole = self._compare(attempt.staged)
         if whole.status in (Status.FAIL, Status.SUSPECT, Status.ERROR):
             self._keep(attempt.staged)
             return self._find_culprits(attempt, staging, name, whole)
         attempt.verification = combine(verdicts, whole)
         if whole.status is Status.INCONCLUSIVE:
-            return unproven(verdicts, merges) or self._inconclusive(whole)
+            return unproven(verdicts, merges) | inlined or self._inconclusive(whole)
         return {}
 
     def _inconclusive(self, whole: Verification) -> dict[str, str]:

@@ -23,9 +23,10 @@ from normfold.model.load import Initializers, load
 from normfold.model.tensors import RangeRefusal
 from normfold.model.write import to_bytes
 from normfold.surgery.apply import apply
+from normfold.surgery.calls import plan_model
 from normfold.surgery.codes import meaning
 from normfold.surgery.plan import Decision, Outcome, Plan
-from normfold.surgery.planner import Exclusions, make_plan
+from normfold.surgery.planner import Exclusions
 
 UNIT = {1: 2.0**-24, 10: 2.0**-11, 11: 2.0**-53, 16: 2.0**-8}
 # Rounding differs by a few units of the largest number that either model ever holds, times the length of its sums.
@@ -128,7 +129,7 @@ def _infer_outputs(model: ModelProto) -> None:
 
 def plan_of(model: ModelProto, policy: Initializers = Initializers.AUTO, exclusions: Exclusions | None = None) -> Plan:
     """The plan alone."""
-    return make_plan(load(model, initializers=policy), exclusions or Exclusions({}))
+    return plan_model(load(model, initializers=policy), exclusions or Exclusions({})).plan
 
 
 def optimise(
@@ -140,8 +141,8 @@ def optimise(
 ) -> tuple[bytes, Plan]:
     """The engine: load, plan, apply, write."""
     loaded = load(model, initializers=policy)
-    plan = make_plan(loaded, exclusions or Exclusions({}), aggressive=aggressive)
-    return to_bytes(apply(loaded, plan, {})), plan
+    planned = plan_model(loaded, exclusions or Exclusions({}), aggressive=aggressive)
+    return to_bytes(apply(planned.model, planned.plan, {})), planned.plan
 
 
 @dataclass(frozen=True)

@@ -102,8 +102,25 @@ class Node:
 
     @property
     def key(self) -> str:
-        """A stable identifier, unique in the model: path of the scope and position of the node."""
-        return f"{self.scope.path}:{self.index}"
+        """A stable identifier, unique in the model: path of the scope and position of the node, in the file as it is read."""
+        origin = self.outline.origin
+        return f"{self.scope.path}:{self.index}" if origin is None else origin.key
+
+    @property
+    def body_key(self) -> str:
+        """The key of the node in a function body that this is a copy of; its own where it is none."""
+        origin = self.outline.origin
+        return self.key if origin is None else origin.body
+
+    @property
+    def call(self) -> str | None:
+        """The key of the inlined call that brought the node here, perhaps inside of a body; None if none did."""
+        node: Node | None = self
+        while node is not None:
+            if node.outline.origin is not None and node.outline.origin.call is not None:
+                return node.outline.origin.call
+            node = node.scope.owner
+        return None
 
     @property
     def attributes(self) -> dict[str, AttributeProto]:
@@ -144,6 +161,14 @@ class Scope:
         self.nodes: list[Node] = []
         self.inputs: list[Value] = []
         self.outputs: list[Value] = []
+
+    @property
+    def depth(self) -> int:
+        """How many scopes this one lies inside of."""
+        scope, depth = self, 0
+        while scope.parent is not None:
+            scope, depth = scope.parent, depth + 1
+        return depth
 
     @property
     def is_function(self) -> bool:

@@ -14,7 +14,8 @@ from onnx import ModelProto, OperatorSetIdProto, SparseTensorProto, StringString
 
 from normfold.errors import InputError
 from normfold.model import dtypes
-from normfold.model.graph import STANDARD, Node, Scope, add_nodes, connect, sort
+from normfold.model.functions import Functions
+from normfold.model.graph import STANDARD, Node, Scope, Value, add_nodes, connect, sort
 from normfold.model.opener import open_model
 from normfold.model.outline import (
     FUNCTION,
@@ -62,6 +63,8 @@ class Model:
     frozen: tuple[str, ...] = ()
     kept_exposed: tuple[str, ...] = ()
     warnings: list[str] = field(default_factory=list)
+    inlined: tuple[str, ...] = ()  # keys of the calls in whose place the bodies of functions stand
+    unread: tuple[Value, ...] = ()  # values that had readers, until calls were inlined that do nothing with them
 
     @property
     def roots(self) -> list[Scope]:
@@ -111,10 +114,11 @@ def load(source: str | Path | Source | ModelProto, *, initializers: Initializers
         model = _outline(buffer, path)
         _check_opsets(model)
         for scope in model.roots:
-            _build(scope)
+            build_scopes(scope)
         _mark_calls(model)
         for root in model.roots:
-            _connect(root, model.warnings)
+            connect_scopes(root, model.warnings)
+        Functions(model.functions)  # refuses recursion
     _expose(model, initializers)
     return model
 
@@ -245,7 +249,7 @@ def _check_opsets(model: Model) -> None:
         raise InputError("ir.unknown", f"IR version {model.ir_version} is not known", hint=hint)
 
 
-def _build(root: Scope) -> None:
+def build_scopes(root: Scope) -> None:
     """Values and nodes of a scope and of all scopes inside it."""
     pending = [root]
     while pending:
@@ -303,7 +307,12 @@ def _outputs(scope: Scope) -> list[str]:
     return [parse(ValueInfoProto, bytes(_buffer(scope)[item.start : item.end])).name for item in items]
 
 
-def _connect(root: Scope, warnings: list[str]) -> None:
+def connect_scopes(root: Scope, warnings: list[str]) -> None:
+    """Who makes and who reads what, in a scope and in all scopes inside it; their nodes in execution order.
+
+    Raises:
+        InputError: `graph.dangling`, `graph.cycle`.
+    """
     scopes = list(root.walk())
     for scope in scopes:
         connect(scope)

@@ -59,19 +59,41 @@ class SubgraphOutline(NamedTuple):
     outline: ScopeOutline
 
 
+class Origin(NamedTuple):
+    """Where a node of an inlined model comes from.
+
+    Args:
+        key: its identifier, which does not depend on what else was inlined.
+        body: that of the node in the body of the function that it is a copy of; `key` if it is none.
+        call: the key of the call that it stands for, None if it stood in the graph before.
+    """
+
+    key: str
+    body: str
+    call: str | None
+
+
 @dataclass(slots=True)
 class NodeOutline:
-    """One node: its field, its parsed header, payloads left in the file by attribute index, and its subgraphs."""
+    """One node: its field and the buffer that the field lies in, its parsed header, payloads left there, its subgraphs.
+
+    `tensors` goes by the index of the attribute; `origin` is None where the file itself says where the node stands.
+    """
 
     field: Field
+    buffer: memoryview
     proto: NodeProto
     tensors: dict[int, FileTensor] = dataclasses.field(default_factory=dict)
     subgraphs: list[SubgraphOutline] = dataclasses.field(default_factory=list)
+    origin: Origin | None = None
 
 
 @dataclass(slots=True)
 class ScopeOutline:
-    """One graph or function body: all its fields in file order, and the parsed ones by kind."""
+    """One graph or function body: all its fields in file order, and the parsed ones by kind.
+
+    `rebuilt`: other nodes stand where the file has calls, so that it is not the bytes from `start` to `end` any more.
+    """
 
     kind: ScopeKind
     buffer: memoryview
@@ -80,6 +102,7 @@ class ScopeOutline:
     order: list[Field]
     nodes: list[NodeOutline]
     initializers: list[tuple[Field, FileTensor]]
+    rebuilt: bool = False
 
 
 class Reader:
@@ -112,10 +135,10 @@ class Reader:
         if item.end - item.start <= WHOLE:
             # What protobuf cannot parse as a whole, deep nesting for one, is walked below, which says what is wrong.
             with contextlib.suppress(DecodeError, UnicodeDecodeError):
-                result = NodeOutline(item, NodeProto.FromString(self.bytes(item)))
+                result = NodeOutline(item, self.buffer, NodeProto.FromString(self.bytes(item)))
                 if _adopt_tensors(result, self.files):
                     return result
-        result = NodeOutline(item, NodeProto())
+        result = NodeOutline(item, self.buffer, NodeProto())
         self._large_node(result, depth)
         for attribute in result.proto.attribute:
             _refuse_hidden_data(attribute)

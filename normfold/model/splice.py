@@ -25,6 +25,7 @@ from normfold.model.outline import (
     NODE_OUTPUT,
     TENSOR_RAW,
     NodeOutline,
+    ScopeOutline,
     parse,
 )
 from normfold.model.patch import Candidate, NodePatch, ScopePatch
@@ -38,26 +39,25 @@ Relocate = Callable[[FileTensor | NewTensor], External | None]
 
 
 class Pieces:
-    """A growing list of pieces that knows its length in bytes; adjacent ranges of the original are joined."""
+    """A growing list of pieces that knows its length in bytes; adjacent ranges of one buffer are joined."""
 
-    def __init__(self, buffer: memoryview) -> None:
-        self.buffer = buffer
+    def __init__(self) -> None:
         self.length = 0
-        self._items: list[Piece | tuple[int, int]] = []
+        self._items: list[Piece | tuple[memoryview, int, int]] = []
 
     def add(self, piece: Piece) -> None:
         """Append new bytes, or a tensor whose payload is computed when it is written."""
         self._items.append(piece)
         self.length += piece.nbytes if isinstance(piece, NewTensor) else len(piece)
 
-    def copy(self, start: int, end: int) -> None:
-        """Append a range of the original."""
+    def copy(self, buffer: memoryview, start: int, end: int) -> None:
+        """Append a range of a buffer."""
         self.length += end - start
         last = self._items[-1] if self._items else None
-        if isinstance(last, tuple) and last[1] == start:
-            self._items[-1] = (last[0], end)
+        if isinstance(last, tuple) and last[0] is buffer and last[2] == start:
+            self._items[-1] = (buffer, last[1], end)
         else:
-            self._items.append((start, end))
+            self._items.append((buffer, start, end))
 
     def nest(self, number: int, inner: Pieces) -> None:
         """Append a message as a field."""
@@ -72,7 +72,7 @@ class Pieces:
 
     def __iter__(self) -> Iterator[Piece]:
         for item in self._items:
-            yield self.buffer[item[0] : item[1]] if isinstance(item, tuple) else item
+            yield item[0][item[1] : item[2]] if isinstance(item, tuple) else item
 
 
 def splice(candidate: Candidate, relocate: Relocate) -> Pieces:
@@ -83,9 +83,9 @@ def splice(candidate: Candidate, relocate: Relocate) -> Pieces:
         relocate: where a tensor lies in the new data file, None if it is inline, or taken in.
     """
     model = candidate.model
-    out = Pieces(model.buffer)
+    out = Pieces()
     if candidate.is_original and not model.has_external_data():
-        out.copy(0, len(model.buffer))
+        out.copy(model.buffer, 0, len(model.buffer))
         return out
     functions = {item.tag: scope for item, scope in model.functions}
     writer = _Writer(candidate, relocate)
@@ -95,7 +95,7 @@ def splice(candidate: Candidate, relocate: Relocate) -> Pieces:
         elif item.number == MODEL_FUNCTION:
             out.nest(MODEL_FUNCTION, writer.scope(functions[item.tag]))
         elif item.number != MODEL_METADATA or not _is_ours(model, item):
-            out.copy(item.tag, item.end)
+            out.copy(model.buffer, item.tag, item.end)
     for key in sorted(candidate.metadata):
         out.message(MODEL_METADATA, StringStringEntryProto(key=key, value=candidate.metadata[key]).SerializeToString())
     return out
@@ -109,7 +109,6 @@ def _is_ours(model: Model, item: Field) -> bool:
 class _Writer:
     def __init__(self, candidate: Candidate, relocate: Relocate) -> None:
         self.candidate = candidate
-        self.buffer = candidate.model.buffer
         self.relocate = relocate
 
     def scope(self, scope: Scope) -> Pieces:
@@ -120,7 +119,7 @@ class _Writer:
             if node.subgraphs:
                 subs = zip(node.outline.subgraphs, node.subgraphs, strict=True)
                 inner[node.index] = {(sub.attribute, sub.position): nested for sub, nested in subs}
-        out = Pieces(self.buffer)
+        out = Pieces()
         nodes = initializers = 0
         pending_added = bool(patch.added)
         for item in outline.order:
@@ -128,22 +127,16 @@ class _Writer:
                 self._node_slot(out, patch, nodes, outline.nodes[nodes], inner.get(nodes, {}), kind.node)
                 nodes += 1
             elif item.number == kind.initializer and kind.initializer:
-                self._initializer(out, patch, initializers, *outline.initializers[initializers])
+                self._initializer(out, patch, initializers, outline)
                 initializers += 1
                 if initializers == len(outline.initializers) and pending_added:
                     self._added(out, patch.added)
                     pending_added = False
-            elif not self._is_dropped(item, kind.input, kind.value_info, patch):
-                out.copy(item.tag, item.end)
+            elif not _is_dropped(outline, item, patch):
+                out.copy(outline.buffer, item.tag, item.end)
         if pending_added:
             self._added(out, patch.added)
         return out
-
-    def _is_dropped(self, item: Field, input_number: int, info_number: int, patch: ScopePatch) -> bool:
-        dropped = patch.dropped_inputs if item.number == input_number else patch.dropped_info
-        if item.number not in (input_number, info_number) or not dropped:
-            return False
-        return parse(ValueInfoProto, bytes(self.buffer[item.start : item.end])).name in dropped
 
     # --- nodes ---
 
@@ -171,13 +164,13 @@ class _Writer:
         touched = {attribute for attribute, _ in inner if self._changes(inner)}
         touched |= {index for index, tensor in node.tensors.items() if tensor.external is not None}
         if patch is None and not touched:
-            out.copy(node.field.tag, node.field.end)
+            out.copy(node.buffer, node.field.tag, node.field.end)
             return
         out.nest(number, self._rewritten(patch or NodePatch(), node, inner, touched))
 
     def _changes(self, inner: dict[tuple[int, int], Scope]) -> bool:
         return any(
-            id(scope) in self.candidate.scopes or _has_external(scope)
+            id(scope) in self.candidate.scopes or scope.outline.rebuilt or _has_external(scope)
             for nested in inner.values()
             for scope in nested.walk()
         )
@@ -186,14 +179,14 @@ class _Writer:
         self, patch: NodePatch, node: NodeOutline, inner: dict[tuple[int, int], Scope], touched: set[int]
     ) -> Pieces:
         """The node with its changed parts; every other field is copied as it stands."""
-        out = Pieces(self.buffer)
+        out = Pieces()
         replaced = {NODE_INPUT: patch.inputs, NODE_OUTPUT: patch.outputs}
         for number, names in replaced.items():
             for name in names or ():
                 out.message(number, name.encode())
         names = [attribute.name for attribute in node.proto.attribute]
         attribute = -1
-        for item in fields(self.buffer, node.field.start, node.field.end):
+        for item in fields(node.buffer, node.field.start, node.field.end):
             if item.number in replaced and replaced[item.number] is not None:
                 continue
             if item.number == NODE_OP_TYPE and patch.op_type is not None:
@@ -206,47 +199,48 @@ class _Writer:
                 if attribute in touched:
                     out.nest(NODE_ATTRIBUTE, self._attribute(item, attribute, node, inner))
                     continue
-            out.copy(item.tag, item.end)
+            out.copy(node.buffer, item.tag, item.end)
         for new in patch.attributes.values():
             if new is not None:
                 out.message(NODE_ATTRIBUTE, new.SerializeToString())
         return out
 
     def _attribute(self, item: Field, index: int, node: NodeOutline, inner: dict[tuple[int, int], Scope]) -> Pieces:
-        out = Pieces(self.buffer)
+        out = Pieces()
         position = 0
-        for part in fields(self.buffer, item.start, item.end):
+        for part in fields(node.buffer, item.start, item.end):
             if part.number in (ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS):
                 out.nest(part.number, self.scope(inner[index, position]))
                 position += 1
             elif part.number == ATTRIBUTE_TENSOR and index in node.tensors:
-                out.nest(part.number, self._moved(part, node.tensors[index]))
+                out.nest(part.number, self._moved(node.buffer, part, node.tensors[index]))
             else:
-                out.copy(part.tag, part.end)
+                out.copy(node.buffer, part.tag, part.end)
         return out
 
     def _constant_node(self, tensor: NewTensor) -> Pieces:
         """`Constant` with the tensor as its value, for bodies that cannot hold initializers."""
-        value = Pieces(self.buffer)
+        value = Pieces()
         shell = AttributeProto(name="value", type=AttributeProto.TENSOR)
         value.add(shell.SerializeToString())
         value.nest(ATTRIBUTE_TENSOR, self._inline(tensor))
-        node = Pieces(self.buffer)
+        node = Pieces()
         node.add(NodeProto(output=[tensor.name], op_type="Constant").SerializeToString())
         node.nest(NODE_ATTRIBUTE, value)
         return node
 
     # --- tensors ---
 
-    def _initializer(self, out: Pieces, patch: ScopePatch, index: int, item: Field, tensor: FileTensor) -> None:
+    def _initializer(self, out: Pieces, patch: ScopePatch, index: int, outline: ScopeOutline) -> None:
+        item, tensor = outline.initializers[index]
         if index in patch.replaced:
             out.nest(item.number, self._new(patch.replaced[index]))
         elif index in patch.dropped_initializers:
             return
         elif tensor.external is not None:
-            out.nest(item.number, self._moved(item, tensor))
+            out.nest(item.number, self._moved(outline.buffer, item, tensor))
         else:
-            out.copy(item.tag, item.end)
+            out.copy(outline.buffer, item.tag, item.end)
 
     def _added(self, out: Pieces, tensors: Iterable[NewTensor]) -> None:
         for tensor in tensors:
@@ -256,26 +250,26 @@ class _Writer:
         place = self.relocate(tensor)
         if place is None:
             return self._inline(tensor)
-        out = Pieces(self.buffer)
+        out = Pieces()
         proto = TensorProto(dims=tensor.dims, data_type=tensor.data_type, name=tensor.name)
         _set_external(proto, place)
         out.add(proto.SerializeToString())
         return out
 
     def _inline(self, tensor: NewTensor) -> Pieces:
-        out = Pieces(self.buffer)
+        out = Pieces()
         out.add(TensorProto(dims=tensor.dims, data_type=tensor.data_type, name=tensor.name).SerializeToString())
         out.add(header(TENSOR_RAW, tensor.nbytes))
         out.add(tensor)
         return out
 
-    def _moved(self, item: Field, tensor: FileTensor) -> Pieces:
+    def _moved(self, buffer: memoryview, item: Field, tensor: FileTensor) -> Pieces:
         """An external tensor with its record pointing into the new data file, or with its payload taken in."""
-        out = Pieces(self.buffer)
+        out = Pieces()
         if tensor.external is None:
-            out.copy(item.start, item.end)
+            out.copy(buffer, item.start, item.end)
             return out
-        proto = parse(TensorProto, bytes(self.buffer[item.start : item.end]))
+        proto = parse(TensorProto, bytes(buffer[item.start : item.end]))
         del proto.external_data[:]
         place = self.relocate(tensor)
         if place is not None:
@@ -286,6 +280,15 @@ class _Writer:
         out.add(proto.SerializeToString())
         out.message(TENSOR_RAW, tensor.raw())
         return out
+
+
+def _is_dropped(outline: ScopeOutline, item: Field, patch: ScopePatch) -> bool:
+    """Whether a graph input, or what is declared about a value, is to go."""
+    kind = outline.kind
+    dropped = patch.dropped_inputs if item.number == kind.input else patch.dropped_info
+    if item.number not in (kind.input, kind.value_info) or not dropped:
+        return False
+    return parse(ValueInfoProto, bytes(outline.buffer[item.start : item.end])).name in dropped
 
 
 def _has_external(scope: Scope) -> bool:

@@ -32,10 +32,10 @@ def op_counts(model: Model, candidate: Candidate) -> tuple[OpCount, ...]:
     """Nodes per operator before and after, by name."""
     before: Counter[str] = Counter()
     after: Counter[str] = Counter()
-    for scope in model.scopes():
+    before.update(node.op_type for scope in model.scopes() for node in scope.nodes)
+    for scope in candidate.model.scopes():
         patch = candidate.scopes.get(id(scope))
         for node in scope.nodes:
-            before[node.op_type] += 1
             if patch is None:
                 after[node.op_type] += 1
             elif node.index not in patch.dropped_nodes:

@@ -41,7 +41,7 @@ class _Surgeon:
         self.changes = changes(plan.draft, plan.slots)
         self.owners = {id(change.node): change.owner for change in self.changes if change.owner is not None}
         self.gone = {id(node) for node, _ in plan.draft.bypassed.values()} | set(plan.draft.dropped)
-        self.dead = Retirement(plan.draft, self.changes)
+        self.dead = Retirement(plan.draft, self.changes, model.unread)
         self.taken: set[str] | None = None
         self.made: dict[tuple[object, ...], str] = {}
 

@@ -74,11 +74,21 @@ RULES: dict[str, Rule] = {
             "exporter listed all weights, they are frozen: taken out of the inputs. --initializers keep leaves them.",
             ("kept",),
         ),
+        Rule(
+            "NF302",
+            "inline-function",
+            "A model-local function gets weights as inputs, so they are constants only where it is called. A call of which a "
+            "node folds, or is in the way of a fold, is replaced by the body of the function; others stay calls.",
+            ("opset", "inline-size", "graph-attribute", "ill-formed", "user-keep"),
+        ),
     )
 }
 
 KEY_MEANING: dict[str, str] = {
     **REASONS,
+    "opset": "an operator in the function is that of another opset than the model imports",
+    "inline-size": "the model would grow or nest too much",
+    "graph-attribute": "the call passes a graph as an attribute, which reads values of the caller",
     "single-op": "it already is one operator",
     "kept": "only some initializers are also inputs, which looks like an intention; --initializers freeze overrules it",
 }

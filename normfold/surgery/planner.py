@@ -29,7 +29,7 @@ from normfold.model import dtypes
 from normfold.model.constants import Constants
 from normfold.model.graph import Node, Use
 from normfold.model.load import Model
-from normfold.model.shapes import Shapes
+from normfold.model.shapes import Hints, Shapes
 from normfold.norm.sites import is_norm_operator
 from normfold.surgery.merging import Merger
 from normfold.surgery.plan import Decision, Edit, Exactness, Outcome, Plan
@@ -55,13 +55,18 @@ class Exclusions:
 
     def reason(self, node: Node, rule: str = "") -> Refused | None:
         """Why a site is left alone, None if it is not; `rule` is the one that asks, by default the affine one."""
-        if node.key in self.sites:
-            key, message = self.sites[node.key]
+        found = self.sites.get(node.key) or self.sites.get(node.body_key)
+        if found is not None:
+            key, message = found
             return Refused(key, message, node.label)
         rule = rule or rule_of(node)
-        if rule in self.skip or (self.only and rule not in self.only):
+        if self.excludes(rule):
             return Refused("user-keep", f"{rule} is excluded by --skip or --only", node.label)
         return None
+
+    def excludes(self, rule: str) -> bool:
+        """Whether a rule is switched off."""
+        return rule in self.skip or bool(self.only and rule not in self.only)
 
 
 def rule_of(node: Node) -> str:
@@ -69,19 +74,20 @@ def rule_of(node: Node) -> str:
     return "NF101" if node.op_type == BATCH_NORM else "NF102"
 
 
-def make_plan(model: Model, exclusions: Exclusions, *, aggressive: bool = False) -> Plan:
-    """Decide about every norm and affine site of a model.
+def make_plan(model: Model, exclusions: Exclusions, hints: Hints | None = None, *, aggressive: bool = False) -> Plan:
+    """Decide about every norm and affine site of a model, as it stands.
 
     Args:
-        model: not changed.
+        model: calls of functions are operators here that nothing is known about; see `calls` for more.
         exclusions: what must be left alone.
+        hints: what is known about values that calls make or get.
         aggressive: merge linear operators even where parameters or multiplications grow.
 
     Raises:
         InputError: the data of a constant is damaged.
     """
     constants = Constants()
-    return _Planner(model, Draft(constants, Shapes(constants)), exclusions, aggressive=aggressive).run()
+    return _Planner(model, Draft(constants, Shapes(constants, hints)), exclusions, aggressive=aggressive).run()
 
 
 class _Planner:
@@ -350,7 +356,7 @@ class _Planner:
         if not any(self._is_constant(node) for node in norms):
             return ()
         slots = self.draft.slots.values()
-        return Retirement(self.draft, changes(self.draft, slots)).nodes
+        return Retirement(self.draft, changes(self.draft, slots), self.model.unread).nodes
 
     def _decision(self, node: Node) -> Decision:
         rule = rule_of(node)

@@ -16,9 +16,10 @@ class Retirement:
     Args:
         draft: the planner's view after the last edit.
         changes: what becomes of the slots that took an affine.
+        unread: values that have no reader any more for another reason.
     """
 
-    def __init__(self, draft: Draft, changes: Iterable[Change]) -> None:
+    def __init__(self, draft: Draft, changes: Iterable[Change], unread: Iterable[Value] = ()) -> None:
         self.values: dict[int, Value] = {}  # by identity
         self.nodes: dict[int, Node] = {}  # by identity
         self._draft = draft
@@ -28,6 +29,7 @@ class Retirement:
         doubtful = [value for node in gone for value in self._forget(node.inputs)]
         for change in changes:
             doubtful += self._forget(change.node.input(slot) for slot in change.inputs)
+        doubtful += unread
         self._spread(doubtful)
 
     def __contains__(self, value: Value) -> bool:

@@ -12,14 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from onnx import ModelProto, helper, numpy_helper
+from onnx.inliner import inline_local_functions
 
 from normfold.affine.search import CONTRADICTION
 from normfold.model.load import load
 from normfold.model.tensors import RangeRefusal
 from normfold.model.write import to_bytes
 from normfold.surgery.apply import apply
-from normfold.surgery.planner import Exclusions, make_plan
+from normfold.surgery.calls import plan_model
+from normfold.surgery.planner import Exclusions
 from tests.fuzz.generator import info, prune, random_model, session
+from tests.fuzz.outliner import outlined
 
 _UNIT = {np.dtype(np.float32): 2.0**-24, np.dtype(np.float16): 2.0**-11, np.dtype(np.float64): 2.0**-53}
 _FLOATS = {1: 2.0**-24, 10: 2.0**-11, 11: 2.0**-53}
@@ -61,11 +64,11 @@ class Contradiction(Exception):
 def optimise(model: ModelProto) -> tuple[ModelProto, int]:
     """The engine alone: the result and the number of its edits."""
     loaded = load(model)
-    plan = make_plan(loaded, Exclusions({}))
-    for decision in plan.decisions:
+    planned = plan_model(loaded, Exclusions({}))
+    for decision in planned.plan.decisions:
         if CONTRADICTION in decision.message:
             raise Contradiction(decision.message)
-    return ModelProto.FromString(to_bytes(apply(loaded, plan, {}))), len(plan.edits)
+    return ModelProto.FromString(to_bytes(apply(planned.model, planned.plan, {}))), len(planned.plan.edits)
 
 
 def examine(model: ModelProto, seed: int) -> Outcome:
@@ -82,6 +85,29 @@ def examine(model: ModelProto, seed: int) -> Outcome:
     if difference:
         return Outcome(Kind.MISMATCH, difference, edits)
     return _properties(model, result, edits)
+
+
+def examine_functions(model: ModelProto, seed: int) -> Outcome:
+    """The same model with parts of it in functions: it must fold as well, and be the same function.
+
+    Both sides are compared with their calls inlined by onnx, for onnxruntime crashes on some models with functions.
+    """
+    moved = outlined(model, seed)
+    if moved is None:
+        return Outcome(Kind.SKIPPED, "too short")
+    try:
+        result, edits = optimise(moved)
+    except RangeRefusal:
+        return Outcome(Kind.SKIPPED, "a weight left its range")
+    except Exception as error:
+        return Outcome(Kind.CRASH, f"{error!r}\n{traceback.format_exc()}")
+    if not edits and result != moved:
+        return Outcome(Kind.MISMATCH, "nothing folds, and yet something changed")
+    difference = compare(model, inline_local_functions(result), seed)
+    if difference:
+        return Outcome(Kind.MISMATCH, difference, edits)
+    outcome = _properties(moved, result, edits)
+    return Outcome(Kind.SKIPPED, "the original does not run", edits) if difference is None else outcome
 
 
 def _properties(model: ModelProto, result: ModelProto, edits: int) -> Outcome:
@@ -263,6 +289,15 @@ def examine_seed(seed: int) -> tuple[str, int, str, bytes]:
         return "", 0, "", b""
     outcome = examine(model, seed)
     if not outcome.kind.is_mistake:
+        moved = examine_functions(model, seed)
+        if moved.kind.is_mistake:
+            whole = outlined(model, seed)
+            return (
+                moved.kind.value,
+                moved.edits,
+                f"in functions: {moved.message}",
+                whole.SerializeToString() if whole else b"",
+            )
         return outcome.kind.value, outcome.edits, outcome.message, b""
     small = minimise(model, seed, outcome.kind, _MINIMISING_SECONDS)
     return outcome.kind.value, outcome.edits, examine(small, seed).message, small.SerializeToString()

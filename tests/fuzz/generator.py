@@ -251,7 +251,7 @@ class Maker:
 
     def run(self, nodes: list[NodeProto]) -> list[np.ndarray]:
         made = {o for n in nodes for o in n.output}
-        wanted = dict.fromkeys(name for n in nodes for name in _reads(n) if name and name not in made)
+        wanted = dict.fromkeys(name for n in nodes for name in reads(n) if name and name not in made)
         feeds = {n: self.known[n] for n in wanted if n in self.known}
         outputs = [helper.make_empty_tensor_value_info(o) for n in nodes for o in n.output if o]
         # Constants stay initializers: many operators demand it of their axes.
@@ -302,7 +302,7 @@ class Maker:
         for _ in range(steps):
             self.step(scope)
         # Whatever nobody reads is an output, and a few others.
-        read = {name for node in scope.nodes for name in _reads(node)}
+        read = {name for node in scope.nodes for name in reads(node)}
         made = [(n, a) for n, a in scope.pool if n not in self.known_inputs(inputs)]
         outputs = [(n, a) for n, a in made if n not in read or self.chance(0.06)]
         if not outputs:
@@ -328,14 +328,14 @@ def _fill(graph: Any, init: dict[str, np.ndarray]) -> None:
         graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name))
 
 
-def _reads(node: NodeProto) -> list[str]:
+def reads(node: NodeProto) -> list[str]:
     """Names that a node reads, those its subgraphs capture included."""
     names = list(node.input)
     for attribute in node.attribute:
         if attribute.HasField("g"):
             inside = {i.name for i in attribute.g.input} | {t.name for t in attribute.g.initializer}
             inside |= {o for n in attribute.g.node for o in n.output}
-            names += [n for inner in attribute.g.node for n in _reads(inner) if n not in inside]
+            names += [n for inner in attribute.g.node for n in reads(inner) if n not in inside]
             names += [o.name for o in attribute.g.output if o.name not in inside]
     return names
 
@@ -350,7 +350,7 @@ def prune(model: ModelProto) -> ModelProto:
     for node in reversed(list(graph.node)):
         if any(o in live for o in node.output):
             kept.append(node)
-            live.update(_reads(node))
+            live.update(reads(node))
     copies = [NodeProto.FromString(n.SerializeToString()) for n in reversed(kept)]
     del graph.node[:]
     graph.node.extend(copies)

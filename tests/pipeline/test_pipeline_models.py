@@ -56,8 +56,7 @@ LEFT: dict[str, dict[str, int]] = {
     "nhwc_affine": {},
     "if_body": {},
     "ir3_inputs": {},
-    # parameters are inputs of the function, and one call passes other weights than the next
-    "local_function": {"dynamic-params": 1},
+    "local_function": {},
     # the author lists the running mean among the inputs: it may be overridden
     "overridable_mean": {"overridable": 1},
     "quantised_cnn": {},

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx.inliner
 import pytest
 
 import models
@@ -69,7 +70,8 @@ def test_every_norm_has_one_decision(name: str) -> None:
     sites = [decision.site for decision in report.decisions]
     assert len(sites) == len(set(sites))
     norms = Counter(decision.op_type for decision in report.decisions)
-    assert norms["BatchNormalization"] == operators(model)["BatchNormalization"]
+    flat = onnx.inliner.inline_local_functions(model)  # a norm in a function has one for each call that is inlined
+    assert norms["BatchNormalization"] == operators(flat)["BatchNormalization"]
     for decision in report.decisions:
         assert (decision.outcome == "applied") == ("." not in decision.code)
         assert decision.message

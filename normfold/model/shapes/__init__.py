@@ -6,13 +6,15 @@ is an int, a symbolic name (two equal names are the same number), or None. No na
 
 from normfold.model.shapes.borders import pad_amounts, resize_scales, resize_sizes
 from normfold.model.shapes.derive import Shapes
-from normfold.model.shapes.dims import Dim, Dims, broadcast, declared_dims, declared_type
+from normfold.model.shapes.dims import Dim, Dims, Hints, Known, broadcast, declared_dims, declared_type
 from normfold.model.shapes.layout import node_axes, split_sizes
 from normfold.model.shapes.reductions import reduce_axes
 
 __all__ = [
     "Dim",
     "Dims",
+    "Hints",
+    "Known",
     "Shapes",
     "broadcast",
     "declared_dims",

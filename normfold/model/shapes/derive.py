@@ -5,9 +5,9 @@ from __future__ import annotations
 from normfold.model import attributes
 from normfold.model.constants import Constants, sparse_dims
 from normfold.model.demand import Answers
-from normfold.model.graph import Value
+from normfold.model.graph import Node, Value
 from normfold.model.shapes.data import DATA_RULES
-from normfold.model.shapes.dims import Dim, Dims, declared_dims
+from normfold.model.shapes.dims import Dim, Dims, Hints, declared_dims, merged, no_hints
 from normfold.model.shapes.table import rule_of
 from normfold.model.shapes.types import ElementTypes
 
@@ -16,13 +16,19 @@ _DATA_DEPTH = 32
 
 
 class Shapes:
-    """Answers `dims(value)` and `data_type(value)`; remembers every answer."""
+    """Answers `dims(value)` and `data_type(value)`; remembers every answer.
 
-    def __init__(self, constants: Constants) -> None:
+    Args:
+        constants: of the same model.
+        hints: about inputs of functions and what hangs on calls, of which the graph itself says nothing.
+    """
+
+    def __init__(self, constants: Constants, hints: Hints | None = None) -> None:
         self.constants = constants
+        self._hints = hints or no_hints
         constants.type_of = constants.type_of or self.data_type
         self._dims: Answers[Dims | None] = Answers(self._needed, self._infer)
-        self._types = ElementTypes(constants)
+        self._types = ElementTypes(constants, self._hints)
         self._data: dict[int, list[Dim] | None] = {}
         self._data_depth = 0
 
@@ -75,15 +81,17 @@ class Shapes:
         if stored is not None and not value.exposed:
             return stored
         if value.producer is None:
-            return declared_dims(value.type)
+            return declared_dims(value.type) if value.type is not None else self._hints(value)[0]
         source = self.constants.get(value)
         if source is not None:
             return source.dims
-        rule = rule_of(value.producer)
-        if rule is None:
-            return None
+        dims = self._derive(value.producer, value.output_slot)
+        return merged(dims, self._hints(value)[0]) if dims is None or None in dims else dims
+
+    def _derive(self, node: Node, slot: int) -> Dims | None:
+        rule = rule_of(node)
         try:
-            return rule.derive(self, value.producer, value.output_slot)
+            return None if rule is None else rule.derive(self, node, slot)
         except (ValueError, IndexError, TypeError, ZeroDivisionError):
             return None
 

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from onnx import TypeProto
 
+from normfold.model.graph import Value
+
 Dim = int | str | None
 Dims = tuple[Dim, ...]
+# What is known about a value from elsewhere: dimensions and element type.
+Known = tuple[Dims | None, int | None]
+Hints = Callable[[Value], Known]
+
+
+def no_hints(value: Value) -> Known:
+    """Nothing is known but what the graph itself says."""
+    return None, None
 
 
 def declared_dims(kind: TypeProto | None) -> Dims | None:
@@ -46,6 +56,13 @@ def _broadcast_dim(column: Sequence[Dim]) -> Dim:
     if not symbols:
         return 1
     return symbols.pop() if len(symbols) == 1 else None
+
+
+def merged(dims: Dims | None, other: Dims | None) -> Dims | None:
+    """What two sources know about one shape together."""
+    if dims is None or other is None or len(dims) != len(other):
+        return other if dims is None else dims
+    return tuple(b if a is None else a for a, b in zip(dims, other, strict=True))
 
 
 def product(dims: Dims) -> Dim:

@@ -6,7 +6,7 @@ from normfold.model import attributes
 from normfold.model.constants import Constants
 from normfold.model.graph import Value
 from normfold.model.shapes.control import sources
-from normfold.model.shapes.dims import declared_type
+from normfold.model.shapes.dims import Hints, declared_type
 from normfold.model.shapes.table import rule_of
 
 _FLOAT, _UINT8, _INT32, _INT64, _BOOL = 1, 2, 6, 7, 9
@@ -24,8 +24,9 @@ _SAME_TYPE_OUTPUTS = ("Split", "LSTM", "GRU", "RNN", "BatchNormalization")
 class ElementTypes:
     """Answers what element type a value has; remembers every answer."""
 
-    def __init__(self, constants: Constants) -> None:
+    def __init__(self, constants: Constants, hints: Hints) -> None:
         self._constants = constants
+        self._hints = hints
         self._known: dict[int, int | None] = {}
 
     def get(self, value: Value) -> int | None:
@@ -48,9 +49,9 @@ class ElementTypes:
             return value.tensor.data_type, None
         node = value.producer
         if node is None:
-            return declared_type(value.type), None
+            return declared_type(value.type) if value.type else self._hints(value)[1], None
         if node.domain or node.is_call or attributes.is_bound_by_caller(node):
-            return None, None
+            return self._hints(value)[1], None
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.attributes.get("output_dtype") is not None:
             return int(attributes.get(node, "output_dtype", 0)) or None, None
         if node.op_type == "QuantizeLinear":

@@ -1,0 +1,202 @@
+"""Model-local functions: who calls which, how large a call becomes, and what may be put in its place.
+
+A chain of functions that call each other twice doubles with every step, so sizes are added up before anything is expanded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import onnx
+from onnx import AttributeProto
+
+from normfold.errors import InputError
+from normfold.model.graph import STANDARD, Node, Scope
+from normfold.model.outline import MAX_SUBGRAPH_DEPTH, parse
+from normfold.model.wire import Field
+
+_NAME, _ATTRIBUTE_DEFAULT, _DOMAIN, _OVERLOAD = 1, 11, 10, 13
+# No runtime gets through more nodes than this, and some take exponential time to find that out.
+_MOST_EXPANDED = 10_000_000
+
+Signature = tuple[str, str, str]  # domain, name, overload
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Function:
+    """A model-local function.
+
+    Args:
+        signature: domain, name and overload, by which it is called.
+        scope: its body.
+        nodes, bytes: of the body, with everything that it calls in its place.
+        levels: how deep calls in it are nested, itself included.
+        depth: of the subgraphs in it.
+    """
+
+    signature: Signature
+    scope: Scope
+    nodes: int
+    bytes: int
+    levels: int
+    depth: int
+
+    @property
+    def name(self) -> str:
+        """Its name, and its overload if it has one."""
+        return ":".join(part for part in self.signature[1:] if part)
+
+    def defaults(self) -> dict[str, AttributeProto]:
+        """The attributes that a call may leave out."""
+        outline = self.scope.outline
+        items = [item for item in outline.order if item.number == _ATTRIBUTE_DEFAULT]
+        parsed = [parse(AttributeProto, bytes(outline.buffer[item.start : item.end])) for item in items]
+        return {attribute.name: attribute for attribute in parsed}
+
+
+class Functions:
+    """The functions of a model by signature; one that is defined twice, or shadows a standard operator, is none.
+
+    Raises:
+        InputError: `function.recursion`, `function.size`.
+    """
+
+    def __init__(self, bodies: Sequence[tuple[Field, Scope]]) -> None:
+        found: dict[Signature, list[Scope]] = {}
+        for _, scope in bodies:
+            found.setdefault(_signature(scope), []).append(scope)
+        self._scopes = {key: scopes[0] for key, scopes in found.items() if len(scopes) == 1 and key[0] not in STANDARD}
+        self._known: dict[Signature, Function] = {}
+        for key in self._scopes:
+            self._measure(key)
+
+    def of(self, node: Node) -> Function | None:
+        """The function that a node calls, None if it is an operator."""
+        return self._known.get(_called(node))
+
+    def calls(self, scope: Scope) -> Iterator[tuple[Node, Function]]:
+        """The calls in a scope, those inside of its subgraphs left out."""
+        for node in scope.nodes:
+            function = self.of(node)
+            if function is not None:
+                yield node, function
+
+    def reachable(self, scopes: Iterable[Scope]) -> set[int]:
+        """Identities of the bodies that are called from some scopes, directly or not."""
+        pending, seen = list(scopes), set[int]()
+        while pending:
+            for inner in pending.pop().walk():
+                called = [function.scope for _, function in self.calls(inner) if id(function.scope) not in seen]
+                seen |= {id(scope) for scope in called}
+                pending += called
+        return seen
+
+    def _measure(self, start: Signature) -> None:
+        """Add up a function and all that it calls, those first."""
+        pending, open_ = [start], set[Signature]()
+        while pending:
+            key = pending[-1]
+            if key in self._known:
+                pending.pop()
+                continue
+            called = [_called(node) for scope in self._scopes[key].walk() for node in scope.nodes]
+            called = [inner for inner in called if inner in self._scopes]
+            missing = [inner for inner in called if inner not in self._known]
+            if missing and (key in open_ or key in missing):
+                raise InputError("function.recursion", f"the function {key[1]!r} calls itself", hint="export it again")
+            open_.add(key)
+            if missing:
+                pending += dict.fromkeys(missing)
+            else:
+                self._known[key] = self._measured(key, called)
+
+    def _measured(self, key: Signature, called: Sequence[Signature]) -> Function:
+        scope = self._scopes[key]
+        inner = [self._known[item] for item in called]
+        nodes = sum(len(part.nodes) for part in scope.walk()) + sum(function.nodes for function in inner)
+        if nodes > _MOST_EXPANDED:
+            message = f"the function {key[1]!r} stands for more than {_MOST_EXPANDED} nodes"
+            raise InputError("function.size", message, hint="functions that call each other twice grow without end")
+        size = scope.outline.end - scope.outline.start + sum(function.bytes for function in inner)
+        levels = 1 + max((function.levels for function in inner), default=0)
+        return Function(key, scope, nodes, size, levels, max(part.depth for part in scope.walk()))
+
+
+def _signature(scope: Scope) -> Signature:
+    outline = scope.outline
+    texts = {item.number: outline.buffer[item.start : item.end] for item in outline.order}
+    domain, name, overload = (str(texts.get(number, b""), "utf-8") for number in (_DOMAIN, _NAME, _OVERLOAD))
+    return domain, name, overload
+
+
+def _called(node: Node) -> Signature:
+    proto = node.proto
+    return proto.domain, proto.op_type, proto.overload
+
+
+# --- what may be put in the place of a call ---
+
+
+def obstacle(functions: Functions, node: Node, function: Function, opset: dict[str, int]) -> tuple[str, str] | None:
+    """Why a body cannot be put in the place of a call, as key and message; None if it can.
+
+    Args:
+        functions: of the model.
+        node: the call.
+        function: what it calls.
+        opset: of the model, under which the body would be read.
+    """
+    scope = function.scope
+    if node.scope.depth + function.depth > MAX_SUBGRAPH_DEPTH:
+        return "inline-size", f"subgraphs would be nested more than {MAX_SUBGRAPH_DEPTH} deep"
+    if len(node.inputs) > len(scope.inputs) or len(node.outputs) > len(scope.outputs):
+        return "ill-formed", f"it has more inputs or outputs than {function.name!r}"
+    given = {value.name for value, actual in zip(scope.inputs, node.inputs, strict=False) if actual is not None}
+    for value, target in zip(scope.outputs, node.outputs, strict=False):
+        if target is not None and value.producer is None and value.name not in given:
+            return "ill-formed", f"the output {target.name!r} of the call is an input that it leaves out"
+    inner = [value for part in scope.walk() if part is not scope for value in part.outputs]
+    if any(value.scope is scope and value.producer is None and value.name not in given for value in inner):
+        return "ill-formed", "a branch returns an input that it leaves out"
+    if any(_cannot_be_bound(attribute) for attribute in node.proto.attribute):
+        return "graph-attribute", "it passes a graph, which reads values of the caller"
+    return _other_version(functions, function, opset)
+
+
+def _cannot_be_bound(attribute: AttributeProto) -> bool:
+    graphs = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
+    return attribute.type in graphs or attribute.HasField("g") or bool(attribute.graphs or attribute.ref_attr_name)
+
+
+def _other_version(functions: Functions, function: Function, opset: dict[str, int]) -> tuple[str, str] | None:
+    """The first operator of a body that means something else under the opsets of the model."""
+    own = function.scope.opset
+    for scope in function.scope.walk():
+        for node in scope.nodes:
+            mine, wanted = opset.get(node.domain), own.get(node.domain)
+            if mine is not None and (mine == wanted or functions.of(node) is not None):
+                continue
+            if (
+                mine is None
+                or wanted is None
+                or _since(node, mine) is None
+                or _since(node, mine) != _since(node, wanted)
+            ):
+                theirs = "no version" if mine is None else f"version {mine}"
+                where = f"{node.domain or 'ai.onnx'} {wanted}"
+                return "opset", f"{node.op_type} in {function.name!r} is that of {where}, the model imports {theirs}"
+    return None
+
+
+def _since(node: Node, version: int) -> int | None:
+    return _since_version(node.op_type, node.domain, version)
+
+
+@lru_cache(maxsize=4096)
+def _since_version(op_type: str, domain: str, version: int) -> int | None:
+    try:
+        return int(onnx.defs.get_schema(op_type, version, domain).since_version)
+    except onnx.defs.SchemaError:
+        return None

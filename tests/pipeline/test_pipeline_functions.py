@@ -122,7 +122,7 @@ def test_external_weights_of_calls_and_bodies(tmp_path: Path) -> None:
 def test_what_folds_in_a_body_is_proven_there(tmp_path: Path) -> None:
     """Shapes come from the calls, so that the region can run; nothing is inlined."""
     made = " ".join(f"{name} = Constant<value = float {{0.0}}>()" for name in "wgbmv")
-    body = f"layer (x) => (y) {{ {made} c = Conv(x, w) y = BatchNormalization(c, g, b, m, v) }}"
+    body = f"layer (x) => (y) {{ {made} c = Conv(x, w) d = BatchNormalization(c, g, b, m, v) y = Relu(d) }}"
     model = functional("a = loc.layer (x) y = loc.layer (a)", [body], {}, outputs="float[N,3,8,8] y")
     own = weights("", 3, 3, kernel=1)
     for node in model.functions[0].node[:5]:
@@ -134,4 +134,4 @@ def test_what_folds_in_a_body_is_proven_there(tmp_path: Path) -> None:
     assert report.verification is not None
     assert [region.status for region in report.verification.regions] == ["PASS"]
     assert operators(out) == ["layer", "layer"]
-    assert [n.op_type for n in onnx.load(str(out)).functions[0].node if n.op_type != "Constant"] == ["Conv"]
+    assert [n.op_type for n in onnx.load(str(out)).functions[0].node if n.op_type != "Constant"] == ["Conv", "Relu"]

@@ -307,7 +307,7 @@ class _Planner:
         self.draft.absorb(found.absorptions)
         for member in run:
             self.draft.bypass(member.node, member.data)
-        affine = _composed(run)
+        affine = run[0].affine if len(run) == 1 else _composed(run)
         kind = self.draft.shapes.data_type(run[0].data) or dtypes.FLOAT
         exact = is_exact(affine) or (not found.absorptions and not found.crossed)
         edit = Edit(

@@ -11,13 +11,22 @@ from normfold.affine.crossings.activations import CLIP_BOUNDS, LOWER_BOUND, buil
 from normfold.affine.crossings.operands import build_operand
 from normfold.affine.crossings.space import build_pad_value
 from normfold.affine.draft import INTERNAL, OUTPUT, Draft, Slot
-from normfold.affine.linear import LINEAR
+from normfold.affine.gemm import GEMM
+from normfold.affine.matmul import MATMUL
 from normfold.affine.normalisers import NORMALISERS
 from normfold.affine.quantised import split, through_scales
 from normfold.affine.recurrent import RECURRENT
+from normfold.affine.table import TABLE
 from normfold.model.graph import Node
 
-_ROWS: dict[str, Absorber] = {**CONVOLUTIONS, **LINEAR, **NORMALISERS, **RECURRENT}
+_ROWS: dict[str, Absorber] = {
+    **CONVOLUTIONS,
+    "Gemm": GEMM,
+    "MatMul": MATMUL,
+    "Gather": TABLE,
+    **NORMALISERS,
+    **RECURRENT,
+}
 ABSORBERS: dict[str, Absorber] = {name: through_scales(row) for name, row in _ROWS.items()}
 
 

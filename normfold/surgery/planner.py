@@ -18,7 +18,7 @@ from normfold.affine.algebra import Affine
 from normfold.affine.change import require_normal_factors
 from normfold.affine.draft import OUTPUT, Absorption, Draft, Slot
 from normfold.affine.forward import absorb_forward
-from normfold.affine.linear import needs_add
+from normfold.affine.matmul import needs_add
 from normfold.affine.patterns import require_no_bias, require_unfused
 from normfold.affine.reasons import Refused
 from normfold.affine.recognise import BATCH_NORM, AffineNode, has_constant_operand, is_candidate, read

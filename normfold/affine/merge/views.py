@@ -17,7 +17,7 @@ from normfold.affine.algebra import Affine, per_channel
 from normfold.affine.change import require_affordable, require_range, zeros
 from normfold.affine.convolution import front_factor
 from normfold.affine.draft import BORDER, UNIT_IN, UNIT_OUT, Draft, Merge, after_another
-from normfold.affine.linear import front_rows
+from normfold.affine.gemm import front_rows
 from normfold.affine.reasons import Refused
 from normfold.affine.window import WINDOW_ATTRIBUTES, Ints, Window, window_of
 from normfold.model import attributes, dtypes

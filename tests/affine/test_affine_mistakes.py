@@ -1,4 +1,4 @@
-"""Mistakes of other tools (reference, section 9), the backward half; those with a table elsewhere are named there."""
+"""Mistakes of other tools, each with its record where there is one; those with a table elsewhere are named there."""
 
 import numpy as np
 import pytest
@@ -82,3 +82,62 @@ def test_a_fused_tensor_that_is_an_output_keeps_its_name():
     model = build(f"c = Conv(x, w) {NORM} z = Relu(y)", outputs="y, z", init={"w": random(4, 3, 3, 3), **batch_norm(4)})
     model.graph.node[0].name = "y"
     folds(model, ["Conv", "Relu"])
+
+
+# --- in front --------------------------------------------------------------------------------------------------------
+
+FRONT = "c = BatchNormalization(x, g, b, m, v)"
+
+
+@pytest.mark.parametrize("attributes", ["pads=[1, 1, 1, 1]", "pads=[0, 1, 0, 0]", 'auto_pad="SAME_UPPER"'])
+def test_a_shift_is_not_pushed_into_a_padded_kernel(attributes):
+    """Right inside of the image and wrong on its border, by as much as the shift is large."""
+    init = {**batch_norm(3), "w": random(4, 3, 3, 3)}
+    stays(build(f"{FRONT} y = Conv<{attributes}>(c, w)", "float[2,3,8,8] x", init=init), "padded-shift")
+
+
+def test_a_gamma_of_zero_is_zero():
+    """Others put 1e-10 in its place to be able to divide by it."""
+    parameters = batch_norm(3, sign=False)
+    parameters["g"][1] = 0
+    result = folds(
+        build(f"{FRONT} r = Relu(c) y = Conv(r, w)", init={**parameters, "w": random(4, 3, 1, 1)}), ["Conv", "Max"]
+    )
+    assert not result.operand("Conv", 1)[:, 1].any()
+
+
+def test_a_gate_takes_the_scale_once():
+    """apache/tvm#17151: squeeze-excite, whose gate reads what it multiplies."""
+    init = {"k": positive(3, 1, 1), "w": random(3, 3, 1, 1), "w2": random(4, 3, 1, 1)}
+    body = "p = GlobalAveragePool(x) s = Conv(p, w) u = Sigmoid(s) a = Mul(x, k) d = Mul(a, u) y = Conv(d, w2)"
+    folds(build(body, init=init), ["GlobalAveragePool", "Conv", "Sigmoid", "Mul", "Conv"])
+
+
+@pytest.mark.parametrize("perm", [[0, 1, 2], [0, 2, 1]])
+def test_equal_sizes_are_no_proof_of_an_axis(perm):
+    """A square product behind a Transpose: only one of the two permutations has its columns on axis 1."""
+    init = {**batch_norm(4), "w": random(5, 4)}
+    body = f"a = MatMul(x, w) c = Transpose<perm={perm}>(a) y = BatchNormalization(c, g, b, m, v)"
+    result = check(build(body, "float[2,4,5] x", init=init))
+    assert result.after == (
+        ["MatMul", "Transpose", "BatchNormalization"] if perm == [0, 1, 2] else ["MatMul", "Add", "Transpose"]
+    )
+
+
+def test_one_weight_behind_two_norms():
+    """Tencent/TNN#808: the weight of one becomes that of the other; results remembered by the name of a weight."""
+    second = {f"{name}2": values for name, values in batch_norm(3, seed=20).items()}
+    body = f"{FRONT} d = BatchNormalization(x, g2, b2, m2, v2) y = Conv(c, w) z = Conv(d, w)"
+    result = folds(
+        build(body, outputs="y, z", init={**batch_norm(3), **second, "w": random(4, 3, 3, 3)}), ["Conv", "Conv"]
+    )
+    first, other = (node.input[1] for node in result.model.graph.node)
+    assert first != other
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_every_phase_of_a_transposed_convolution_sees_its_own_taps(stride):
+    """A shift in front of it is a bias only if every tap reaches every output pixel."""
+    init = {**batch_norm(3), "w": random(3, 4, 1, 1)}
+    model = build(f"{FRONT} y = ConvTranspose<strides=[{stride}, {stride}]>(c, w)", init=init)
+    (folds(model, ["ConvTranspose"]) if stride == 1 else stays(model, "padded-shift"))

@@ -32,7 +32,6 @@ from normfold.model.graph import Node
 from normfold.model.tensors import Float64, TensorSource
 
 _GEMM_ATTRIBUTES = ("alpha", "beta", "transA", "transB", "broadcast")
-_GEMM_BIAS_OPTIONAL = 11
 
 
 def _accept_gemm(draft: Draft, node: Node, affine: Affine) -> Absorption:

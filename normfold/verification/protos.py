@@ -126,11 +126,6 @@ def prefix_names(graph: onnx.GraphProto, prefix: str) -> None:
         item.name = prefix + item.name
 
 
-def random_array(rng: np.random.Generator, elem: int, shape: tuple[int, ...]) -> Array:
-    """Return N(0, 1) values of the floating type `elem`."""
-    return to_elem(rng.standard_normal(shape), elem)
-
-
 def to_elem(values: Array, elem: int) -> Array:
     """Return `values` in the numpy type of `elem`, rounded to nearest."""
     with np.errstate(all="ignore"):

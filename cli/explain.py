@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .boundary import errors
-from .options import Debug, Format, FormatOption, Initializers, Model, Policy, configuration
+from .options import Aggressive, Debug, Format, FormatOption, Initializers, Model, Policy, configuration
 
 
 def explain(
@@ -17,6 +17,7 @@ def explain(
         typer.Argument(help="Name of a node or of one of its outputs.", metavar="[NODE]", show_default=False),
     ] = None,
     initializers: Initializers = Policy.AUTO,
+    aggressive: Aggressive = False,
     format: FormatOption = Format.HUMAN,  # noqa: A002 - the name of the option
     debug: Debug = False,
 ) -> None:
@@ -26,5 +27,7 @@ def explain(
 
         from . import render
 
-        decisions = normfold.explain(model, node, config=configuration(initializers=initializers.value))
+        decisions = normfold.explain(
+            model, node, config=configuration(initializers=initializers.value, aggressive=aggressive)
+        )
         render.explained(decisions, node, format)

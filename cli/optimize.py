@@ -9,6 +9,7 @@ import typer
 
 from .boundary import errors
 from .options import (
+    Aggressive,
     Atol,
     Debug,
     Format,
@@ -50,9 +51,7 @@ def optimize(
     initializers: Initializers = Policy.AUTO,
     skip: Annotated[list[str] | None, repeatable("--skip", "CODE", "Leave out a rule, such as NF102.")] = None,
     only: Annotated[list[str] | None, repeatable("--only", "CODE", "Use only this rule.")] = None,
-    aggressive: Annotated[
-        bool, typer.Option("--aggressive", help="Merge linear operators even where parameters or FLOPs grow.")
-    ] = False,
+    aggressive: Aggressive = False,
     inputs: Inputs = None,
     shape: Shapes = None,
     rtol: Rtol = None,

@@ -43,6 +43,12 @@ class TargetName(StrEnum):
 
 Model = Annotated[Path, typer.Argument(help="The ONNX model.", metavar="MODEL", show_default=False)]
 FormatOption = Annotated[Format, typer.Option("--format", help="human: tables; json: one document on stdout.")]
+Aggressive = Annotated[
+    bool,
+    typer.Option(
+        "--aggressive", help="Also fold and merge where parameters or FLOPs grow; the decision says what grew."
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")]
 
 

@@ -22,6 +22,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from cli import app as program
 from cli.plain import plain
+from tests.affine.test_affine_unit_channel import block
 
 ROOT = Path(__file__).parents[2]
 
@@ -416,6 +417,14 @@ def test_explain(normfold: Runner, source: Path) -> None:
     assert [d["node"] for d in document["decisions"]] == ["bn1"]
     assert (document["command"], document["schema_version"], document["error"]) == ("explain", "1.1", None)
     assert "concerns relu0" in normfold("explain", source, "relu0").out
+
+
+def test_explain_what_is_asked_for(normfold: Runner, tmp_path: Path) -> None:
+    """A channel of ones is one more channel, so only --aggressive speaks of it."""
+    path = tmp_path / "padded.onnx"
+    onnx.save(block(), path)
+    assert normfold("explain", path).out.startswith("refused")
+    assert normfold("explain", path, "--aggressive").out.startswith("applied")
 
 
 def test_inspect(normfold: Runner, source: Path) -> None:

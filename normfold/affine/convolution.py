@@ -189,7 +189,8 @@ def _bias_map(draft: Draft, node: Node, weight: _Weight, shift: Float64, reason:
         Refused: `reason`, sizes are not known, or it does not pay.
     """
     before, after = dims_before(draft, node), dims_behind(draft, node)
-    foreign = weight.transposed or node.op_type == "DeformConv" or draft.pending(node, BORDER) is not None
+    changed = any(draft.pending(node, slot) is not None for slot in (BORDER, UNIT_OUT))
+    foreign = weight.transposed or node.op_type == "DeformConv" or changed
     window = None if foreign else padding.resolved(draft, node, weight.source.dims[2:])
     sizes = [size for size in (*before[1:], *after[1:]) if isinstance(size, int)]
     if window is None or len(sizes) != 2 * (len(before) - 1):
@@ -225,10 +226,9 @@ def _build(draft: Draft, node: Node, affine: Affine) -> Change:
         hidden = hidden_channels(bias, weight.source, weight.outputs)
         shown = weight.of_output(hidden.astype(np.float64)) != 0
         change.inputs[1] = scaled(weight.source, factor, parameter_name(node, 1, "weight"), shown)
+    change = _with_unit_channels(draft, node, change, weight, scale)
     fill = draft.pending(node, BORDER)
-    if fill is not None:
-        return _filled(draft, node, change, weight.source, float(fill.shift))
-    return _with_unit_channels(draft, node, change, weight, scale)
+    return change if fill is None else _filled(draft, node, change, weight.source, float(fill.shift))
 
 
 def _with_unit_channels(draft: Draft, node: Node, change: Change, weight: _Weight, scale: Float64) -> Change:

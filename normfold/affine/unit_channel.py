@@ -15,7 +15,7 @@ import numpy as np
 from normfold.affine.absorbers import ABSORBERS
 from normfold.affine.algebra import Affine, per_channel, uniform
 from normfold.affine.change import in_front, into_weights
-from normfold.affine.convolution import input_channels, taps_in_front
+from normfold.affine.convolution import adds_map, input_channels, taps_in_front
 from normfold.affine.crossings import CROSSINGS
 from normfold.affine.crossings.activations import CLIP_BOUNDS, LOWER_BOUND
 from normfold.affine.draft import BORDER, UNIT_IN, UNIT_OUT, Absorption, Draft, Slot
@@ -47,12 +47,7 @@ def carry_shift(draft: Draft, data: Value, made: Value, affine: Affine) -> Found
     behind, producer = _backward(draft, data)
     scale, shift = arriving.vectors(1, input_channels(draft, consumer))
     _require_cheap(consumer, scale.size)
-    for node in (producer, consumer):
-        if draft.pending(node, BORDER) is not None or id(node) in draft.merges:
-            raise Refused("padded-shift", f"{node.label!r} has been changed before", node.label)
-    taken = (draft.pending(producer, UNIT_OUT), draft.pending(consumer, UNIT_IN))
-    if any(item is not None for item in taken):
-        raise Refused("padded-shift", f"{producer.label!r} makes such a channel already", producer.label)
+    _require_free(draft, producer, consumer)
     identity = uniform(1.0, 0.0, affine.rank)
     weights = np.expand_dims(taps_in_front(draft, consumer, shift), 1)
     absorbed = (
@@ -62,6 +57,18 @@ def carry_shift(draft: Draft, data: Value, made: Value, affine: Affine) -> Found
         Absorption(Slot(producer, UNIT_OUT), uniform(0.0, 1.0, affine.rank)),
     )
     return Found(absorbed, (*behind, *ahead))
+
+
+def _require_free(draft: Draft, producer: Node, consumer: Node) -> None:
+    """Neither has what does not go together with one more channel in between."""
+    if draft.pending(consumer, BORDER) is not None:
+        raise Refused("padded-shift", f"{consumer.label!r} reads from a Pad with another fill", consumer.label)
+    collected = draft.pending(producer)
+    if collected is not None and adds_map(collected):
+        raise Refused("padded-shift", f"a map is added behind {producer.label!r}", producer.label)
+    taken = (draft.pending(producer, UNIT_OUT), draft.pending(consumer, UNIT_IN))
+    if any(item is not None for item in taken):
+        raise Refused("padded-shift", f"{producer.label!r} makes such a channel already", producer.label)
 
 
 def _require_cheap(consumer: Node, channels: int) -> None:

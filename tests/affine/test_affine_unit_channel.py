@@ -115,6 +115,33 @@ def test_another_reader_sees_the_channel():
     assert result.after == result.before
 
 
+BLOCK = "r = Relu(c) b = BatchNormalization(r, g, b0, m, v) y = Conv<pads=[1, 1, 1, 1]>(b, w2)"
+WEIGHTS = {"w": random(12, 3, 3, 3), "w1": random(12, 12, 1, 1, seed=5), "w2": random(12, 12, 3, 3, seed=2)}
+
+
+@pytest.mark.parametrize(
+    ("body", "after"),
+    [
+        ("a0 = Sub(x, k) a = Div(a0, k2) c = Conv<pads=[1, 1, 1, 1]>(a, w) " + BLOCK, ["Pad", "Conv", "Relu", "Conv"]),
+        ("c0 = Conv<pads=[1, 1, 1, 1]>(x, w) c = Conv(c0, w1) " + BLOCK, ["Conv", "Relu", "Conv"]),
+        (f"c = Conv(x, w) {BLOCK.replace('y =', 'y0 =')} y = Conv(y0, w1)", ["Conv", "Relu", "Conv"]),
+    ],
+)
+def test_beside_what_else_happened_to_the_convs(body, after):
+    """A fill in front of the first, a merge into the first, a merge into the second: all in one run."""
+    constants = {**WEIGHTS, **parameters(12), "k": F32(5), "k2": F32(3)}
+    used = {name: values for name, values in constants.items() if f", {name})" in body or f", {name}," in body}
+    assert check(build(body, "float[2,3,8,8] x", init=used), aggressive=True).after == after
+
+
+def test_a_map_behind_the_first_conv_has_no_such_channel():
+    first = {f"{name}1": values for name, values in parameters(24, 40).items()}
+    body = "a = BatchNormalization(x, g1, b01, m1, v1) c = Conv<pads=[1, 1, 1, 1], strides=[4, 4]>(a, w) " + BLOCK
+    init = {**parameters(12), **first, "w": random(12, 24, 3, 3), "w2": random(24, 12, 3, 3, seed=2)}
+    result = check(build(body, "float[2,24,16,16] x", init=init), aggressive=True)
+    assert result.after == ["Conv", "Add", "Relu", "BatchNormalization", "Conv"]
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     kernel=st.integers(1, 3),

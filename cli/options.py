@@ -39,6 +39,11 @@ class TargetName(StrEnum):
     """Mirror of `normfold.Target`."""
 
     PORTABLE = "portable"
+    ORT_CPU = "ort-cpu"
+    ORT_CUDA = "ort-cuda"
+    TENSORRT = "tensorrt"
+    DIRECTML = "directml"
+    OPENVINO = "openvino"
 
 
 Model = Annotated[Path, typer.Argument(help="The ONNX model.", metavar="MODEL", show_default=False)]

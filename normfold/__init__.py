@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from normfold._version import __version__
 
 if TYPE_CHECKING:
-    from normfold.config import Config, Target, VerifyLevel
+    from normfold.config import Config, VerifyLevel
     from normfold.errors import (
         EnvironmentProblem,
         GateError,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from normfold.model.source import Source
     from normfold.pipeline import Result, optimize, verify
     from normfold.report.schema import InspectReport, Report, VerifyReport
+    from normfold.targets.names import Target
     from normfold.verification import Status, Verification
 
 __all__ = [
@@ -61,7 +62,8 @@ __all__ = [
 ]
 
 _HOME = {
-    **dict.fromkeys(("Config", "Target", "VerifyLevel"), "normfold.config"),
+    **dict.fromkeys(("Config", "VerifyLevel"), "normfold.config"),
+    "Target": "normfold.targets.names",
     **dict.fromkeys(
         ("EnvironmentProblem", "GateError", "InputError", "NormfoldError", "OutputError", "UsageError", "WorkerError"),
         "normfold.errors",

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from normfold.model.load import Initializers
+from normfold.targets.names import Target
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -20,12 +21,6 @@ class VerifyLevel(StrEnum):
     FULL = "full"
     REGION = "region"
     OFF = "off"
-
-
-class Target(StrEnum):
-    """The deployment target. More targets come with the lowering of norms."""
-
-    PORTABLE = "portable"
 
 
 class Config(BaseModel):

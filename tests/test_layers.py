@@ -18,6 +18,7 @@ LAYERS = (
     ("errors", "_version"),
     ("model",),
     ("affine", "norm"),
+    ("targets",),
     ("surgery",),
     ("verification",),
     ("report",),

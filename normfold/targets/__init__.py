@@ -1,0 +1,1 @@
+"""Deployment targets: which operator has a real kernel where, and what each norm becomes there."""

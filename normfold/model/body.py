@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from onnx import AttributeProto, NodeProto
 
 from normfold.model.functions import Function
-from normfold.model.graph import Node, Value
+from normfold.model.graph import Node, Scope, Value
 from normfold.model.outline import NodeOutline, Origin, Reader, parse
 from normfold.model.rename import Fresh, specialise
 from normfold.model.tensors import DataFiles
@@ -41,7 +41,7 @@ class Body:
         made = [self._node(node, bound) for node in nodes]
         count = len(self.function.scope.nodes)
         for index, (source, target) in enumerate(self.copies, start=count):
-            made.append(self._outline(NodeProto(op_type="Identity", input=[source], output=[target]), index))
+            made.append(self._outline(NodeProto(op_type="Identity", input=[source], output=[target]), str(index)))
         return made
 
     def _live(self) -> list[Node]:
@@ -83,19 +83,23 @@ class Body:
         outline = node.outline
         proto = parse(NodeProto, bytes(outline.buffer[outline.field.start : outline.field.end]))
         specialise(proto, self.names, bound, self._fresh)
-        return self._outline(proto, node.index)
+        return self._outline(proto, node.key.rpartition(":")[2])
 
-    def _outline(self, proto: NodeProto, index: int) -> NodeOutline:
-        """A new node as if it had been read from a file, with the key that it has because of its call."""
-        scope = self.call.scope
-        payload = proto.SerializeToString(deterministic=True)
-        start = header(scope.outline.kind.node, len(payload))
-        buffer = memoryview(start + payload)
-        place = Field(scope.outline.kind.node, LENGTH, 0, len(start), len(buffer))
-        outline = Reader(buffer, self.files).node(place, scope.depth)
-        key = f"{self.call.key}/{self.function.name}:{index}"
-        outline.origin = Origin(key, f"{self.function.scope.path}:{index}", self.call.key)
+    def _outline(self, proto: NodeProto, place: str) -> NodeOutline:
+        """A new node with the key that it has because of its call."""
+        outline = node_outline(proto, self.call.scope, self.files)
+        key = f"{self.call.key}/{self.function.name}:{place}"
+        outline.origin = Origin(key, f"{self.function.scope.path}:{place}", self.call.key)
         return outline
+
+
+def node_outline(proto: NodeProto, scope: Scope, files: DataFiles) -> NodeOutline:
+    """The outline of a new node as if it had been read from a file, to stand in some scope."""
+    payload = proto.SerializeToString(deterministic=True)
+    start = header(scope.outline.kind.node, len(payload))
+    buffer = memoryview(start + payload)
+    place = Field(scope.outline.kind.node, LENGTH, 0, len(start), len(buffer))
+    return Reader(buffer, files).node(place, scope.depth)
 
 
 def _read(node: Node) -> Iterator[Value]:

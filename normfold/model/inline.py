@@ -9,7 +9,7 @@ keeps the one that it has in the file, and a copy of node 2 of the body of `Bloc
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from normfold.model.body import Body
@@ -95,7 +95,7 @@ class _Inliner:
         if graph is self.model.graph:
             return Inlined(self.model, self.calls, self.refused)
         connect_scopes(graph, [])
-        _keep_policy(self.model, graph)
+        keep_policy(self.model, graph)
         return Inlined(self._with_graph(graph), self.calls, self.refused)
 
     def _with_graph(self, graph: Scope) -> Model:
@@ -110,7 +110,7 @@ class _Inliner:
             functions=[(item, scope) for item, scope in self.model.functions if item.tag not in gone],
             order=[item for item in self.model.order if item.tag not in gone],
             inlined=tuple(self.calls),
-            unread=tuple(_unread(self.model.graph, graph)),
+            unread=(*renewed(self.model.unread, graph), *unread(self.model.graph, graph)),
         )
 
     # --- one level of calls ---
@@ -141,7 +141,7 @@ class _Inliner:
                 SubgraphOutline(sub.attribute, sub.position, outlines.get(id(inner), sub.outline))
                 for sub, inner in zip(node.outline.subgraphs, node.subgraphs, strict=True)
             ]
-            return [dataclasses.replace(node.outline, subgraphs=subgraphs, origin=_origin(node))]
+            return [dataclasses.replace(node.outline, subgraphs=subgraphs, origin=origin_of(node))]
         return None
 
     def _call(self, node: Node, function: Function) -> Call:
@@ -198,25 +198,36 @@ def _with_nodes(scope: Scope, replaced: dict[int, list[NodeOutline]]) -> ScopeOu
         node = own[count]
         new = replaced.get(count)
         if new is None:
-            new = [dataclasses.replace(node.outline, origin=_origin(node))]
+            new = [dataclasses.replace(node.outline, origin=origin_of(node))]
         order += [part.field for part in new]
         nodes += new
         count += 1
     return dataclasses.replace(outline, order=order, nodes=nodes, rebuilt=True)
 
 
-def _origin(node: Node) -> Origin:
+def origin_of(node: Node) -> Origin:
+    """Where a node comes from: itself, where it has not been moved yet."""
     return node.outline.origin or Origin(node.key, node.key, None)
 
 
-def _keep_policy(original: Model, graph: Scope) -> None:
+def keep_policy(original: Model, graph: Scope) -> None:
     """What a caller may override stays so."""
     for value in original.graph.inputs:
         graph.values[value.name].exposed = value.exposed
 
 
-def _unread(before: Scope, after: Scope) -> Iterator[Value]:
-    """Values whose only readers were calls that pass them to nobody."""
+def renewed(values: Iterable[Value], graph: Scope) -> Iterator[Value]:
+    """The same values in a graph that was built anew; those of functions stay."""
+    scopes = {scope.path: scope for scope in graph.walk()}
+    for value in values:
+        scope = scopes.get(value.scope.path)
+        now = value if scope is None else scope.values.get(value.name)
+        if now is not None:
+            yield now
+
+
+def unread(before: Scope, after: Scope) -> Iterator[Value]:
+    """Values that had readers and have none any more: calls that pass them to nobody, nodes that went."""
     scopes = {scope.path: scope for scope in after.walk()}
     for scope in before.walk():
         for name, value in scope.values.items():

@@ -19,6 +19,7 @@ from normfold.model.graph import STANDARD, Node, Scope, Value, add_nodes, connec
 from normfold.model.opener import open_model
 from normfold.model.outline import (
     FUNCTION,
+    FUNCTION_OPSET,
     GRAPH,
     MODEL_FUNCTION,
     MODEL_GRAPH,
@@ -64,7 +65,9 @@ class Model:
     kept_exposed: tuple[str, ...] = ()
     warnings: list[str] = field(default_factory=list)
     inlined: tuple[str, ...] = ()  # keys of the calls in whose place the bodies of functions stand
-    unread: tuple[Value, ...] = ()  # values that had readers, until calls were inlined that do nothing with them
+    unread: tuple[Value, ...] = ()  # values that had readers, until other nodes came in the place of those
+    imports: dict[str, dict[str, int]] = field(default_factory=dict)  # new opset imports, by path of the root scope
+    is_rewritten: bool = False  # whether nodes stand in it that the file does not have
 
     @property
     def roots(self) -> list[Scope]:
@@ -203,7 +206,7 @@ def _opset(reader: Reader, items: list[Field]) -> dict[str, int]:
 
 def _function(reader: Reader, item: Field) -> Scope:
     outline = reader.scope(item.start, item.end, FUNCTION)
-    opset = _opset(reader, [part for part in outline.order if part.number == 9])
+    opset = _opset(reader, [part for part in outline.order if part.number == FUNCTION_OPSET])
     name, domain, overload = (_texts(outline, number) for number in (1, 10, 13))
     path = "::".join(part[-1] for part in (domain, name, overload) if part and part[-1])
     return Scope(f"function {path}", outline, opset)
@@ -279,7 +282,7 @@ def _declare(scope: Scope) -> None:
             value = scope.values.get(sparse.values.name) or scope.define(sparse.values.name)
             value.sparse_dims = tuple(sparse.dims)
     seen: set[str] = set()
-    for _, tensor in outline.initializers:
+    for tensor in outline.tensors:
         if tensor.name in seen or not tensor.name:
             raise InputError("graph.ssa", f"the initializer {tensor.name!r} is defined twice or has no name")
         seen.add(tensor.name)

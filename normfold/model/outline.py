@@ -31,6 +31,7 @@ MODEL_GRAPH, MODEL_OPSET, MODEL_METADATA, MODEL_FUNCTION = 7, 8, 14, 25
 NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OP_TYPE, NODE_ATTRIBUTE, NODE_DOMAIN = 1, 2, 3, 4, 5, 7
 ATTRIBUTE_NAME, ATTRIBUTE_TENSOR, ATTRIBUTE_GRAPH, ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS = 1, 5, 6, 10, 11
 TENSOR_RAW = 9
+FUNCTION_OPSET = 9
 _WITH_HIDDEN_TENSORS = (AttributeProto.TENSORS, AttributeProto.SPARSE_TENSOR, AttributeProto.SPARSE_TENSORS)
 _MOST_ELEMENTS = (1 << 63) - 1
 
@@ -92,7 +93,8 @@ class NodeOutline:
 class ScopeOutline:
     """One graph or function body: all its fields in file order, and the parsed ones by kind.
 
-    `rebuilt`: other nodes stand where the file has calls, so that it is not the bytes from `start` to `end` any more.
+    `rebuilt`: other nodes stand in the place of some, so that it is not the bytes from `start` to `end` any more; `added`
+    are initializers that came with them, counted on behind those of the file.
     """
 
     kind: ScopeKind
@@ -103,6 +105,12 @@ class ScopeOutline:
     nodes: list[NodeOutline]
     initializers: list[tuple[Field, FileTensor]]
     rebuilt: bool = False
+    added: list[FileTensor] = dataclasses.field(default_factory=list)
+
+    @property
+    def tensors(self) -> list[FileTensor]:
+        """All initializers, by their number."""
+        return [*(tensor for _, tensor in self.initializers), *self.added]
 
 
 class Reader:

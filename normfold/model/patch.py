@@ -60,7 +60,7 @@ class Candidate:
     @property
     def is_original(self) -> bool:
         """Whether nothing changes."""
-        return not self.scopes
+        return not self.scopes and not self.model.is_rewritten
 
     def patch(self, scope: Scope) -> ScopePatch:
         """The patch of a scope, created if there is none yet."""

@@ -6,9 +6,9 @@ is a list of pieces, so that a weight is computed while it is written and never 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
-from onnx import AttributeProto, NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto
+from onnx import AttributeProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, ValueInfoProto
 
 from normfold.model.graph import Scope
 from normfold.model.load import Model
@@ -16,9 +16,12 @@ from normfold.model.outline import (
     ATTRIBUTE_GRAPH,
     ATTRIBUTE_GRAPHS,
     ATTRIBUTE_TENSOR,
+    FUNCTION,
+    FUNCTION_OPSET,
     MODEL_FUNCTION,
     MODEL_GRAPH,
     MODEL_METADATA,
+    MODEL_OPSET,
     NODE_ATTRIBUTE,
     NODE_INPUT,
     NODE_OP_TYPE,
@@ -88,17 +91,28 @@ def splice(candidate: Candidate, relocate: Relocate) -> Pieces:
         out.copy(model.buffer, 0, len(model.buffer))
         return out
     functions = {item.tag: scope for item, scope in model.functions}
+    imports = model.imports.get(model.graph.path)
     writer = _Writer(candidate, relocate)
     for item in model.order:
         if item is model.graph_field:
             out.nest(MODEL_GRAPH, writer.scope(model.graph))
         elif item.number == MODEL_FUNCTION:
             out.nest(MODEL_FUNCTION, writer.scope(functions[item.tag]))
+        elif item.number == MODEL_OPSET and imports is not None:
+            continue
         elif item.number != MODEL_METADATA or not _is_ours(model, item):
             out.copy(model.buffer, item.tag, item.end)
+    if imports is not None:
+        _write_imports(out, MODEL_OPSET, imports)
     for key in sorted(candidate.metadata):
         out.message(MODEL_METADATA, StringStringEntryProto(key=key, value=candidate.metadata[key]).SerializeToString())
     return out
+
+
+def _write_imports(out: Pieces, number: int, imports: Mapping[str, int]) -> None:
+    """The opset imports of a model or function, where a version changed or a domain was added."""
+    for domain, version in sorted(imports.items()):
+        out.message(number, OperatorSetIdProto(domain=domain, version=version).SerializeToString())
 
 
 def _is_ours(model: Model, item: Field) -> bool:
@@ -110,6 +124,7 @@ class _Writer:
     def __init__(self, candidate: Candidate, relocate: Relocate) -> None:
         self.candidate = candidate
         self.relocate = relocate
+        self.imports = candidate.model.imports
 
     def scope(self, scope: Scope) -> Pieces:
         outline, kind = scope.outline, scope.outline.kind
@@ -121,7 +136,7 @@ class _Writer:
                 inner[node.index] = {(sub.attribute, sub.position): nested for sub, nested in subs}
         out = Pieces()
         nodes = initializers = 0
-        pending_added = bool(patch.added)
+        pending_added = bool(patch.added or outline.added)
         for item in outline.order:
             if item.number == kind.node:
                 self._node_slot(out, patch, nodes, outline.nodes[nodes], inner.get(nodes, {}), kind.node)
@@ -130,12 +145,16 @@ class _Writer:
                 self._initializer(out, patch, initializers, outline)
                 initializers += 1
                 if initializers == len(outline.initializers) and pending_added:
-                    self._added(out, patch.added)
+                    self._added(out, patch, outline)
                     pending_added = False
+            elif item.number == FUNCTION_OPSET and kind is FUNCTION and scope.path in self.imports:
+                continue
             elif not _is_dropped(outline, item, patch):
                 out.copy(outline.buffer, item.tag, item.end)
         if pending_added:
-            self._added(out, patch.added)
+            self._added(out, patch, outline)
+        if kind is FUNCTION and scope.path in self.imports:
+            _write_imports(out, FUNCTION_OPSET, self.imports[scope.path])
         return out
 
     # --- nodes ---
@@ -242,9 +261,16 @@ class _Writer:
         else:
             out.copy(outline.buffer, item.tag, item.end)
 
-    def _added(self, out: Pieces, tensors: Iterable[NewTensor]) -> None:
-        for tensor in tensors:
-            out.nest(5, self._new(tensor))
+    def _added(self, out: Pieces, patch: ScopePatch, outline: ScopeOutline) -> None:
+        """Initializers that the file does not have: those that came with new nodes, and those that edits made."""
+        number = outline.kind.initializer
+        for index, tensor in enumerate(outline.added, start=len(outline.initializers)):
+            if index in patch.replaced:
+                out.nest(number, self._new(patch.replaced[index]))
+            elif index not in patch.dropped_initializers:
+                out.message(number, tensor.owner.SerializeToString(deterministic=True))
+        for new in patch.added:
+            out.nest(number, self._new(new))
 
     def _new(self, tensor: NewTensor) -> Pieces:
         place = self.relocate(tensor)

@@ -85,11 +85,15 @@ class Norm:
         if not self.centred:
             return Kind.RMS
         spatial = tuple(range(1, self.rank - 1))  # of [N, *spatial, C]
-        if self.is_spatial and self._spares(1):
-            return Kind.INSTANCE
+        if self.is_spatial and self._spares(1) and (self.rank > 3 or self._varies(1)):
+            return Kind.INSTANCE  # without parameters, [N, C, L] might as well be a sequence
         if self.rank > 3 and self.axes == spatial:
             return Kind.INSTANCE
         return Kind.LAYER if self.is_suffix or self.axes == (1,) else Kind.OTHER
+
+    def _varies(self, axis: int) -> bool:
+        """Whether gamma or beta varies along a dimension."""
+        return any(p is not None and p.shape[axis] > 1 for p in (self.gamma, self.beta))
 
     def _spares(self, channel: int) -> bool:
         """Whether gamma and beta vary along no other dimension than the channel."""

@@ -1,0 +1,182 @@
+"""Model -> norms: what every seed turns out to be the statistic of, and the nodes that go with it.
+
+Linear in the number of nodes: a frame looks at a bounded number of nodes behind its base, and a seed inside of a norm that
+was found is not looked at again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from normfold.model.dtypes import is_float
+from normfold.model.graph import Node, Scope, Value
+from normfold.model.load import Model
+from normfold.model.shapes import Shapes
+from normfold.norm.accept import fits, norm_of
+from normfold.norm.extents import Extents
+from normfold.norm.frame import Frame
+from normfold.norm.meaning import Norm
+from normfold.norm.seeds import bases, is_seed, set_axes
+from normfold.norm.transfer import transfer
+from normfold.norm.views import SplitError
+
+_MOST_SPLITS = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NormSite:
+    """A norm in a graph.
+
+    Args:
+        norm: what it means.
+        base: x.
+        output: y.
+        nodes: those between them that y depends on, in execution order.
+        dead: those of them that nothing else needs.
+        snap: how far coefficients were moved to make it a norm, relative.
+    """
+
+    norm: Norm
+    base: Value
+    output: Value
+    nodes: tuple[Node, ...]
+    dead: tuple[Node, ...]
+    snap: float
+
+    @property
+    def end(self) -> Node:
+        """The node that makes y: it stands for the site."""
+        node = self.output.producer
+        assert node is not None
+        return node
+
+
+@dataclass(slots=True, eq=False)
+class Recogniser:
+    """Finds norms.
+
+    Args:
+        model: which is not changed.
+        shapes: of the model.
+    """
+
+    model: Model
+    shapes: Shapes
+    extents: Extents = field(init=False)
+    _positions: dict[int, int] = field(default_factory=dict)
+    _taken: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.extents = Extents(self.shapes)
+
+    def sites(self) -> Iterator[NormSite]:
+        """Every norm of the model, in execution order of its first statistic."""
+        for scope in self.model.scopes():
+            seeds = [node for node in scope.nodes if is_seed(node) and self._is_live(node)]
+            if not seeds:
+                continue
+            self._positions |= {id(node): i for i, node in enumerate(scope.nodes)}
+            for seed in seeds:
+                site = None if id(seed) in self._taken else self._best(scope, seed)
+                if site is not None:
+                    self._taken |= {id(node) for node in site.dead}
+                    yield site
+
+    def _is_live(self, node: Node) -> bool:
+        """Whether a node works on data; what is computed of constants is a constant."""
+        return bool(node.outputs) and self.shapes.constants.get(node.outputs[0]) is None and not node.is_call
+
+    def _best(self, scope: Scope, seed: Node) -> NormSite | None:
+        """The norm that takes the most nodes with it, of all that the seed may be a statistic of."""
+        best: NormSite | None = None
+        for base, path in bases(self.shapes.constants, seed):
+            for site in self._of_base(scope, seed, base, path):
+                if best is None or self._rank(site) > self._rank(best):
+                    best = site
+        return best
+
+    def _rank(self, site: NormSite) -> tuple[bool, int, int]:
+        return fits(site.norm), len(site.dead), self._positions[id(site.end)]
+
+    def _of_base(self, scope: Scope, seed: Node, base: Value, path: Sequence[Node]) -> Iterator[NormSite]:
+        extents = self.extents.of(base)
+        kind = self.shapes.data_type(base)
+        if extents is None or kind is None or not is_float(kind) or 0 in extents:
+            return
+        frame = self._frame(scope, seed, base, path, [[size] if size != 1 else [] for size in extents])
+        if frame is None:
+            return
+        for node in frame.nodes:
+            for value in node.outputs:
+                fact = frame.fact(value)
+                found = None if fact is None else norm_of(frame, fact)
+                if value is None or found is None:
+                    continue
+                nodes = _between(frame, value)
+                dead = _dead(nodes, value)
+                if dead and not any(id(node) in self._taken for node in nodes):
+                    yield NormSite(found[0], base, value, tuple(nodes), tuple(dead), found[1])
+
+    def _frame(
+        self, scope: Scope, seed: Node, base: Value, path: Sequence[Node], parts: list[list[int]]
+    ) -> Frame | None:
+        """The frame of a base and the axes of a seed, worked out; None if there are no axes."""
+        for _ in range(_MOST_SPLITS):
+            frame = Frame(base, scope, self.shapes, self.extents, parts)
+            try:
+                if not set_axes(frame, seed, path):
+                    return None
+                frame.restart()
+                frame.run(transfer, self._position)
+            except SplitError as cut:
+                parts = _finer(parts, cut)
+                continue
+            return frame
+        return None
+
+    @property
+    def _position(self) -> Callable[[Node], int]:
+        return lambda node: self._positions[id(node)]
+
+
+def _finer(parts: list[list[int]], cut: SplitError) -> list[list[int]]:
+    """The parts of every dimension with one atom cut in two."""
+    finer: list[list[int]] = []
+    count = 0
+    for part in parts:
+        new: list[int] = []
+        for size in part:
+            new += cut.factors if count == cut.atom else (size,)
+            count += 1
+        finer.append(new)
+    return finer
+
+
+def _between(frame: Frame, output: Value) -> list[Node]:
+    """The nodes of a frame that a tensor depends on, in execution order."""
+    inside = {id(node) for node in frame.nodes}
+    wanted: set[int] = set()
+    pending = [output]
+    while pending:
+        node = pending.pop().producer
+        if node is None or id(node) not in inside or id(node) in wanted:
+            continue
+        wanted.add(id(node))
+        pending += [value for value in node.inputs if value is not None and value is not frame.base]
+    return [node for node in frame.nodes if id(node) in wanted]
+
+
+def _dead(nodes: Sequence[Node], output: Value) -> list[Node]:
+    """Those of the nodes that nobody needs once something else makes the output; none if that cannot be."""
+    end = output.producer
+    if end is None or any(value is not None and value is not output and value.uses for value in end.outputs):
+        return []
+    if any(value is not None and value is not output and value.is_output for value in end.outputs):
+        return []
+    dead = {id(end)}
+    for node in reversed(nodes):
+        values = [value for value in node.outputs if value is not None]
+        if all(not value.is_output and all(id(use.node) in dead for use in value.uses) for value in values):
+            dead.add(id(node))
+    return [node for node in nodes if id(node) in dead]

@@ -14,7 +14,7 @@ from normfold.model.graph import Node, Scope, Value
 from normfold.model.load import Model
 from normfold.model.shapes import Shapes
 from normfold.norm.accept import fits, norm_of
-from normfold.norm.extents import Extents
+from normfold.norm.numbers import Extents
 from normfold.norm.frame import Frame
 from normfold.norm.meaning import Norm
 from normfold.norm.seeds import bases, is_seed, set_axes

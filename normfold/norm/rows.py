@@ -19,7 +19,8 @@ def mean_over(x: Float64, axes: Sequence[int], *, keepdims: bool = True) -> Floa
     length, and one after the other along every other axis, with an error that grows with the length. Hence the copy.
     """
     total = sum_over(x, axes, keepdims=keepdims)
-    return np.divide(total, math.prod(x.shape[axis] for axis in set(axes)))
+    mean: Float64 = total / math.prod(x.shape[axis] for axis in set(axes))
+    return mean
 
 
 def sum_over(x: Float64, axes: Sequence[int], *, keepdims: bool = True) -> Float64:

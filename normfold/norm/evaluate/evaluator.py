@@ -100,7 +100,6 @@ class Evaluator:
 
     def __init__(self, constants: Constants) -> None:
         self._constants = constants
-        self._arrays: dict[int, Array | None] = {}
 
     def run(self, outputs: Sequence[Value], given: Mapping[Value, Array]) -> list[Array]:
         """The wanted values, each float64, int64 or bool.
@@ -125,22 +124,22 @@ class Evaluator:
         same_shape = _same_shape(given)
         known: dict[int, Array] = {}
         steps: list[_Step] = []
-        pending = list(outputs)
         drafts: dict[int, _Step] = {}
+        pending = list(outputs)
         while pending:
             value = pending[-1]
             if id(value) in ready:
                 pending.pop()
                 continue
-            constant = self._constant(value)
-            if constant is not None:
-                known[id(value)] = constant
-                ready.add(id(value))
-                continue
-            node = self._maker(value)
-            step = drafts.get(id(node))
+            step = drafts.get(id(value.producer))
             if step is None:
-                step = drafts[id(node)] = self._step(node, given, same_shape)
+                constant = self._constant(value)
+                if constant is not None:
+                    known[id(value)] = constant
+                    ready.add(id(value))
+                    continue
+                step = self._step(value, given, same_shape)
+                drafts[id(value.producer)] = step
             missing = [operand for operand in step.operands if operand is not None and id(operand) not in ready]
             if missing:
                 pending.extend(missing)
@@ -148,25 +147,23 @@ class Evaluator:
             steps.append(step)
             ready.update(id(output) for output in _made(step))
             if id(value) not in ready:
-                raise Unknown(f"output {value.output_slot} of {node.op_type} {node.label!r}")
+                raise Unknown(f"output {value.output_slot} of {step.node.op_type} {step.node.label!r}")
         _mark_last_uses(steps, outputs)
         return Plan(self._constants, outputs, known, steps)
 
     def _constant(self, value: Value) -> Array | None:
-        if id(value) not in self._arrays:
-            source = self._constants.get(value)
-            try:
-                self._arrays[id(value)] = None if source is None else widened(source.array())
-            except (Unreadable, InputError) as error:
-                raise Unknown(f"the constant {value.name!r} cannot be read: {error}") from error
-        return self._arrays[id(value)]
+        source = self._constants.get(value)
+        if source is None:
+            return None
+        try:
+            return widened(source.array())
+        except (Unreadable, InputError) as error:
+            raise Unknown(f"the constant {value.name!r} cannot be read: {error}") from error
 
-    def _maker(self, value: Value) -> Node:
-        if value.producer is None:
+    def _step(self, value: Value, given: Collection[Value], same_shape: Mapping[int, Value]) -> _Step:
+        node = value.producer
+        if node is None:
             raise Unknown(f"{value.name!r} is no constant, and no node makes it")
-        return value.producer
-
-    def _step(self, node: Node, given: Collection[Value], same_shape: Mapping[int, Value]) -> _Step:
         operator = None if node.is_call else _OPERATORS.get((node.domain, node.op_type))
         if operator is None:
             raise Unknown(f"operator {node.domain and node.domain + '.'}{node.op_type} of {node.label!r}")

@@ -34,6 +34,7 @@ REASONS: dict[str, str] = {
     "bias-in-place": "it already is the bias of the operator before it; folding would remove nothing",
     "cost": "folding would cost more than it saves",
     "search-limit": "the search for a neighbour with weights was given up after many steps",
+    "opset": "an operator is needed in another opset than the one it is written for, and has no exact form there",
     "user-keep": "excluded by --skip or --only",
     "verification": "verification found a difference that rounding cannot explain; the edit was dropped",
 }

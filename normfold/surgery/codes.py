@@ -19,7 +19,8 @@ class Rule:
 
 
 _MERGE_ONLY = ("geometry",)
-_AFFINE = tuple(key for key in REASONS if key not in _MERGE_ONLY)
+_OPSET = ("opset",)  # no fold needs another opset; inlining and norms do
+_AFFINE = tuple(key for key in REASONS if key not in (*_MERGE_ONLY, *_OPSET))
 _MERGE = (
     "dynamic-params", "overridable", "ill-formed", "unknown-attribute", "not-per-channel", "shape-unknown", "shared",
     "graph-output", "captured", "quantised", "non-finite", "dtype-range", "external-data", "cost", "user-keep",
@@ -86,7 +87,6 @@ RULES: dict[str, Rule] = {
 
 KEY_MEANING: dict[str, str] = {
     **REASONS,
-    "opset": "an operator in the function is that of another opset than the model imports",
     "inline-size": "the model would grow or nest too much",
     "graph-attribute": "the call passes a graph as an attribute, which reads values of the caller",
     "single-op": "it already is one operator",

@@ -122,6 +122,6 @@ def test_the_user_and_verification_exclude_sites(rule):
 
 
 def test_every_reason_is_exercised():
-    merges_alone = {"geometry"}  # tests/merge
-    assert set(ROWS) | set(ELSEWHERE) == set(REASONS) - merges_alone
+    no_folds = {"geometry", "opset"}  # tests/merge, tests/surgery/versions
+    assert set(ROWS) | set(ELSEWHERE) == set(REASONS) - no_folds
     assert all(name in globals() or Path(name).is_file() for name in ELSEWHERE.values())

@@ -1,0 +1,70 @@
+"""What is said about norms."""
+
+from __future__ import annotations
+
+from normfold.norm.meaning import Norm
+from normfold.norm.recognise import NormSite
+from normfold.surgery.norms.edits import RULE
+from normfold.surgery.plan import Decision, Exactness, Outcome
+from normfold.targets.lowering import Choice, Lowering
+from normfold.targets.names import Target
+
+_KEEP_RULE = "NF201"
+_USER = "user-keep"
+
+
+def describe(norm: Norm) -> str:
+    """A norm in a few words: `LayerNorm over the last axis, epsilon 1e-05`."""
+    where = f"{norm.groups} groups of channels" if norm.groups is not None else _axes(norm)
+    return f"{norm.kind.value} over {where}, epsilon {norm.epsilon:g}"
+
+
+def _axes(norm: Norm) -> str:
+    if norm.is_suffix:
+        return "the last axis" if len(norm.axes) == 1 else f"the last {len(norm.axes)} axes"
+    return f"axes {', '.join(map(str, norm.axes))}" if len(norm.axes) > 1 else f"axis {norm.axes[0]}"
+
+
+def applied(site: NormSite, lowering: Lowering) -> Decision:
+    """The norm became something else."""
+    count, new = len(site.dead), len(lowering.nodes)
+    message = f"{describe(site.norm)}: {count} nodes became {lowering.operator}"
+    if new > 1:
+        message += f" in {new} nodes"
+    notes = tuple(f"rests on a fact that no hardware has confirmed: {mark}" for mark in lowering.marks)
+    return Decision(
+        site.end.key, RULE, RULE, Outcome.APPLIED, site.end.op_type, site.end.label, _labels(site),
+        f"{message}; {lowering.reason}", Exactness.ROUNDED, None, notes,
+    )  # fmt: skip
+
+
+def refused(site: NormSite, key: str, message: str) -> Decision:
+    """The norm stays because something speaks against the find, or against the edit."""
+    outcome = Outcome.KEPT if key == _USER else Outcome.REFUSED
+    text = f"{describe(site.norm)}: {message}"
+    return Decision(
+        site.end.key, RULE, f"{RULE}.{key}", outcome, site.end.op_type, site.end.label, _labels(site), text
+    )
+
+
+def kept(site: NormSite, choice: Choice, opset: int, obstacle: str, target: Target) -> Decision:
+    """The norm stays because there is nothing better for it."""
+    end = site.end
+    if len(site.dead) == 1:
+        text = f"{describe(site.norm)}: already is the one operator {end.op_type}"
+        return Decision(
+            end.key, _KEEP_RULE, f"{_KEEP_RULE}.single-op", Outcome.KEPT, end.op_type, end.label, (end.label,), text
+        )
+    if obstacle and any(lowering.opset > opset for lowering in choice.lowerings):
+        key, why = "opset", obstacle
+    elif choice.rejected:
+        first = choice.rejected[0]
+        key, why = first.key, f"{first.operator}: {first.message}"
+    else:
+        key, why = "target-spelling", f"it is spelled as {target.value} does best"
+    text = f"{describe(site.norm)} in {len(site.dead)} nodes; {why}"
+    return Decision(end.key, RULE, f"{RULE}.{key}", Outcome.KEPT, end.op_type, end.label, _labels(site), text)
+
+
+def _labels(site: NormSite) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((site.end.label, *(node.label for node in site.dead))))

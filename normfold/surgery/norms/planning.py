@@ -1,0 +1,224 @@
+"""Model -> NormPlan: every norm is confirmed by numbers, offered to the target, and spelled anew where that gains something.
+
+A target may want a newer opset. It is raised for the whole model, exactly or not at all, and only as far as the norms need
+that are worth it; where it cannot be raised, each norm takes the best that the opset allows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from normfold.affine.reasons import Refused as AffineRefused
+from normfold.model.constants import Constants
+from normfold.model.graph import Node, Scope
+from normfold.model.load import Model
+from normfold.model.rewrite import Names, Rewrite, rewrite, sweep
+from normfold.model.shapes import Shapes
+from normfold.norm.confirm import confirm
+from normfold.norm.meaning import Surroundings
+from normfold.norm.reasons import Refused
+from normfold.norm.recognise import NormSite, Recogniser
+from normfold.norm.seeds import is_seed
+from normfold.surgery.norms.decisions import applied, kept, refused
+from normfold.surgery.norms.edits import RULE, NormEdit, NormPlan, edit_id
+from normfold.surgery.norms.emit import Emitter, made_by
+from normfold.surgery.norms.opset import raised
+from normfold.surgery.norms.signature import signature
+from normfold.surgery.plan import Decision
+from normfold.surgery.planner import Exclusions
+from normfold.targets.lower import Options, lower
+from normfold.targets.lowering import Choice, Lowering
+from normfold.targets.names import Target
+from normfold.targets.tables import has_kernel
+
+_ELEMENTARY = "elementary operators"
+
+
+def plan_norms(model: Model, exclusions: Exclusions, target: Target, *, threads: int | None = None) -> NormPlan:
+    """Decide about every norm of a model.
+
+    Args:
+        model: not changed.
+        exclusions: what must be left alone.
+        target: where the model will run.
+        threads: on how many threads, None for the runtime's default.
+
+    Raises:
+        InputError: the data of a constant is damaged.
+    """
+    if exclusions.excludes(RULE) or not any(is_seed(node) for scope in model.scopes() for node in scope.nodes):
+        return NormPlan(model)
+    return _Planner(model, exclusions, target, threads).run()
+
+
+@dataclass(slots=True)
+class _Planner:
+    model: Model
+    exclusions: Exclusions
+    target: Target
+    threads: int | None
+    shapes: Shapes = field(default_factory=lambda: Shapes(Constants()))
+    decisions: dict[str, Decision] = field(default_factory=dict)
+    confirmed: set[object] = field(default_factory=set)
+
+    def run(self) -> NormPlan:
+        sites = [site for site in Recogniser(self.model, self.shapes).sites() if self._is_sound(site)]
+        opset, obstacle = self._opset(sites)
+        chosen = [(site, self._choose(site, opset, obstacle)) for site in sites]
+        edits = self._edits([(site, lowering) for site, lowering in chosen if lowering is not None], opset)
+        model = self._carried_out(edits, opset)
+        spoken = {node.key for site, _ in chosen for node in site.dead}
+        spoken |= {key for edit in edits for key in made_by(edit.nodes, edit.site.end)}
+        return NormPlan(model, tuple(edits), tuple(self.decisions.values()), frozenset(spoken))
+
+    # --- what is one ---
+
+    def _is_sound(self, site: NormSite) -> bool:
+        """Whether a find may be used: nobody excluded it, and numbers confirm it."""
+        end = site.end
+        excluded = self.exclusions.sites.get(edit_id(end))
+        if excluded is not None:
+            self.decisions[end.key] = refused(site, *excluded)
+            return False
+        shape = signature(self.shapes.constants, site)
+        try:
+            confirm(
+                self.shapes.constants,
+                site.base,
+                site.output,
+                site.norm,
+                snap=site.snap,
+                thorough=shape not in self.confirmed,
+            )
+        except Refused as reason:
+            self.decisions[end.key] = refused(site, reason.key, reason.message)
+            return False
+        self.confirmed.add(shape)
+        return True
+
+    # --- what it becomes ---
+
+    def _offer(self, site: NormSite, opset: int) -> Choice:
+        return lower(site.norm, self.target, Options(opset, self.threads), Surroundings())
+
+    def _opset(self, sites: Sequence[NormSite]) -> tuple[int, str]:
+        """The version that the model will import, and why it is not the one that the target wants."""
+        have = self.model.graph.version
+        wanted = have
+        for site in sites:
+            best = self._best(site, self._offer(site, have), None)
+            if best is not None and best.newest is None or best is not None and best.opset <= (best.newest or 0):
+                wanted = max(wanted, best.opset)
+        if wanted == have or not have:
+            return have, ""
+        try:
+            raised(self.model, wanted, self.shapes, Names(self.model))
+        except AffineRefused as reason:
+            return have, f"opset {wanted} is needed, and the model stays at {have}: {reason.message}"
+        return wanted, ""
+
+    def _best(self, site: NormSite, choice: Choice, opset: int | None) -> Lowering | None:
+        """The first lowering that gains something; with an opset, of those that are valid under it."""
+        for lowering in choice.lowerings:
+            if opset is not None and not _is_valid(lowering, opset):
+                continue
+            if _spelled(lowering) == Counter((node.domain, node.op_type) for node in site.dead):
+                return None
+            if self._gains(site, lowering):
+                return lowering
+        return None
+
+    def _gains(self, site: NormSite, lowering: Lowering) -> bool:
+        """Whether fewer operators are left, as many of a better kind, or one that the target has no kernel for goes."""
+        if any(not has_kernel(self.target, node.op_type, node.domain) for node in site.dead):
+            return True
+        if len(lowering.nodes) == len(site.dead):
+            return lowering.operator.partition(",")[0] != _ELEMENTARY
+        return len(lowering.nodes) < len(site.dead)
+
+    def _choose(self, site: NormSite, opset: int, obstacle: str) -> Lowering | None:
+        choice = self._offer(site, opset)
+        lowering = self._best(site, choice, opset)
+        if lowering is None:
+            self.decisions[site.end.key] = kept(site, choice, opset, obstacle, self.target)
+        else:
+            self.decisions[site.end.key] = applied(site, lowering)
+        return lowering
+
+    # --- the model with them ---
+
+    def _edits(self, chosen: Sequence[tuple[NormSite, Lowering]], opset: int) -> list[NormEdit]:
+        emitter = Emitter(Names(self.model))
+        edits: list[NormEdit] = []
+        for site, lowering in chosen:
+            nodes, constants = emitter.emit(site, lowering)
+            edits.append(NormEdit(site, lowering, nodes, constants, tuple(sweep(site.dead)), opset))
+        return edits
+
+    def _carried_out(self, edits: Sequence[NormEdit], opset: int) -> Model:
+        if not edits:
+            return self.model
+        changes: dict[int, Rewrite] = {}
+        for edit in edits:
+            _note(changes, edit)
+        if opset != self.model.graph.version:
+            names = Names(self.model)
+            for scope, conversions in raised(self.model, opset, self.shapes, names).items():
+                change = changes.setdefault(id(scope), Rewrite())
+                for index, conversion in conversions.items():
+                    if index not in change.nodes:
+                        change.nodes[index] = [*conversion.before, conversion.proto]
+                        change.constants += conversion.tensors
+        return rewrite(self.model, changes, _imports(self.model, edits, opset))
+
+
+def _is_valid(lowering: Lowering, opset: int) -> bool:
+    return lowering.opset <= opset <= (lowering.newest or opset)
+
+
+def _spelled(lowering: Lowering) -> Counter[tuple[str, str]]:
+    return Counter((op.domain, op.op_type) for op in lowering.nodes)
+
+
+def _note(changes: dict[int, Rewrite], edit: NormEdit) -> None:
+    """One edit among the changes of its scope."""
+    for node in edit.gone:
+        change = changes.setdefault(id(node.scope), Rewrite())
+        change.nodes[node.index] = []
+        change.forgotten |= {value.name for value in node.outputs if value is not None}
+    scope = edit.site.end.scope
+    change = changes[id(scope)]
+    change.nodes[edit.site.end.index] = list(edit.nodes)
+    change.constants += edit.constants
+    change.forgotten.discard(edit.site.output.name)
+
+
+def _imports(model: Model, edits: Sequence[NormEdit], opset: int) -> Mapping[str, Mapping[str, int]]:
+    """The opset imports of the roots in which something changes."""
+    domains: dict[str, dict[str, int]] = {}
+    for edit in edits:
+        root = _root(edit.site.end.scope)
+        for path in {root.path, model.graph.path}:
+            domains.setdefault(path, {}).update(edit.lowering.domains)
+    found: dict[str, dict[str, int]] = {}
+    for root in model.roots:
+        new = {**domains.get(root.path, {}), **root.opset}
+        if root.version and root.version < opset:
+            new[""] = opset
+        if new != root.opset:
+            found[root.path] = new
+    return found
+
+
+def _root(scope: Scope) -> Scope:
+    while scope.parent is not None:
+        scope = scope.parent
+    return scope
+
+
+def norm_nodes(sites: Sequence[NormSite]) -> Iterator[Node]:
+    """All nodes that belong to norms."""
+    for site in sites:
+        yield from site.nodes

@@ -44,8 +44,8 @@ class Norm:
         groups: number of groups that dimension `channel` is cut into, contiguous channels together; its statistics are
             over the channels of a group and over `axes`. None where the channels are not cut.
         channel: the dimension that is cut; None where none is.
-        scale, bias: names of tensors that are no constants and have exactly the shape `x.shape[axes[0]:]`, where the axes
-            are a suffix; they take the place of gamma and beta, which are None then.
+        scale, bias: names of tensors of type `parameter_type` that are no constants and have exactly the shape
+            `x.shape[axes[0]:]`, where the axes are a suffix; they take the place of gamma and beta, which are None then.
     """
 
     centred: bool

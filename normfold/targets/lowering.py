@@ -14,6 +14,12 @@ X, Y, SUM = "x", "y", "sum"
 MICROSOFT = "com.microsoft"
 
 
+class Given(str):
+    """The name of a tensor of the graph, as opposed to a placeholder: a graph may well call a tensor `x` or `scale`."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Constant:
     """A new initializer.
@@ -35,7 +41,7 @@ class Op:
 
     Args:
         op_type, domain: which operator.
-        inputs: placeholders, "" where an optional input is left out; names of `Norm` and `Surroundings` as they are.
+        inputs: placeholders, "" where an optional input is left out; names of `Norm` and `Surroundings` as `Given`.
         outputs: placeholders.
         attributes: plain values.
     """
@@ -57,11 +63,15 @@ class Lowering:
         constants: what they read beside that.
         opset: the lowest version of the standard domain in which every node is valid as it stands.
         newest: the highest version in which the target has a kernel for every node; None if there is no limit.
+        valid_until: the highest version in which every node is valid as it stands; None if no later one breaks it. A model
+            that goes past it needs the lowering that is written for its new version.
         domains: other domains that must be imported, with the version.
         reason: one line: why this operator.
         marks: facts that this choice rests on and that no hardware has confirmed yet.
         takes_residual, takes_embedding, takes_silu: which parts of the surroundings went into it.
         channels_last: whether the nodes hold the Transposes of a layout that the layout pass may cancel.
+        fallback: whether it is written in elementary operators, which pays only where they are fewer than the norm has, or
+            where an operator of the norm has no kernel on the target.
     """
 
     operator: str
@@ -76,6 +86,8 @@ class Lowering:
     takes_embedding: bool = False
     takes_silu: bool = False
     channels_last: bool = False
+    fallback: bool = False
+    valid_until: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,4 +116,4 @@ class Choice:
     rejected: tuple[Rejected, ...] = ()
 
 
-__all__ = ["MICROSOFT", "SUM", "Choice", "Constant", "Float64", "Lowering", "Op", "Rejected", "X", "Y"]
+__all__ = ["MICROSOFT", "SUM", "Choice", "Constant", "Float64", "Given", "Lowering", "Op", "Rejected", "X", "Y"]

@@ -1,0 +1,1 @@
+"""One module per operator: how a norm is written with it."""

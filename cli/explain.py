@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from .boundary import errors
-from .options import Aggressive, Debug, Format, FormatOption, Initializers, Model, Policy, configuration
+from .options import (
+    Aggressive,
+    Debug,
+    Format,
+    FormatOption,
+    Initializers,
+    Model,
+    Policy,
+    TargetName,
+    TargetOption,
+    Threads,
+    configuration,
+)
 
 
 def explain(
@@ -17,6 +29,8 @@ def explain(
         typer.Argument(help="Name of a node or of one of its outputs.", metavar="[NODE]", show_default=False),
     ] = None,
     initializers: Initializers = Policy.AUTO,
+    target: TargetOption = TargetName.PORTABLE,
+    threads: Threads = None,
     aggressive: Aggressive = False,
     format: FormatOption = Format.HUMAN,  # noqa: A002 - the name of the option
     debug: Debug = False,
@@ -28,6 +42,10 @@ def explain(
         from . import render
 
         decisions = normfold.explain(
-            model, node, config=configuration(initializers=initializers.value, aggressive=aggressive)
+            model,
+            node,
+            config=configuration(
+                initializers=initializers.value, target=target.value, threads=threads, aggressive=aggressive
+            ),
         )
         render.explained(decisions, node, format)

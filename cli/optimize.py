@@ -25,6 +25,8 @@ from .options import (
     Shapes,
     Strict,
     TargetName,
+    TargetOption,
+    Threads,
     Timeout,
     Trials,
     comparison,
@@ -47,7 +49,8 @@ def optimize(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Stop at the plan: print every decision, write nothing.")
     ] = False,
-    target: Annotated[TargetName, typer.Option("--target", help="Deployment target.")] = TargetName.PORTABLE,
+    target: TargetOption = TargetName.PORTABLE,
+    threads: Threads = None,
     initializers: Initializers = Policy.AUTO,
     skip: Annotated[list[str] | None, repeatable("--skip", "CODE", "Leave out a rule, such as NF102.")] = None,
     only: Annotated[list[str] | None, repeatable("--only", "CODE", "Use only this rule.")] = None,
@@ -102,7 +105,7 @@ def optimize(
         compare = comparison(inputs, shape, rtol, atol, max_memory)
         config = configuration(
             verify=verify.value, target=target.value, initializers=initializers.value,
-            skip=tuple(skip or ()), only=tuple(only or ()), aggressive=aggressive, seed=seed, trials=trials,
+            skip=tuple(skip or ()), only=tuple(only or ()), aggressive=aggressive, threads=threads, seed=seed, trials=trials,
             strict=strict, all_or_nothing=all_or_nothing, metadata=metadata, timeout_s=timeout, **compare,
         )  # fmt: skip
         destination = output or (model if in_place else default_destination(model))

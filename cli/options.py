@@ -48,6 +48,13 @@ class TargetName(StrEnum):
 
 Model = Annotated[Path, typer.Argument(help="The ONNX model.", metavar="MODEL", show_default=False)]
 FormatOption = Annotated[Format, typer.Option("--format", help="human: tables; json: one document on stdout.")]
+TargetOption = Annotated[TargetName, typer.Option("--target", help="Where the model will run: what norms become.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads", min=1, help="Threads that the model will run on, where the target cares.", show_default="many"
+    ),
+]
 Aggressive = Annotated[
     bool,
     typer.Option(

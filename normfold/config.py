@@ -28,6 +28,8 @@ class Config(BaseModel):
 
     Args:
         target: deployment target.
+        threads: on how many threads the model will run; some targets spell norms otherwise for one. None for the default of
+            the runtime, which is more than one.
         initializers: what to do with initializers that are also graph inputs.
         verify: `full` compares every region and the whole model, `region` the regions only, `off` nothing.
         skip, only: rule codes (`NF101`) to leave out, or to use exclusively.
@@ -47,6 +49,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     target: Target = Target.PORTABLE
+    threads: int | None = Field(default=None, ge=1)
     initializers: Initializers = Initializers.AUTO
     verify: VerifyLevel = VerifyLevel.FULL
     skip: tuple[str, ...] = ()

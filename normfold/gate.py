@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from normfold.config import Config
 from normfold.errors import WorkerError
-from normfold.surgery.plan import Edit
 from normfold.verification import RegionVerdict, Status, Verification, VerifyOptions, worst
+
+E = TypeVar("E")
 
 _GUILTY = (Status.FAIL, Status.SUSPECT, Status.ERROR)
 
@@ -87,15 +89,15 @@ def combine(regions: Sequence[RegionVerdict], whole: Verification | None) -> Ver
     )
 
 
-def bisect(edits: Sequence[Edit], fails: Callable[[Sequence[Edit]], bool]) -> list[Edit]:
+def bisect(edits: Sequence[E], fails: Callable[[Sequence[E]], bool]) -> list[E]:
     """A small set of edits without which the model passes, found by halving.
 
     Args:
         edits: together they fail.
         fails: whether a subset alone fails.
     """
-    pending: list[Sequence[Edit]] = [edits]
-    guilty: list[Edit] = []
+    pending: list[Sequence[E]] = [edits]
+    guilty: list[E] = []
     while pending:
         group = pending.pop()
         if len(group) == 1:

@@ -22,9 +22,10 @@ from normfold.model.splice import METADATA_PREFIX
 from normfold.model.write import Staged, Staging, commit, to_bytes
 from normfold.report.build import decision_reports, op_counts, verification_equal, verification_off, verification_report
 from normfold.report.schema import FileReport, Report, SizeReport
-from normfold.rounds import Progress, Round, Rounds
-from normfold.surgery.calls import Planned, plan_model
+from normfold.rounds import Progress, Round, Rounds, wishes
+from normfold.surgery.calls import Planned
 from normfold.surgery.codes import RULES
+from normfold.surgery.everything import plan_everything
 from normfold.surgery.plan import Outcome, Plan
 from normfold.surgery.planner import Exclusions
 
@@ -259,4 +260,4 @@ def plan_only(source: str | Path | ModelProto, config: Config | None = None) -> 
     """The model and what is planned, for `explain`: nothing is computed, verified or written."""
     settings = config or Config()
     model = load(source, initializers=settings.initializers)
-    return model, plan_model(model, Exclusions({}, settings.skip, settings.only), aggressive=settings.aggressive)
+    return model, plan_everything(model, Exclusions({}, settings.skip, settings.only), wishes(settings))

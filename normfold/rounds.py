@@ -6,6 +6,7 @@ Rolling back an edit is a new plan without it, so a round is always complete: wh
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,9 @@ from normfold.model.tensors import RangeRefusal
 from normfold.model.write import Staged, Staging, stage
 from normfold.report.schema import DroppedEdit
 from normfold.surgery.apply import apply
-from normfold.surgery.calls import Planned, plan_model, rests_on_inlining
+from normfold.surgery.calls import Planned, rests_on_inlining
+from normfold.surgery.everything import Wishes, plan_everything
+from normfold.surgery.norms import NormEdit
 from normfold.surgery.plan import Edit, Plan
 from normfold.surgery.planner import Exclusions
 
@@ -104,7 +107,7 @@ class Rounds:
 
     def _plan(self, excluded: dict[str, tuple[str, str]]) -> Planned:
         exclusions = Exclusions(excluded, self.config.skip, self.config.only)
-        return plan_model(self.model, exclusions, aggressive=self.config.aggressive)
+        return plan_everything(self.model, exclusions, wishes(self.config))
 
     def _exclude_ranges(self, plan: Plan, candidate: Candidate, excluded: dict[str, tuple[str, str]]) -> bool:
         """Compute every new weight and throw it away; exclude the last edit of each that leaves its range."""
@@ -134,12 +137,17 @@ class Rounds:
         """Edits that must go, with the reason; the verification is left in the round."""
         from normfold.gate import combine, judge_regions, options, require_worker, unproven
         from normfold.verification import Status, verify_regions
+        from normfold.verification.norm_regions import NormRegions
         from normfold.verification.plan_regions import RegionList
 
         assert attempt.staged is not None
-        regions = RegionList(attempt.plan, attempt.candidate)
+        norms = NormRegions(attempt.plan.norms, self.model.ir_version)
+        affines = RegionList(attempt.plan, attempt.candidate)
+        count = len(norms) + len(affines)
         verdicts = verify_regions(
-            regions, options(self.config), progress=lambda n, of: self.progress("regions", n, of or len(regions))
+            itertools.chain(norms, affines),
+            options(self.config),
+            progress=lambda n, of: self.progress("regions", n, of or count),
         )
         require_worker(verdicts)
         merges = {edit.id for edit in attempt.plan.edits if edit.is_merge}
@@ -184,18 +192,13 @@ class Rounds:
         from normfold.gate import bisect
 
         reason = f"the whole model differs: {whole.reason or _worst_output(whole)}"
-        edits = attempt.plan.edits
+        edits = attempt.plan.all_edits
         if not edits:
             raise GateError("gate.failed", reason, hint="--initializers keep leaves the initializers as inputs")
-        all_keys = {edit.id: edit for edit in edits}
 
-        def fails(part: Sequence[Edit]) -> bool:
-            others = {
-                node.key: ("verification", "left out while searching")
-                for key, e in all_keys.items()
-                if e not in part
-                for node in e.bypassed
-            }
+        def fails(part: Sequence[Edit | NormEdit]) -> bool:
+            reason_ = ("verification", "left out while searching")
+            others = {key: reason_ for edit in edits if edit not in part for key in edit.keys}
             round_ = self._attempt(staging, name, {**self.excluded, **others})
             return round_ is not None and round_.staged is not None and not self._compare(round_.staged).status.passed
 
@@ -218,11 +221,10 @@ class Rounds:
         if self.config.all_or_nothing:
             site, reason = next(iter(guilty.items()))
             raise GateError("gate.failed", f"{len(guilty)} edits failed verification: {reason}", where=site)
-        for edit in attempt.plan.edits:
+        for edit in attempt.plan.all_edits:
             if edit.id in guilty:
-                for node in edit.bypassed:
-                    self.excluded[node.key] = ("verification", guilty[edit.id])
-                self.dropped.append(DroppedEdit(site=edit.id, node=edit.bypassed[0].label, reason=guilty[edit.id]))
+                self.excluded |= dict.fromkeys(edit.keys, ("verification", guilty[edit.id]))
+                self.dropped.append(DroppedEdit(site=edit.id, node=edit.label, reason=guilty[edit.id]))
 
 
 @contextlib.contextmanager
@@ -234,6 +236,11 @@ def _on_disk(model: Model) -> Iterator[Path]:
         path = Path(folder) / "original.onnx"
         path.write_bytes(model.buffer)
         yield path
+
+
+def wishes(config: Config) -> Wishes:
+    """What the settings want of a plan."""
+    return Wishes(config.target, config.threads, config.aggressive)
 
 
 def _require_data(plan: Plan) -> None:

@@ -183,14 +183,19 @@ class _Builder:
         return info.name in self.change.forgotten
 
 
-def sweep(gone: Collection[Node]) -> list[Node]:
-    """Nodes that nobody needs once some others are gone, those included: what only computed sizes for them, say."""
+def sweep(gone: Collection[Node], kept: Collection[str]) -> list[Node]:
+    """Nodes that nobody needs once some others are gone, those included: what only computed sizes for them, say.
+
+    Args:
+        gone: nodes that go.
+        kept: names of values that something new reads.
+    """
     dead = {id(node): node for node in gone}
     pending = list(gone)
     while pending:
         for value in _read(pending.pop()):
             node = value.producer
-            if node is None or id(node) in dead or not _is_unread(node, dead):
+            if node is None or value.name in kept or id(node) in dead or not _is_unread(node, dead):
                 continue
             dead[id(node)] = node
             pending.append(node)

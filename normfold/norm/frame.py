@@ -18,8 +18,8 @@ from normfold.model import dtypes
 from normfold.model.graph import Node, Scope, Value
 from normfold.model.shapes import Shapes
 from normfold.model.tensors import Unreadable
-from normfold.norm.numbers import Extents
 from normfold.norm.forms import THE_BASE, Coefficient, Form
+from normfold.norm.numbers import Extents
 from normfold.norm.views import UNIT, Axis, View, aligned, extent, sizes
 
 # Nodes from the base that are looked at, and elements of a constant that are.

@@ -14,9 +14,9 @@ from normfold.model.graph import Node, Scope, Value
 from normfold.model.load import Model
 from normfold.model.shapes import Shapes
 from normfold.norm.accept import fits, norm_of
-from normfold.norm.numbers import Extents
 from normfold.norm.frame import Frame
 from normfold.norm.meaning import Norm
+from normfold.norm.numbers import Extents
 from normfold.norm.seeds import bases, is_seed, set_axes
 from normfold.norm.transfer import transfer
 from normfold.norm.views import SplitError
@@ -115,7 +115,7 @@ class Recogniser:
                     continue
                 nodes = _between(frame, value)
                 dead = _dead(nodes, value)
-                if dead and not any(id(node) in self._taken for node in nodes):
+                if dead and seed in nodes and not any(id(node) in self._taken for node in nodes):
                     yield NormSite(found[0], base, value, tuple(nodes), tuple(dead), found[1])
 
     def _frame(

@@ -37,7 +37,7 @@ class _Surgeon:
         self.model = model
         self.plan = plan
         self.draft = plan.draft
-        self.candidate = Candidate(model, {}, metadata if model.is_rewritten or not plan.is_empty else {})
+        self.candidate = Candidate(model, {}, {} if plan.is_empty else metadata)
         self.changes = changes(plan.draft, plan.slots)
         self.owners = {id(change.node): change.owner for change in self.changes if change.owner is not None}
         self.gone = {id(node) for node, _ in plan.draft.bypassed.values()} | set(plan.draft.dropped)
@@ -46,7 +46,7 @@ class _Surgeon:
         self.made: dict[tuple[object, ...], str] = {}
 
     def run(self) -> Candidate:
-        if self.plan.is_empty and not self.model.is_rewritten:
+        if self.plan.is_empty:
             return self.candidate
         if self.plan.frozen:
             self.candidate.patch(self.model.graph).dropped_inputs |= set(self.plan.frozen)

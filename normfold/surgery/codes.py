@@ -6,6 +6,8 @@ import sys
 from dataclasses import dataclass
 
 from normfold.affine.reasons import REASONS
+from normfold.norm.reasons import REASONS as NORM_REASONS
+from normfold.targets.reasons import TARGET_REASONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,14 @@ RULES: dict[str, Rule] = {
             ("single-op",),
         ),
         Rule(
+            "NF202",
+            "spell-norm",
+            "A LayerNorm, RMSNorm, GroupNorm or InstanceNorm is recognised by what its nodes compute, however they spell it, "
+            "confirmed by numbers in float64, and written as the best operator of the deployment target; the opset is raised "
+            "as far as that needs.",
+            (*NORM_REASONS, *TARGET_REASONS, "target-spelling", "opset", "user-keep", "verification"),
+        ),
+        Rule(
             "NF301",
             "freeze-initializers",
             "Initializers that are also graph inputs could be overridden by a caller, so no runtime may fold them. Where an "
@@ -87,6 +97,9 @@ RULES: dict[str, Rule] = {
 
 KEY_MEANING: dict[str, str] = {
     **REASONS,
+    **NORM_REASONS,
+    **TARGET_REASONS,
+    "target-spelling": "it is spelled as the target does it best",
     "inline-size": "the model would grow or nest too much",
     "graph-attribute": "the call passes a graph as an attribute, which reads values of the caller",
     "single-op": "it already is one operator",

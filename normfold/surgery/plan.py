@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from normfold.affine.algebra import Affine
 from normfold.affine.draft import Draft, Slot
 from normfold.model.graph import Node, Value
+
+if TYPE_CHECKING:
+    from normfold.surgery.norms.edits import NormEdit
 
 
 class Outcome(StrEnum):
@@ -87,6 +91,16 @@ class Edit:
     bound: float = 0.0
     notes: tuple[str, ...] = ()
 
+    @property
+    def label(self) -> str:
+        """What people call the place."""
+        return self.bypassed[0].label
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What is excluded if the edit must go."""
+        return tuple(node.key for node in self.bypassed)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
@@ -97,6 +111,8 @@ class Plan:
         decisions: one for every site, in execution order.
         slots: every slot that took something, with the composed affine.
         draft: the planner's view after the last edit.
+        frozen: initializers that are no graph inputs any more.
+        norms: norms that are spelled anew in the model that the plan is for.
     """
 
     edits: tuple[Edit, ...]
@@ -104,11 +120,17 @@ class Plan:
     slots: tuple[tuple[Slot, Affine], ...]
     draft: Draft
     frozen: tuple[str, ...] = ()
+    norms: tuple[NormEdit, ...] = ()
+
+    @property
+    def all_edits(self) -> tuple[Edit | NormEdit, ...]:
+        """Everything that can be left out."""
+        return (*self.norms, *self.edits)
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing will be changed."""
-        return not self.edits and not self.frozen
+        return not self.edits and not self.frozen and not self.norms
 
     def replaced(self, value: Value) -> Value:
         """What stands where `value` stood."""

@@ -42,9 +42,7 @@ def refused(site: NormSite, key: str, message: str) -> Decision:
     """The norm stays because something speaks against the find, or against the edit."""
     outcome = Outcome.KEPT if key == _USER else Outcome.REFUSED
     text = f"{describe(site.norm)}: {message}"
-    return Decision(
-        site.end.key, RULE, f"{RULE}.{key}", outcome, site.end.op_type, site.end.label, _labels(site), text
-    )
+    return Decision(site.end.key, RULE, f"{RULE}.{key}", outcome, site.end.op_type, site.end.label, _labels(site), text)
 
 
 def kept(site: NormSite, choice: Choice, opset: int, obstacle: str, target: Target) -> Decision:

@@ -7,7 +7,7 @@ that are worth it; where it cannot be raised, each norm takes the best that the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from normfold.affine.reasons import Refused as AffineRefused
@@ -31,7 +31,7 @@ from normfold.surgery.planner import Exclusions
 from normfold.targets.lower import Options, lower
 from normfold.targets.lowering import Choice, Lowering
 from normfold.targets.names import Target
-from normfold.targets.tables import has_kernel
+from normfold.targets.tables import table_of
 
 _ELEMENTARY = "elementary operators"
 
@@ -109,7 +109,7 @@ class _Planner:
         wanted = have
         for site in sites:
             best = self._best(site, self._offer(site, have), None)
-            if best is not None and best.newest is None or best is not None and best.opset <= (best.newest or 0):
+            if (best is not None and best.newest is None) or (best is not None and best.opset <= (best.newest or 0)):
                 wanted = max(wanted, best.opset)
         if wanted == have or not have:
             return have, ""
@@ -132,11 +132,18 @@ class _Planner:
 
     def _gains(self, site: NormSite, lowering: Lowering) -> bool:
         """Whether fewer operators are left, as many of a better kind, or one that the target has no kernel for goes."""
-        if any(not has_kernel(self.target, node.op_type, node.domain) for node in site.dead):
+        if any(self._lacks(node, site) for node in site.dead):
             return True
         if len(lowering.nodes) == len(site.dead):
             return lowering.operator.partition(",")[0] != _ELEMENTARY
         return len(lowering.nodes) < len(site.dead)
+
+    def _lacks(self, node: Node, site: NormSite) -> bool:
+        """Whether the target has no kernel for a node as it stands."""
+        kernel = table_of(self.target).kernel(node.op_type, node.domain)
+        if kernel is None:
+            return bool(node.domain)
+        return site.norm.input_type not in kernel.types or node.scope.version > (kernel.newest or node.scope.version)
 
     def _choose(self, site: NormSite, opset: int, obstacle: str) -> Lowering | None:
         choice = self._offer(site, opset)
@@ -154,7 +161,8 @@ class _Planner:
         edits: list[NormEdit] = []
         for site, lowering in chosen:
             nodes, constants = emitter.emit(site, lowering)
-            edits.append(NormEdit(site, lowering, nodes, constants, tuple(sweep(site.dead)), opset))
+            read = {name for node in nodes for name in node.input}
+            edits.append(NormEdit(site, lowering, nodes, constants, tuple(sweep(site.dead, read)), opset))
         return edits
 
     def _carried_out(self, edits: Sequence[NormEdit], opset: int) -> Model:
@@ -216,9 +224,3 @@ def _root(scope: Scope) -> Scope:
     while scope.parent is not None:
         scope = scope.parent
     return scope
-
-
-def norm_nodes(sites: Sequence[NormSite]) -> Iterator[Node]:
-    """All nodes that belong to norms."""
-    for site in sites:
-        yield from site.nodes

@@ -1,0 +1,50 @@
+"""Model -> everything that is planned for it: first its norms, then the affines of the model that results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from normfold.model.load import Model
+from normfold.surgery.calls import Planned, plan_model
+from normfold.surgery.norms import NormPlan, plan_norms
+from normfold.surgery.plan import Decision, Outcome, Plan
+from normfold.surgery.planner import Exclusions
+from normfold.targets.names import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the user wants of a plan.
+
+    Args:
+        target: where the model will run.
+        threads: on how many threads, None for the default of the runtime.
+        aggressive: fold and merge even where parameters or multiplications grow.
+    """
+
+    target: Target = Target.PORTABLE
+    threads: int | None = None
+    aggressive: bool = False
+
+
+def plan_everything(model: Model, exclusions: Exclusions, wishes: Wishes) -> Planned:
+    """Decide about every norm and affine site of a model.
+
+    Norms come first: what is behind one then goes into its scale and bias.
+
+    Raises:
+        InputError: the data of a constant is damaged.
+    """
+    norms = plan_norms(model, exclusions, wishes.target, threads=wishes.threads)
+    planned = plan_model(norms.model, exclusions, aggressive=wishes.aggressive)
+    decisions = tuple(_decisions(norms, planned.plan))
+    return Planned(planned.model, replace(planned.plan, decisions=decisions, norms=norms.edits))
+
+
+def _decisions(norms: NormPlan, plan: Plan) -> Iterator[Decision]:
+    """One for every site: what belongs to a norm and stays has been spoken of with the norm."""
+    yield from norms.decisions
+    for decision in plan.decisions:
+        if decision.outcome is Outcome.APPLIED or decision.site not in norms.spoken_for:
+            yield decision

@@ -24,7 +24,7 @@ from normfold.norm.seeds import is_seed
 from normfold.surgery.norms.decisions import applied, kept, refused
 from normfold.surgery.norms.edits import RULE, NormEdit, NormPlan, edit_id
 from normfold.surgery.norms.emit import Emitter, made_by
-from normfold.surgery.norms.opset import raised
+from normfold.surgery.norms.opset import Raised, raised
 from normfold.surgery.norms.signature import signature
 from normfold.surgery.plan import Decision
 from normfold.surgery.planner import Exclusions
@@ -60,8 +60,14 @@ class _Planner:
     target: Target
     threads: int | None
     shapes: Shapes = field(default_factory=lambda: Shapes(Constants()))
+    names: Names = field(init=False)
     decisions: dict[str, Decision] = field(default_factory=dict)
     confirmed: set[object] = field(default_factory=set)
+    offers: dict[str, tuple[Choice, Lowering | None]] = field(default_factory=dict)  # under the opset of the file
+    conversions: dict[Scope, dict[int, Raised]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.names = Names(self.model)
 
     def run(self) -> NormPlan:
         sites = [site for site in Recogniser(self.model, self.shapes).sites() if self._is_sound(site)]
@@ -108,13 +114,15 @@ class _Planner:
         have = self.model.graph.version
         wanted = have
         for site in sites:
-            best = self._best(site, self._offer(site, have), None)
-            if (best is not None and best.newest is None) or (best is not None and best.opset <= (best.newest or 0)):
+            choice = self._offer(site, have)
+            best = self._best(site, choice, None)
+            self.offers[site.end.key] = choice, best
+            if best is not None and best.opset <= (best.newest or best.opset):
                 wanted = max(wanted, best.opset)
         if wanted == have or not have:
             return have, ""
         try:
-            raised(self.model, wanted, self.shapes, Names(self.model))
+            self.conversions = raised(self.model, wanted, self.shapes, self.names)
         except AffineRefused as reason:
             return have, f"opset {wanted} is needed, and the model stays at {have}: {reason.message}"
         return wanted, ""
@@ -146,8 +154,10 @@ class _Planner:
         return site.norm.input_type not in kernel.types or node.scope.version > (kernel.newest or node.scope.version)
 
     def _choose(self, site: NormSite, opset: int, obstacle: str) -> Lowering | None:
-        choice = self._offer(site, opset)
-        lowering = self._best(site, choice, opset)
+        choice, lowering = self.offers[site.end.key]
+        if lowering is None or lowering.opset != opset:  # written for another opset than the model will import
+            choice = self._offer(site, opset)
+            lowering = self._best(site, choice, opset)
         if lowering is None:
             self.decisions[site.end.key] = kept(site, choice, opset, obstacle, self.target)
         else:
@@ -157,7 +167,7 @@ class _Planner:
     # --- the model with them ---
 
     def _edits(self, chosen: Sequence[tuple[NormSite, Lowering]], opset: int) -> list[NormEdit]:
-        emitter = Emitter(Names(self.model))
+        emitter = Emitter(self.names)
         edits: list[NormEdit] = []
         for site, lowering in chosen:
             nodes, constants = emitter.emit(site, lowering)
@@ -171,14 +181,12 @@ class _Planner:
         changes: dict[int, Rewrite] = {}
         for edit in edits:
             _note(changes, edit)
-        if opset != self.model.graph.version:
-            names = Names(self.model)
-            for scope, conversions in raised(self.model, opset, self.shapes, names).items():
-                change = changes.setdefault(id(scope), Rewrite())
-                for index, conversion in conversions.items():
-                    if index not in change.nodes:
-                        change.nodes[index] = [*conversion.before, conversion.proto]
-                        change.constants += conversion.tensors
+        for scope, conversions in self.conversions.items():
+            change = changes.setdefault(id(scope), Rewrite())
+            for index, conversion in conversions.items():
+                if index not in change.nodes:
+                    change.nodes[index] = [*conversion.before, conversion.proto]
+                    change.constants += conversion.tensors
         return rewrite(self.model, changes, _imports(self.model, edits, opset))
 
 

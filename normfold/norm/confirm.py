@@ -117,13 +117,24 @@ def _confirmed(site: _Site, shapes: Attempt, probes: tuple[Probe, ...], *, thoro
     tally = _Tally()
     for shape in shapes if thorough else shapes[:1]:
         bench = _Bench(site, shape, probes)
-        for offset in bench.offsets() if thorough else (0,):
+        for offset in round_offsets(len(probes), bench.rows.count, bench.rows.length) if thorough else (0,):
             bench.compare(offset, tally)
     if not tally.run or (thorough and NORMAL.name not in tally.run):
         raise Refused("unconfirmed", "rounding errors would hide a mistake: no probe proves anything")
     names = [probe.name for probe in (THOROUGH if thorough else QUICK)]
     run, skipped = (tuple(n for n in names if (n in tally.run) is wanted) for wanted in (True, False))
     return Confirmation(tally.worst, run, skipped, tuple(shapes if thorough else shapes[:1]))
+
+
+def round_offsets(kinds: int, rows: int, length: int) -> list[int]:
+    """Where the kinds of rows begin in every round, such that every kind occurs in one of them.
+
+    Every row is of every kind once where the tensor is small. A large one, with many rows, holds several kinds at once, and
+    fewer rounds do.
+    """
+    rounds = min(kinds, max(-(-kinds // rows), _COMFORTABLE // (rows * length)))
+    step = -(-kinds // rounds)
+    return [number * step for number in range(rounds)]
 
 
 class _Bench:
@@ -133,29 +144,18 @@ class _Bench:
         norm = site.norm
         self._site, self._shape, self._probes = site, shape, probes
         try:
-            self._rows = Rows(norm, shape)
+            self.rows = Rows(norm, shape)
         except ValueError as error:
             raise Refused("unconfirmed", str(error)) from error
-        self._source = Source(self._rows, probes, norm.epsilon)
+        self._source = Source(self.rows, probes, norm.epsilon)
         rng = np.random.default_rng(_OPERAND_SEED)
         wanted = shape[norm.axes[0] :] if norm.axes else shape
         self._operands = {name: rng.standard_normal(wanted) for name in site.operands}
         gamma = norm.gamma if norm.scale is None else self._full(self._operands[norm.scale])
-        self._gamma = np.ones(self._rows.count) if gamma is None else self._rows.largest(gamma)
+        self._gamma = np.ones(self.rows.count) if gamma is None else self.rows.largest(gamma)
 
     def _full(self, operand: Float64) -> Float64:
         return operand.reshape((1,) * (len(self._shape) - operand.ndim) + operand.shape)
-
-    def offsets(self) -> list[int]:
-        """Where the kinds of rows begin in every round, such that every kind occurs.
-
-        Every row is of every kind where the tensor is small. A large one, with many rows, holds several kinds at once.
-        """
-        kinds, rows = len(self._probes), self._rows.count
-        needed = -(-kinds // rows)
-        rounds = min(kinds, max(needed, _COMFORTABLE // (rows * self._rows.length)))
-        step = -(-kinds // rounds)
-        return [number * step for number in range(rounds)]
 
     def compare(self, offset: int, tally: _Tally) -> None:
         """One round.
@@ -167,24 +167,24 @@ class _Bench:
         with np.errstate(all="ignore"):
             normal = standardised(self._site.norm, rows)
             wanted = self._wanted(normal.values)
-            got = self._evaluated(self._rows.scatter(rows))
+            got = self._evaluated(self.rows.scatter(rows))
             size = np.maximum(self._gamma, self._largest(np.abs(wanted)))
             error = self._largest(np.abs(got - wanted))
             bound = _FLOOR + (_UNITS + self._site.snap) * (1.0 + normal.condition)
             ratio = np.where(error == 0, 0.0, error / (bound * size))
             # 0/0 in the norm: nothing but 0/0 in the graph will do
             undefined = np.isnan(normal.condition)
-            ratio = np.where(undefined, np.where(np.isnan(self._rows.gather(got)).all(axis=1), 0.0, np.inf), ratio)
+            ratio = np.where(undefined, np.where(np.isnan(self.rows.gather(got)).all(axis=1), 0.0, np.inf), ratio)
         judged = (bound <= _USELESS) | undefined
         self._judge(offset, ratio, error / size, bound, judged, tally)
 
     def _largest(self, values: Float64) -> Float64:
-        largest: Float64 = np.maximum.reduce(self._rows.gather(values), axis=1)
+        largest: Float64 = np.maximum.reduce(self.rows.gather(values), axis=1)
         return largest
 
     def _wanted(self, normal: Float64) -> Float64:
         try:
-            return affine(self._site.norm, self._rows.scatter(normal), self._operands)
+            return affine(self._site.norm, self.rows.scatter(normal), self._operands)
         except ValueError as error:
             raise Refused("unconfirmed", str(error)) from error
 

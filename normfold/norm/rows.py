@@ -70,7 +70,7 @@ class Rows:
         """`x` as `[count, length]`, every row contiguous."""
         split = x.reshape(self._split)
         ordered = split if self._order is None else split.transpose(self._order)
-        return ordered.reshape(self.count, self.length)
+        return np.ascontiguousarray(ordered.reshape(self.count, self.length))
 
     def scatter(self, rows: Float64) -> Float64:
         """`[count, length]` in the shape of `x`."""

@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from normfold.norm.confirm import round_offsets
 from normfold.norm.extents import SIZE_LIMIT, attempts
-from normfold.norm.probes import THOROUGH, Source
+from normfold.norm.probes import THOROUGH
 from normfold.norm.reasons import Refused
-from normfold.norm.rows import Rows
+from normfold.norm.rows import Statistics
+from normfold.norm.trials import Trials
 from tests.model.build import node
 from tests.norm.spellings import along, group_norm_idiom, layer_norm, norm_of, torch_layer_norm, vector
 
@@ -107,10 +107,9 @@ def test_a_large_group_norm_is_confirmed_and_its_mutations_are_not():
 @pytest.mark.parametrize("count", [1, 2, 5, 12, 13, 14, 40])
 @pytest.mark.parametrize("offset", [0, 1, 7])
 def test_rows_are_of_the_kinds_that_they_are_said_to_be(count, offset):
-    source = Source(Rows(norm_of((count, 8), [1]), (count, 8)), THOROUGH, 1e-5)
-    drawn, kinds = source.draw(offset), source.kinds(offset)
-    names = [THOROUGH[kind].name for kind in kinds]
-    for row, name in zip(drawn, names, strict=True):
+    trial = Trials(Statistics.of(norm_of((count, 8), [1])), (count, 8), THOROUGH).at(offset)
+    names = [trial.probe(row) for row in range(count)]
+    for row, name in zip(trial.x, names, strict=True):
         assert np.isfinite(row).all()
         assert (name == "zeros") == (not row.any())
         assert (name in ("zeros", "constant rows")) == (np.ptp(row) == 0)
@@ -119,9 +118,9 @@ def test_rows_are_of_the_kinds_that_they_are_said_to_be(count, offset):
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 6, 7, 12, 13, 14, 32, 500])
-@pytest.mark.parametrize("length", [1, 8, 4096, 1 << 18])
+@pytest.mark.parametrize("length", [1, 8, 1 << 12, 1 << 16])
 def test_every_kind_occurs_in_the_rounds(rows, length):
-    offsets = round_offsets(len(THOROUGH), rows, length)
+    offsets = Trials(Statistics.of(norm_of((rows, length), [1])), (rows, length), THOROUGH).offsets(COMFORTABLE)
     assert {(row + offset) % len(THOROUGH) for offset in offsets for row in range(rows)} == set(range(len(THOROUGH)))
     assert len(offsets) <= len(THOROUGH)
     assert math.prod((len(offsets), rows, length)) <= max(COMFORTABLE, len(THOROUGH) * length + rows * length)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from normfold.norm.reference import normalise
-from normfold.norm.rows import Rows
+from normfold.norm.rows import Rows, Statistics
 from tests.norm.spellings import along, norm_of
 
 RNG = np.random.default_rng(0)
@@ -78,7 +78,7 @@ def test_what_does_not_fit_is_an_error():
 def test_rows_there_and_back(groups):
     shape = (3, 4, 5, 2)
     grouping = {} if groups is None else {"groups": groups, "channel": 1}
-    rows = Rows(norm_of(shape, [0, 2], **grouping), shape)
+    rows = Rows(Statistics.of(norm_of(shape, [0, 2], **grouping)), shape)
     x = RNG.standard_normal(shape)
     np.testing.assert_array_equal(rows.scatter(rows.gather(x)), x)
     assert rows.count * rows.length == x.size
@@ -90,7 +90,7 @@ def test_rows_there_and_back(groups):
 def test_the_largest_parameter_of_a_row(extents, groups):
     shape = (3, 4, 5)
     grouping = {} if groups is None else {"groups": groups, "channel": 1}
-    rows = Rows(norm_of(shape, [2], **grouping), shape)
+    rows = Rows(Statistics.of(norm_of(shape, [2], **grouping)), shape)
     parameter = RNG.standard_normal(extents)
     wanted = np.abs(rows.gather(np.ascontiguousarray(np.broadcast_to(parameter, shape)))).max(axis=1)
     np.testing.assert_array_equal(rows.largest(parameter), wanted)

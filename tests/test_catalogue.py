@@ -16,6 +16,7 @@ import models
 import normfold
 from cli import options
 from normfold.affine.reasons import REASONS, Refused
+from normfold.norm import reasons as norm_reasons
 from normfold.surgery.codes import KEY_MEANING, RULES, catalogue, meaning
 
 ROOT = Path(__file__).parents[1]
@@ -58,9 +59,10 @@ def test_every_code_has_a_meaning() -> None:
 
 
 def test_every_refusal_in_the_source_is_in_the_catalogue() -> None:
-    assert raised() <= set(REASONS)
-    with pytest.raises(AssertionError):
-        Refused("nonsense", "no such key")
+    assert raised() <= {*REASONS, *norm_reasons.REASONS}
+    for refused in (Refused, norm_reasons.Refused):
+        with pytest.raises(AssertionError):
+            refused("nonsense", "no such key")
 
 
 def test_every_reason_occurs() -> None:

@@ -12,17 +12,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from normfold.model.constants import Constants
 from normfold.model.graph import Value
 from normfold.norm.evaluate import Evaluator, Plan, Unknown
 from normfold.norm.extents import SIZE_LIMIT, Attempt, attempts
 from normfold.norm.meaning import Float64, Norm
-from normfold.norm.probes import NORMAL, QUICK, THOROUGH, Probe, Source
+from normfold.norm.probes import NORMAL, QUICK, THOROUGH, Probe
 from normfold.norm.reasons import Refused
-from normfold.norm.reference import affine, standardised
-from normfold.norm.rows import Extents, Rows
+from normfold.norm.reference import affine
+from normfold.norm.rows import Extents, Statistics
+from normfold.norm.trials import Trial, Trials, trials_of
 
 _FLOOR, _UNITS = 1e-12, 64 * 2.0**-53
 # A row whose bound is larger proves nothing.
@@ -114,69 +114,57 @@ def confirm(
 
 
 def _confirmed(site: _Site, shapes: Attempt, probes: tuple[Probe, ...], *, thorough: bool) -> Confirmation:
-    tally = _Tally()
-    for shape in shapes if thorough else shapes[:1]:
-        bench = _Bench(site, shape, probes)
-        for offset in bench.offsets() if thorough else (0,):
-            bench.compare(offset, tally)
+    tally, statistics = _Tally(), Statistics.of(site.norm)
+    shapes = shapes if thorough else shapes[:1]
+    for shape in shapes:
+        try:
+            trials = trials_of(statistics, shape, probes)
+        except ValueError as error:
+            raise Refused("unconfirmed", str(error)) from error
+        bench = _Bench(site, trials)
+        for offset in trials.offsets(_COMFORTABLE) if thorough else (0,):
+            bench.compare(trials.at(offset), tally)
     if not tally.run or (thorough and NORMAL.name not in tally.run):
         raise Refused("unconfirmed", "rounding errors would hide a mistake: no probe proves anything")
     names = [probe.name for probe in (THOROUGH if thorough else QUICK)]
     run, skipped = (tuple(n for n in names if (n in tally.run) is wanted) for wanted in (True, False))
-    return Confirmation(tally.worst, run, skipped, tuple(shapes if thorough else shapes[:1]))
+    return Confirmation(tally.worst, run, skipped, shapes)
 
 
 class _Bench:
     """A find on one shape."""
 
-    def __init__(self, site: _Site, shape: Extents, probes: tuple[Probe, ...]) -> None:
-        norm = site.norm
-        self._site, self._shape, self._probes = site, shape, probes
-        try:
-            self._rows = Rows(norm, shape)
-        except ValueError as error:
-            raise Refused("unconfirmed", str(error)) from error
-        self._source = Source(self._rows, probes, norm.epsilon)
-        rng = np.random.default_rng(_OPERAND_SEED)
+    def __init__(self, site: _Site, trials: Trials) -> None:
+        norm, shape = site.norm, trials.rows.shape
+        self._site, self._shape, self._rows = site, shape, trials.rows
+        rng = np.random.default_rng(_OPERAND_SEED) if site.operands else None
         wanted = shape[norm.axes[0] :] if norm.axes else shape
-        self._operands = {name: rng.standard_normal(wanted) for name in site.operands}
+        self._operands = {} if rng is None else {name: rng.standard_normal(wanted) for name in site.operands}
         gamma = norm.gamma if norm.scale is None else self._full(self._operands[norm.scale])
-        self._gamma = np.ones(self._rows.count) if gamma is None else self._rows.largest(gamma)
+        self._gamma = 1.0 if gamma is None else self._rows.largest(gamma)
 
     def _full(self, operand: Float64) -> Float64:
         return operand.reshape((1,) * (len(self._shape) - operand.ndim) + operand.shape)
 
-    def offsets(self) -> list[int]:
-        """Where the kinds of rows begin in every round, such that every kind occurs.
-
-        Every row is of every kind where the tensor is small. A large one, with many rows, holds several kinds at once.
-        """
-        kinds, rows = len(self._probes), self._rows.count
-        needed = -(-kinds // rows)
-        rounds = min(kinds, max(needed, _COMFORTABLE // (rows * self._rows.length)))
-        step = -(-kinds // rounds)
-        return [number * step for number in range(rounds)]
-
-    def compare(self, offset: int, tally: _Tally) -> None:
+    def compare(self, trial: Trial, tally: _Tally) -> None:
         """One round.
 
         Raises:
             Refused: `unconfirmed`.
         """
-        rows = self._source.draw(offset)
+        wanted = self._wanted(trial.normal)
+        got = self._evaluated(trial.x)
         with np.errstate(all="ignore"):
-            normal = standardised(self._site.norm, rows)
-            wanted = self._wanted(normal.values)
-            got = self._evaluated(self._rows.scatter(rows))
             size = np.maximum(self._gamma, self._largest(np.abs(wanted)))
             error = self._largest(np.abs(got - wanted))
-            bound = _FLOOR + (_UNITS + self._site.snap) * (1.0 + normal.condition)
+            bound = _FLOOR + (_UNITS + self._site.snap) * (1.0 + trial.condition)
             ratio = np.where(error == 0, 0.0, error / (bound * size))
             # 0/0 in the norm: nothing but 0/0 in the graph will do
-            undefined = np.isnan(normal.condition)
-            ratio = np.where(undefined, np.where(np.isnan(self._rows.gather(got)).all(axis=1), 0.0, np.inf), ratio)
-        judged = (bound <= _USELESS) | undefined
-        self._judge(offset, ratio, error / size, bound, judged, tally)
+            undefined = np.isnan(trial.condition)
+            if undefined.any():
+                agrees = np.isnan(self._rows.gather(got)).all(axis=1)
+                ratio = np.where(undefined, np.where(agrees, 0.0, np.inf), ratio)
+            self._judge(trial, ratio, error / size, bound, tally)
 
     def _largest(self, values: Float64) -> Float64:
         largest: Float64 = np.maximum.reduce(self._rows.gather(values), axis=1)
@@ -184,7 +172,7 @@ class _Bench:
 
     def _wanted(self, normal: Float64) -> Float64:
         try:
-            return affine(self._site.norm, self._rows.scatter(normal), self._operands)
+            return affine(self._site.norm, normal, self._operands)
         except ValueError as error:
             raise Refused("unconfirmed", str(error)) from error
 
@@ -199,24 +187,16 @@ class _Bench:
             raise Refused("unconfirmed", f"{list(self._shape)} becomes {got.dtype} {list(got.shape)}")
         return got
 
-    def _judge(
-        self,
-        offset: int,
-        ratio: Float64,
-        error: Float64,
-        bound: Float64,
-        judged: NDArray[np.bool_],
-        tally: _Tally,
-    ) -> None:
-        kinds = self._source.kinds(offset)
+    def _judge(self, trial: Trial, ratio: Float64, error: Float64, bound: Float64, tally: _Tally) -> None:
+        judged = (bound <= _USELESS) | np.isnan(trial.condition)
         wrong = judged & ~(ratio <= 1)  # true for NaN
         if wrong.any():
             row = int(np.argmax(wrong))
             raise Refused(
                 "unconfirmed",
-                f"probe '{self._probes[kinds[row]].name}' on shape {list(self._shape)}: "
+                f"probe '{trial.probe(row)}' on shape {list(self._shape)}: "
                 f"off by {error[row]:.2g} of the size of y, where {bound[row]:.2g} is allowed",
             )
         if judged.any():
             tally.worst = max(tally.worst, float(ratio[judged].max()))
-            tally.run.update(self._probes[kind].name for kind in set(kinds[judged].tolist()))
+            tally.run.update(trial.names(judged))

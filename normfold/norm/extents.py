@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -16,6 +16,9 @@ SIZE_LIMIT = 1 << 22
 
 _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53)
 _SMALL = 16  # an extent up to this is not worth making smaller
+
+# Of two numbers mean absolute and mean square deviation are the same; a row must be longer than that.
+_LEAST_REDUCED = 5
 
 # The shapes that must all be confirmed for a find to be confirmed.
 Attempt = tuple[Extents, ...]
@@ -46,16 +49,17 @@ def attempts(norm: Norm, comfortable: int) -> Sequence[Attempt]:
     Unknown extents become distinct small primes, twice, so that no two dimensions are confused and none is right by chance;
     the same symbol is the same number. A known extent stays what it is, unless the tensor has more than `comfortable`
     elements. Then the dimensions that are not reduced, and along which no parameter varies, are made small first: nothing
-    that follows the normal form depends on how many rows there are. A graph that insists on its extents, with a Reshape to
-    constants for example, cannot be evaluated like that, and the true shape is next. Where that exceeds `SIZE_LIMIT`, the
-    reduced dimensions without a parameter are made small as well.
+    that follows the normal form depends on how many rows there are. Where that is not enough the reduced dimensions without
+    a parameter are made small as well. A graph that insists on its extents, with a Reshape to constants or a number of
+    elements to divide by, does not compute the norm on another shape; for its sake the true one comes last.
 
     Args:
         norm: whose dimensions.
         comfortable: number of elements above which a smaller shape is tried first.
 
     Returns:
-        None at all if every choice is larger than `SIZE_LIMIT`.
+        The true shape with small numbers for what is unknown, behind a smaller one where it is large; nothing where
+        both have more than `SIZE_LIMIT` elements.
 
     Raises:
         ValueError: a parameter contradicts a dimension, or too many dimensions are unknown.
@@ -78,13 +82,14 @@ def _fixed_by_parameters(norm: Norm) -> dict[int, int]:
 
 @lru_cache(maxsize=256)
 def _attempts(of: _Geometry, comfortable: int) -> Sequence[Attempt]:
-    found = [_attempt(of, ())]
-    if _size(found[0]) > comfortable:
-        shrinkable = _shrinkable(of)
-        found.insert(0, _attempt(of, [axis for axis in shrinkable if axis not in of.axes]))
-        if _size(found[1]) > SIZE_LIMIT:
-            found.append(_attempt(of, shrinkable))
-    return [attempt for attempt in dict.fromkeys(found) if _size(attempt) <= SIZE_LIMIT]
+    true = _attempt(of, ())
+    if _size(true) <= comfortable:
+        return [true]
+    shrinkable = _shrinkable(of)
+    smaller = _attempt(of, [axis for axis in shrinkable if axis not in of.axes])
+    if _size(smaller) > comfortable:
+        smaller = _attempt(of, shrinkable)
+    return [attempt for attempt in dict.fromkeys((smaller, true)) if _size(attempt) <= SIZE_LIMIT]
 
 
 def _size(attempt: Attempt) -> int:
@@ -109,13 +114,31 @@ def _attempt(of: _Geometry, shrunk: Sequence[int]) -> Attempt:
     known = _known(of, shrunk)
     keys = [_key(of, axis, shrunk) for axis in range(len(of.dims))]
     unknown = [key for key in dict.fromkeys(keys) if key not in known]
-    free = [prime for prime in _PRIMES if prime not in known.values()]
-    if len(unknown) >= len(free):
-        raise ValueError(f"{len(unknown)} extents are not known")
-    # no dimension is twice the same
-    choices = (free[: len(unknown)], free[1 : len(unknown) + 1]) if unknown else ([],)
-    sizes = ({**known, **dict(_sized(of, unknown, primes))} for primes in choices)
+    first = _primes(of, unknown, known, [0] * len(unknown))
+    second = _primes(of, unknown, known, first)
+    sizes = ({**known, **dict(_sized(of, unknown, primes))} for primes in dict.fromkeys((first, second)))
     return tuple(tuple(size[key] for key in keys) for size in sizes)
+
+
+def _primes(
+    of: _Geometry, unknown: Sequence[_Unknown], known: Mapping[_Unknown, int], others: Sequence[int]
+) -> tuple[int, ...]:
+    """A prime for every unknown, none of them twice, that of a known extent, or what it is in `others`.
+
+    Raises:
+        ValueError: there are too many.
+    """
+    reduced = {*of.axes, *(of.dims[axis] for axis in of.axes if isinstance(of.dims[axis], str))}
+    free = [prime for prime in _PRIMES if prime not in known.values()]
+    found: list[int] = []
+    for key, other in zip(unknown, others, strict=True):
+        least = _LEAST_REDUCED if key in reduced else 0
+        prime = next((p for p in free if p >= least and p != other), None)
+        if prime is None:
+            raise ValueError(f"{len(unknown)} extents are not known")
+        free.remove(prime)
+        found.append(prime)
+    return tuple(found)
 
 
 def _sized(of: _Geometry, unknown: Sequence[_Unknown], primes: Sequence[int]) -> Iterator[tuple[_Unknown, int]]:

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
 from normfold.norm.meaning import Float64
-from normfold.norm.rows import Rows
 
-_SEED = 20240229
-_CACHED = 1 << 16
-# Irrational and pairwise independent, so that no two index vectors have the same sum.
-_SLOPES = tuple(math.sqrt(prime) for prime in (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31))
 _OUTLIER = 1e4
 
 
@@ -98,64 +91,3 @@ QUICK = (
     Probe("deviation 10·√epsilon", _deviation(10.0)),
     Probe("one outlier of 10000", _outlier),
 )
-
-
-class Source:
-    """Makes tensors in which the rows are of different kinds.
-
-    Args:
-        rows: how a tensor falls into rows.
-        probes: the kinds.
-        epsilon: of the norm.
-    """
-
-    def __init__(self, rows: Rows, probes: Sequence[Probe], epsilon: float) -> None:
-        self._rows = rows
-        self._probes = probes
-        self._root = math.sqrt(epsilon) if epsilon > 0 else 1.0
-        self._normal = _normal(rows.count, rows.length)
-        self._ramp: Float64 | None = None
-
-    def draw(self, offset: int) -> Float64:
-        """Rows `[count, length]`, of which row r is of the kind `kind(r, offset)`."""
-        made = np.empty_like(self._normal)
-        count = len(self._probes)
-        for index, probe in enumerate(self._probes):
-            first = (index - offset) % count
-            if first < len(made):
-                part = slice(first, None, count)
-                made[part] = probe.rows(self._drawn(part))
-        return made
-
-    def kinds(self, offset: int) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
-        """The index of the probe that every row is of, `[count]`."""
-        return (np.arange(self._rows.count) + offset) % len(self._probes)
-
-    def _drawn(self, part: slice) -> Draw:
-        number = np.arange(part.start, self._rows.count, part.step, dtype=np.float64)[:, None]
-        return Draw(self._normal[part], lambda: self._ramps()[part], number, self._root)
-
-    def _ramps(self) -> Float64:
-        if self._ramp is None:
-            shape = self._rows.shape
-            ramp = np.zeros(shape)
-            for axis, extent in enumerate(shape):
-                steps = np.arange(extent) * (_SLOPES[axis % len(_SLOPES)] / extent)
-                ramp += steps.reshape([-1 if a == axis else 1 for a in range(len(shape))])
-            self._ramp = self._rows.gather(ramp)
-        return self._ramp
-
-
-def _normal(count: int, length: int) -> Float64:
-    return _cached(count, length) if count * length <= _CACHED else _drawn_anew(count, length)
-
-
-def _drawn_anew(count: int, length: int) -> Float64:
-    return np.random.default_rng(_SEED).standard_normal((count, length))
-
-
-@lru_cache(maxsize=16)
-def _cached(count: int, length: int) -> Float64:
-    values = _drawn_anew(count, length)
-    values.setflags(write=False)
-    return values

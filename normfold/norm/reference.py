@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from normfold.norm.meaning import Float64, Norm
-from normfold.norm.rows import Rows
+from normfold.norm.rows import Rows, Statistics
 
 
 class Standardised(NamedTuple):
@@ -37,20 +37,21 @@ def normalise(norm: Norm, x: Float64, operands: Mapping[str, Float64] | None = N
     Raises:
         ValueError: the groups do not divide the channels, or a parameter does not fit.
     """
-    rows = Rows(norm, x.shape)
-    return affine(norm, rows.scatter(standardised(norm, rows.gather(x)).values), operands or {})
+    statistics = Statistics.of(norm)
+    rows = Rows(statistics, x.shape)
+    return affine(norm, rows.scatter(standardised(statistics, rows.gather(x)).values), operands or {})
 
 
-def standardised(norm: Norm, rows: Float64) -> Standardised:
+def standardised(of: Statistics, rows: Float64) -> Standardised:
     """Rows `[count, length]` with mean 0 (where the norm is centred) and mean square 1."""
     with np.errstate(all="ignore"):
         length = rows.shape[1]
         deviation, square_of_mean = rows, np.zeros((rows.shape[0], 1))
-        if norm.centred:
+        if of.centred:
             mean = np.add.reduce(rows, axis=1, keepdims=True) / length
             deviation, square_of_mean = rows - mean, mean * mean
         variance = np.add.reduce(deviation * deviation, axis=1, keepdims=True) / length
-        moment = variance + norm.epsilon
+        moment = variance + of.epsilon
         condition = (variance + square_of_mean) / moment
         return Standardised(deviation / np.sqrt(moment), condition[:, 0])
 

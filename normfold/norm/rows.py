@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from normfold.norm.meaning import Float64, Norm
 
 Extents = tuple[int, ...]
+
+
+class Statistics(NamedTuple):
+    """The part of a norm that gamma and beta have no part in: what is taken of which elements. As in `Norm`."""
+
+    centred: bool
+    axes: tuple[int, ...]
+    epsilon: float
+    groups: int | None
+    channel: int | None
+
+    @classmethod
+    def of(cls, norm: Norm) -> Statistics:
+        """Those of a norm."""
+        return cls(norm.centred, norm.axes, norm.epsilon, norm.groups, norm.channel)
 
 
 def mean_over(x: Float64, axes: Sequence[int], *, keepdims: bool = True) -> Float64:
@@ -38,7 +54,7 @@ class Rows:
     """How a tensor of a shape falls into rows: one row is what one mean and one variance are taken of.
 
     Args:
-        norm: whose axes and groups.
+        of: whose axes and groups.
         shape: extents of `x`, of the rank of the norm.
 
     Attributes:
@@ -51,13 +67,13 @@ class Rows:
 
     __slots__ = ("_channel", "_groups", "_inverse", "_kept", "_order", "_reduced", "_split", "count", "length", "shape")
 
-    def __init__(self, norm: Norm, shape: Extents) -> None:
+    def __init__(self, of: Statistics, shape: Extents) -> None:
         self.shape = shape
-        self._groups, self._channel = norm.groups, norm.channel
-        if norm.groups is not None and norm.channel is not None and shape[norm.channel] % norm.groups:
-            raise ValueError(f"{norm.groups} groups do not divide {shape[norm.channel]} channels")
+        self._groups, self._channel = of.groups, of.channel
+        if of.groups is not None and of.channel is not None and shape[of.channel] % of.groups:
+            raise ValueError(f"{of.groups} groups do not divide {shape[of.channel]} channels")
         self._split = self._cut(shape)
-        self._reduced = self._reduced_of(norm)
+        self._reduced = self._reduced_of(of.axes)
         self._kept = tuple(axis for axis in range(len(self._split)) if axis not in self._reduced)
         order = (*self._kept, *self._reduced)
         is_ordered = order == tuple(range(len(order)))
@@ -70,7 +86,7 @@ class Rows:
         """`x` as `[count, length]`, every row contiguous."""
         split = x.reshape(self._split)
         ordered = split if self._order is None else split.transpose(self._order)
-        return ordered.reshape(self.count, self.length)
+        return np.ascontiguousarray(ordered.reshape(self.count, self.length))
 
     def scatter(self, rows: Float64) -> Float64:
         """`[count, length]` in the shape of `x`."""
@@ -92,8 +108,8 @@ class Rows:
         parts = (groups, channels // groups) if channels % groups == 0 else (1, channels)
         return (*shape[: self._channel], *parts, *shape[self._channel + 1 :])
 
-    def _reduced_of(self, norm: Norm) -> tuple[int, ...]:
+    def _reduced_of(self, axes: tuple[int, ...]) -> tuple[int, ...]:
         if self._groups is None or self._channel is None:
-            return norm.axes
+            return axes
         channel = self._channel
-        return tuple(sorted((channel + 1, *(axis if axis < channel else axis + 1 for axis in norm.axes))))
+        return tuple(sorted((channel + 1, *(axis if axis < channel else axis + 1 for axis in axes))))

@@ -42,10 +42,13 @@ class NormRegions:
 
     def _region(self, edit: NormEdit) -> Region:
         site = edit.site
-        before = self._with_sizes(site.nodes, site.base)
-        flowing, constants = self._boundary(before, site.base)
-        inputs = [self._port(value) for value in (site.base, *flowing)]
-        outputs = [Port(site.output.name, site.norm.output_type, site.norm.dims)]
+        taken = [node for node in edit.extent.dead if node not in site.nodes]
+        before = self._with_sizes([*site.nodes, *taken], site.base)
+        flowing, constants = self._boundary(before)
+        inputs = [self._port(value) for value in flowing]
+        outputs = [Port(edit.extent.output.name, site.norm.output_type, site.norm.dims)]
+        if edit.extent.total is not None:
+            outputs.append(self._port(edit.extent.total))
         opset = dict(site.end.scope.opset)
         old = [constant(name, source) for name, source in constants.items()]
         first = cut_out([node.proto for node in before], old, inputs, outputs, opset, self._ir_version)
@@ -81,14 +84,14 @@ class NormRegions:
     def _is_constant(self, value: Value) -> bool:
         return self._shapes.constants.get(value) is not None
 
-    def _boundary(self, nodes: Sequence[Node], base: Value) -> tuple[list[Value], dict[str, TensorSource]]:
-        """What flows in beside the base, and constants by name."""
+    def _boundary(self, nodes: Sequence[Node]) -> tuple[list[Value], dict[str, TensorSource]]:
+        """What flows in, and constants by name."""
         inside = {id(node) for node in nodes}
         flowing: dict[str, Value] = {}
         constants: dict[str, TensorSource] = {}
         for node in nodes:
             for value in node.inputs:
-                if value is None or value is base or (value.producer is not None and id(value.producer) in inside):
+                if value is None or (value.producer is not None and id(value.producer) in inside):
                     continue
                 source = self._shapes.constants.get(value)
                 if source is None:

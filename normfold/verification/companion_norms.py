@@ -15,6 +15,7 @@ import onnx
 from .companion import Companion, NoCompanionError
 
 Attributes = dict[str, Any]
+_ATTRIBUTE = 2.0**-24  # unit roundoff of the type of attributes, in which epsilon is stored
 _MVN_EPSILON = 1e-18  # the square of what MeanVarianceNormalization adds to the standard deviation
 
 
@@ -53,9 +54,14 @@ def standardised(
     root = c.op("Sqrt", [shifted])
     growth = c.op("Mul", [c.op("Abs", [deviation]), spread])
     whole = c.reduce("ReduceMean", c.op("Mul", [value, value]), axes)
+    normal = c.op("Div", [deviation, root])
+    own = c.op("Div", [spread, root])
+    if c.unit < _ATTRIBUTE:  # |y| · ε/(2·(V + ε)), in units of u: the attribute is ε rounded to float32
+        share = c.op("Div", [c.const(epsilon / 2 * _ATTRIBUTE / c.unit), shifted])
+        own = c.op("Add", [own, c.op("Mul", [c.op("Abs", [normal]), share])])
     return Standardised(
-        magnitude=c.op("Div", [spread, root]),
-        normal=c.op("Div", [deviation, root]),
+        magnitude=own,
+        normal=normal,
         mean=mean,
         mean_magnitude=mean_magnitude,
         root=root,

@@ -240,6 +240,10 @@ _STATISTICS: dict[Key, tuple[int, ...]] = {
 }
 
 
+# Of the standard domain: not in the standard at all, or typed only through a function body that needs the whole model.
+_UNTYPED = ("SimplifiedLayerNormalization", "GroupNormalization")
+
+
 def typed_like(node: NodeProto, output: int) -> int | None:
     """The slot of the input whose element type an output has; None where it is float32 statistics."""
     if output in _STATISTICS.get(key(node), ()):
@@ -270,7 +274,7 @@ def stand_ins(node: NodeProto, elems: Mapping[str, int]) -> list[NodeProto]:
     """
     if key(node) == (MICROSOFT, "NhwcConv"):
         return nhwc_conv(node, f"{node.output[0]}::type")
-    if key(node) not in DEFINITIONS or not (node.domain or node.op_type == "SimplifiedLayerNormalization"):
+    if key(node) not in DEFINITIONS or not (node.domain or node.op_type in _UNTYPED):
         return [node]
     found = []
     for slot, name in enumerate(node.output):

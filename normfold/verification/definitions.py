@@ -281,8 +281,11 @@ def stand_ins(node: NodeProto, elems: Mapping[str, int]) -> list[NodeProto]:
         source = typed_like(node, slot)
         if name and source is not None:
             elem = elems.get(node.input[source]) if source else None
-            attributes = {} if elem is None else {"to": elem}
-            found.append(helper.make_node("Cast" if attributes else "Identity", [node.input[0]], [name], **attributes))
+            found.append(
+                helper.make_node("Identity", [node.input[0]], [name])
+                if elem is None
+                else helper.make_node("Cast", [node.input[0]], [name], to=elem)
+            )
         elif name:  # [.., 1] in float32
             wide = f"{name}::type"
             found.append(helper.make_node("Cast", [node.input[0]], [wide], to=TensorProto.FLOAT))

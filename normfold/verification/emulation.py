@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import onnx
+import onnx.inliner
 from onnx import NodeProto, TensorProto, helper
 
 from .definitions import DEFINITIONS, Body, DefinitionError, key, nhwc_conv, typed_like
@@ -139,9 +140,7 @@ def definition(node: NodeProto, types: Mapping[str, TensorType], version: int) -
         if found is not None and found.rank is not None:
             body.ranks[wide[-1]] = found.rank
     results = DEFINITIONS[key(node)](body, wide, attributes(node))
-    casts = [
-        _narrow(node, slot, results[slot], types, version) for slot, name in enumerate(node.output) if name
-    ]
+    casts = [_narrow(node, slot, results[slot], types, version) for slot, name in enumerate(node.output) if name]
     return [*body.nodes, *casts]
 
 

@@ -64,4 +64,3 @@ def literally(model: onnx.ModelProto, trials: list[Mapping[str, Array]]) -> list
         OracleError: as in `evaluate`.
     """
     return _run(model, trials)
-

@@ -3,7 +3,7 @@
 Inputs are numpy arrays of one floating type; γ and β are per channel or have the shape of the normalised axes.
 """
 
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ class _Norm(OpRun):
     def _run(self, *inputs, **attributes):
         wide = [value if value is None else np.asarray(value, np.float64) for value in inputs]
         with np.errstate(all="ignore"):
-            found = self.define(*wide, **attributes)
+            found = self._define(*wide, **attributes)
         return tuple(value.astype(inputs[0].dtype) for value in found)
 
-    def define(self, *inputs, **attributes):
+    def _define(self, *inputs, **attributes):
         raise NotImplementedError
 
 
 class BatchNormalization(_Norm):
     """Inference form: γ·(x − μ)/√(v + ε) + β."""
 
-    def define(self, x, scale, bias, mean, var, epsilon=1e-5, training_mode=0, **_):
+    def _define(self, x, scale, bias, mean, var, epsilon=1e-5, training_mode=0, **_):
         if training_mode:
             raise NotImplementedError("BatchNormalization in training mode")
         gain, rest, mean, var = (_per_channel(v, x.ndim) for v in (scale, bias, mean, var))
@@ -61,7 +61,7 @@ class BatchNormalization(_Norm):
 class LayerNormalization(_Norm):
     """Over the axes from `axis` on; mean and 1/σ as further outputs."""
 
-    def define(self, x, scale, bias=None, axis=-1, epsilon=1e-5, **_):
+    def _define(self, x, scale, bias=None, axis=-1, epsilon=1e-5, **_):
         normal, mean, inverse = _standardise(x, range(axis % x.ndim, x.ndim), epsilon)
         return (_affine(normal, scale, bias), mean, inverse)[: len(self.onnx_node.output)]
 
@@ -69,7 +69,7 @@ class LayerNormalization(_Norm):
 class RMSNormalization(_Norm):
     """x / √(mean(x²) + ε) · scale over the axes from `axis` on."""
 
-    def define(self, x, scale, axis=-1, epsilon=1e-5, **_):
+    def _define(self, x, scale, axis=-1, epsilon=1e-5, **_):
         normal, _, inverse = _standardise(x, range(axis % x.ndim, x.ndim), epsilon, centred=False)
         return (_affine(normal, scale, None), inverse)[: len(self.onnx_node.output)]
 
@@ -81,7 +81,7 @@ class SimplifiedLayerNormalization(RMSNormalization):
 class InstanceNormalization(_Norm):
     """Over all axes but the first two."""
 
-    def define(self, x, scale, bias, epsilon=1e-5, **_):
+    def _define(self, x, scale, bias, epsilon=1e-5, **_):
         normal, _, _ = _standardise(x, range(2, x.ndim), epsilon)
         return (_affine(normal, _per_channel(scale, x.ndim), _per_channel(bias, x.ndim)),)
 
@@ -89,7 +89,7 @@ class InstanceNormalization(_Norm):
 class GroupNormalization(_Norm):
     """Statistics over (C/G, spatial); scale and bias per channel, or per group before opset 21."""
 
-    def define(self, x, scale, bias, epsilon=1e-5, num_groups=None, **_):
+    def _define(self, x, scale, bias, epsilon=1e-5, num_groups=None, **_):
         normal = _standardise(x.reshape(x.shape[0], num_groups, -1), (2,), epsilon)[0].reshape(x.shape)
         repeat = x.shape[1] // scale.size
         gain, rest = (_per_channel(np.repeat(v, repeat), x.ndim) for v in (scale, bias))
@@ -99,7 +99,7 @@ class GroupNormalization(_Norm):
 class MeanVarianceNormalization(_Norm):
     """(x − mean) / (σ + 1e-9)."""
 
-    def define(self, x, axes=(0, 2, 3), **_):
+    def _define(self, x, axes=(0, 2, 3), **_):
         axes = tuple(int(axis) for axis in axes)
         deviation = x - x.mean(axes, keepdims=True)
         return (deviation / (np.sqrt((deviation**2).mean(axes, keepdims=True)) + _MVN_GUARD),)
@@ -110,7 +110,7 @@ class SkipLayerNormalization(_Norm):
 
     op_domain = MICROSOFT
 
-    def define(self, x, skip, gamma, beta=None, bias=None, epsilon=1e-12, **_):
+    def _define(self, x, skip, gamma, beta=None, bias=None, epsilon=1e-12, **_):
         total = _affine(x + skip, None, bias)
         normal, mean, inverse = _standardise(total, (-1,), epsilon)
         return (_affine(normal, gamma, beta), mean, inverse, total)[: len(self.onnx_node.output)]
@@ -121,7 +121,7 @@ class SkipSimplifiedLayerNormalization(_Norm):
 
     op_domain = MICROSOFT
 
-    def define(self, x, skip, gamma, bias=None, epsilon=1e-12, **_):
+    def _define(self, x, skip, gamma, bias=None, epsilon=1e-12, **_):
         total = _affine(x + skip, None, bias)
         normal, mean, inverse = _standardise(total, (-1,), epsilon, centred=False)
         return (_affine(normal, gamma, None), mean, inverse, total)[: len(self.onnx_node.output)]
@@ -140,7 +140,7 @@ class GroupNorm(_Norm):
 
     op_domain = MICROSOFT
 
-    def define(self, x, gamma, beta, groups=None, epsilon=1e-5, activation=0, channels_last=1, **_):
+    def _define(self, x, gamma, beta, groups=None, epsilon=1e-5, activation=0, channels_last=1, **_):
         return (_grouped(x, gamma, beta, groups, epsilon, channels_last, activation),)
 
 
@@ -149,7 +149,7 @@ class SkipGroupNorm(_Norm):
 
     op_domain = MICROSOFT
 
-    def define(self, x, gamma, beta, skip, bias=None, groups=None, epsilon=1e-5, activation=0, channels_last=1, **_):
+    def _define(self, x, gamma, beta, skip, bias=None, groups=None, epsilon=1e-5, activation=0, channels_last=1, **_):
         channels = -1 if channels_last else 1
         if skip.ndim == 2:
             space = tuple(range(1, x.ndim - 1)) if channels_last else tuple(range(2, x.ndim))
@@ -161,7 +161,7 @@ class SkipGroupNorm(_Norm):
         return (y, total)[: len(self.onnx_node.output)]
 
 
-DEFINED = [
+DEFINED: list[type[OpRun]] = [
     BatchNormalization,
     LayerNormalization,
     RMSNormalization,

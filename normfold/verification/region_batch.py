@@ -12,9 +12,9 @@ from onnx import TensorProto
 
 from .bound import SMALLEST_NORMAL, UNIT_ROUNDOFF, Lines, coarsest, lines
 from .companion import SUFFIX, add_companion
-from .precision import recast
 from .emulation import emulate
 from .kernels import Execution, Runtime, gravest, weakest
+from .precision import recast
 from .protos import FLOATS, infer_types, prefix_names, weight_bytes
 from .region_inputs import RegionInputs, RegionTrial
 from .verdicts import Array, Region
@@ -135,8 +135,8 @@ def merge(items: Sequence[Item], side: str) -> onnx.ModelProto:
         part = onnx.GraphProto()
         part.CopyFrom(getattr(item, side).graph)
         prefix_names(part, item.prefix)
-        for field in ("node", "initializer", "sparse_initializer", "input", "output"):
-            getattr(merged.graph, field).extend(getattr(part, field))
+        for part_of in ("node", "initializer", "sparse_initializer", "input", "output"):
+            getattr(merged.graph, part_of).extend(getattr(part, part_of))
     return merged
 
 

@@ -65,7 +65,8 @@ class RegionTrial:
 class RegionInputs:
     """The inputs of one region: types, dims per trial variant, meanings of integer inputs, size of the largest.
 
-    `norm` is there for a region that normalises. `small` are shapes for all trials but the first, where a region works at any spatial size but declares a large one.
+    `norm` is there for a region that normalises.
+    `small` are shapes for all trials but the first, where a region works at any spatial size but declares a large one.
     """
 
     types: Mapping[str, TensorType]

@@ -1,7 +1,7 @@
 """A region against float64: which side is closer to what the original means, and by how much.
 
-    T = max(16, 2√K) · u · A of the rewrite
-    PASS (improved)   the rewrite is within T of the truth everywhere, and no farther from it than the original
+T = max(16, 2√K) · u · A of the rewrite
+PASS (improved)   the rewrite is within T of the truth everywhere, and no farther from it than the original
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def resolved(verdict: RegionVerdict, truth: Truth, *, norm: bool, improve: bool)
     A SUSPECT passes if the rewrite meets its own bound. A FAIL, or a PASS that only the original's own trouble explains,
     may turn out an improvement; a rewrite outside its own bound fails, whatever the original does.
     """
-    verdict = replace(verdict, error_before=number(truth.before), error_after=number(truth.after))
+    verdict = told(verdict, truth)
     if not truth.within:
         reason = "outside its bound of the float64 evaluation"
         if verdict.status is Status.FAIL:
@@ -131,7 +131,9 @@ def improved(verdict: RegionVerdict, reason: str = IMPROVED, *, improve: bool) -
     return replace(verdict, status=Status.IMPROVED if improve else Status.SUSPECT, reason=reason)
 
 
-def with_errors(verdict: RegionVerdict, item: Item, trials: Sequence[RegionTrial], sides: Sequence[Sides]) -> RegionVerdict:
+def with_errors(
+    verdict: RegionVerdict, item: Item, trials: Sequence[RegionTrial], sides: Sequence[Sides]
+) -> RegionVerdict:
     """The verdict on a norm that passed, with the errors of both sides in the first trial."""
     if not is_cheap(item.region.before):
         return verdict
@@ -139,6 +141,11 @@ def with_errors(verdict: RegionVerdict, item: Item, trials: Sequence[RegionTrial
         truth = compare_with_truth(item, trials[:1], sides[:1])
     except OracleError:
         return verdict
+    return told(verdict, truth)
+
+
+def told(verdict: RegionVerdict, truth: Truth) -> RegionVerdict:
+    """The verdict with the errors of both sides."""
     return replace(verdict, error_before=number(truth.before), error_after=number(truth.after))
 
 
@@ -176,4 +183,3 @@ def _off(item: Item, pair: Sides, truth: Mapping[str, Array], limits: Lines) -> 
         if found.status is not Status.PASS or found.repaired or found.moved:
             return True
     return False
-

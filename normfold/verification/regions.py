@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import length_hint
 
 import onnx
@@ -23,7 +23,7 @@ from .providers import choose_runtime
 from .region_batch import Item, feeds, merge, prepare, split
 from .region_inputs import InputsError, RegionInputs, RegionTrial, plan_inputs
 from .region_judge import Finding, Sides, judge
-from .region_truth import LITERAL, compare_with_truth, improved, overflow_repaired, resolved, with_errors
+from .region_truth import LITERAL, compare_with_truth, improved, overflow_repaired, resolved, told, with_errors
 from .repro import keep_region
 from .runner import Job, JobResult, Worker
 from .verdicts import Array, Region, RegionVerdict, Status, VerifyOptions, number, worst
@@ -106,7 +106,7 @@ class _Judge:
     def _by_noise_floor(self, region: Region, reason: str) -> RegionVerdict:
         from .noise_floor_regions import compare  # used by few regions
 
-        return compare(region, reason, self.options, self.worker)
+        return compare(region, reason, self.options, self.worker, self.runtime)
 
     def batch(self, items: Sequence[Item]) -> dict[int, RegionVerdict]:
         """Judge `items` in one session per side, halving on failure."""
@@ -180,8 +180,7 @@ class _Judge:
         elif item.inputs.norm is not None:
             verdict = with_errors(verdict, item, trials, sides)
         if verdict.status is Status.PASS and (truth := overflow_repaired(item, trials, sides)):
-            errors = {"error_before": number(truth.before), "error_after": number(truth.after)}
-            verdict = improved(dataclasses.replace(verdict, **errors), LITERAL, improve=self.options.improve)
+            verdict = improved(told(verdict, truth), LITERAL, improve=self.options.improve)
         if self.options.keep_repro and not verdict.status.passed:
             keep_region(self.options.keep_repro, item.index, item.region, trial.feeds)
         return self._native(item, verdict)

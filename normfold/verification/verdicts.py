@@ -175,6 +175,10 @@ class Verification:
         warnings: what weakens it, one sentence each.
         reason: why the status is not PASS; "" when it is.
         settings: seeds, shapes, versions.
+        emulated_ops: operators that were emulated because their kernel is not here, with the number of nodes.
+        execution: the weakest way in which a norm operator of the whole models was computed: native, expanded, emulated.
+        target_ep: the execution provider that the target's models run on, "" if it names none.
+        target_ep_ran: whether the whole models ran there.
     """
 
     status: Status
@@ -186,6 +190,24 @@ class Verification:
     warnings: tuple[str, ...] = ()
     reason: str = ""
     settings: Settings = field(default_factory=Settings)
+    emulated_ops: Mapping[str, int] = field(default_factory=dict)
+    execution: str = "native"
+    target_ep: str = ""
+    target_ep_ran: bool = False
+
+    @property
+    def level_reached(self) -> str:
+        """The level, and whether it was reached by emulation."""
+        return f"{self.level} (emulated)" if self.emulated_ops and self.level != "L0" else self.level
+
+    @property
+    def text(self) -> str:
+        """The verdict for people. A pass that rests on emulation says so and is never shortened to PASS."""
+        if not (self.status.passed and self.emulated_ops):
+            return self.status.value
+        counts = ", ".join(f"{name} ×{count}" for name, count in sorted(self.emulated_ops.items()))
+        detail = f"emulated: {counts} - graph surgery verified, kernel not run"
+        return f"PASS (improved; {detail})" if self.status is Status.IMPROVED else f"PASS ({detail})"
 
 
 def number(value: float) -> float | None:

@@ -233,7 +233,11 @@ def instance(kind, *, epsilon=1e-5, elem=F32, dims=("N", 6, "H", "W")):
     if kind == "mvn":
         n = g.op("MeanVarianceNormalization", "x", axes=axes)
     elif kind == "batch":  # each sample and channel a channel of its own, statistics computed
-        view = g.op("Reshape", "x", g.op("Concat", g.const([1, -1]), g.op("Slice", g.op("Shape", "x"), g.const([2]), g.const([rank])), axis=0))
+        view = g.op(
+            "Reshape",
+            "x",
+            g.op("Concat", g.const([1, -1]), g.op("Slice", g.op("Shape", "x"), g.const([2]), g.const([rank])), axis=0),
+        )
         m = g.reduce("ReduceMean", view, axes)
         d = g.op("Sub", view, m)
         v = g.reduce("ReduceMean", g.op("Mul", d, d), axes)

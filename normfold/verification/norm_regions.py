@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from .definitions import DEFINITIONS, key
+from .definitions import DEFINITIONS, MICROSOFT, key
 from .protos import attributes, constant_values, walk
 
 _REDUCTIONS = ("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2", "GlobalAveragePool")
@@ -25,6 +25,11 @@ def normalises(model: onnx.ModelProto) -> bool:
     if any(key(node) in DEFINITIONS and node.op_type != "GlobalAveragePool" for node in nodes):
         return True
     return bool(kinds.intersection(_REDUCTIONS)) and bool(kinds.intersection((*_ROOTS, "BatchNormalization")))
+
+
+def is_lossy(model: onnx.ModelProto) -> bool:
+    """Whether a kernel that runs `model` is known to compute E[x²] − E[x]²."""
+    return any(key(node) == (MICROSOFT, "SkipLayerNormalization") for node in walk(model.graph))
 
 
 def is_cheap(model: onnx.ModelProto) -> bool:

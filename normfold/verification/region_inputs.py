@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
-from .norm_regions import epsilons, normalises
+from .norm_regions import epsilons, is_lossy, normalises
 from .protos import FLOATS, TensorType, attributes, free_inputs, infer_types, tensor_type, to_elem
 from .ranges import Meaning, draw, meanings
 from .spatial import any_size
@@ -36,10 +36,17 @@ _USUAL_EPSILON = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class NormInputs:
-    """What a region that normalises is tried with: its smallest epsilon, and whether it adds one at all."""
+    """What a region that normalises is tried with.
+
+    Args:
+        epsilon: the smallest that it adds.
+        guarded: whether it adds one at all.
+        lossy: whether a kernel of the rewrite is known to take the variance in one pass.
+    """
 
     epsilon: float
     guarded: bool
+    lossy: bool
 
 
 class InputsError(Exception):
@@ -145,14 +152,14 @@ def plan_inputs(region: onnx.ModelProto, rewritten: onnx.ModelProto) -> RegionIn
     if largest > _LARGE and all(any_size(side.graph, types) for side in (region, rewritten)):
         shapes = shapes[-2:]  # the first trial is the only one at the declared size: one sample is enough
         small = tuple(_assign(free, channels, least, variant) for variant in (3, 4))
-    return RegionInputs(types, shapes, said, largest, small, norm=_norm_inputs(region))
+    return RegionInputs(types, shapes, said, largest, small, norm=_norm_inputs(region, rewritten))
 
 
-def _norm_inputs(region: onnx.ModelProto) -> NormInputs | None:
+def _norm_inputs(region: onnx.ModelProto, rewritten: onnx.ModelProto) -> NormInputs | None:
     if not normalises(region):
         return None
     found = epsilons(region)
-    return NormInputs(found[0] if found else _USUAL_EPSILON, bool(found))
+    return NormInputs(found[0] if found else _USUAL_EPSILON, bool(found), is_lossy(rewritten))
 
 
 def _rescale(types: Mapping[str, TensorType], shapes: Mapping[str, Shape], by: Mapping[str, int]) -> dict[str, Shape]:

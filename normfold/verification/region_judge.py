@@ -19,8 +19,8 @@ Values = Mapping[str, Array]
 class Finding:
     """The worst element of one output in one trial, and whether the trial says anything.
 
-    `repaired` is True where the original is not finite and the rewrite is, `moved` where a difference is larger than the
-    rewrite's own rounding explains, on both sides: float64 must say which of them is right.
+    `repaired` is True where the original is not finite and the rewrite is, `moved` where a difference is larger than twice
+    the rounding of the better conditioned side: one of them cancels, and float64 must say which.
     """
 
     status: Status
@@ -91,7 +91,8 @@ def _bounded(
     gap = np.where(finite, np.abs(y0 - y1), 0).astype(np.float64)
     ratio = _ratio(gap, limit)
     at = int(np.argmax(ratio))
-    mine = 2 * lines.passing * own + lines.storage * own + lines.underflow
+    better = np.fmin(own, both - own)
+    least = 2 * lines.passing * better + lines.storage * own + lines.underflow
     status, reason = _status(gap, ratio, both, own, lines)
     return Finding(
         status,
@@ -103,7 +104,7 @@ def _bounded(
         reason,
         _says_something(y0, finite),
         bool(repaired.any()),
-        bool((_ratio(gap, mine) > 1).any()),
+        bool((_ratio(gap, least) > 1).any()),
     )
 
 

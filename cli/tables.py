@@ -21,7 +21,7 @@ from .plain import plain
 
 if TYPE_CHECKING:
     from normfold import InspectReport, Report
-    from normfold.report.schema import VerificationReport
+    from normfold.report.schema import RegionReport, VerificationReport
     from normfold.surgery.plan import Decision
 
 _COLOUR = {
@@ -112,6 +112,7 @@ def _verdict(console: Console, found: VerificationReport) -> None:
         console.print(f"  {_safe(output.name)}: {output.status}, max abs {error}{limit}")
     if len(found.outputs) > _MOST_OUTPUTS:
         console.print(f"  and {len(found.outputs) - _MOST_OUTPUTS} more outputs")
+    _improvements(console, [region for region in found.regions if region.status == "PASS (improved)"])
     for line in found.evidence:
         console.print(f"  {_safe(line)}")
     for line in found.warnings:
@@ -121,6 +122,18 @@ def _verdict(console: Console, found: VerificationReport) -> None:
     name = {"PASS": "PASSED", "FAIL": "FAILED", "OFF": "NOT VERIFIED"}.get(found.verdict, found.verdict)
     reason = f": {_safe(found.reason)}" if found.reason else ""
     console.print(f"[{_COLOUR.get(found.verdict, 'yellow')}]{name}[/]{reason}")
+
+
+def _improvements(console: Console, regions: Sequence[RegionReport]) -> None:
+    """Outputs that change on purpose, with the errors against float64 that justify it."""
+    for region in regions[:_MOST_OUTPUTS]:
+        errors = [
+            "not finite" if error is None else f"{error:.2g}" for error in (region.error_before, region.error_after)
+        ]
+        edits = _safe(", ".join(region.edits))
+        console.print(f"  {edits}: improved, error against float64 {errors[0]} before, {errors[1]} after")
+    if len(regions) > _MOST_OUTPUTS:
+        console.print(f"  and {len(regions) - _MOST_OUTPUTS} more improved regions")
 
 
 def _last_line(console: Console, report: Report) -> None:

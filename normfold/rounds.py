@@ -137,7 +137,7 @@ class Rounds:
         """Edits that must go, with the reason; the verification is left in the round."""
         from normfold.gate import combine, judge_regions, options, require_worker, unproven
         from normfold.verification import Status, verify_regions
-        from normfold.verification.norm_regions import NormRegions
+        from normfold.verification.norm_edits import NormRegions
         from normfold.verification.plan_regions import RegionList
 
         assert attempt.staged is not None

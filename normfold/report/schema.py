@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 
 
 class _Value(BaseModel):
@@ -57,7 +57,7 @@ class SizeReport(_Value):
 
 
 class RegionReport(_Value):
-    """The comparison of one changed region."""
+    """The comparison of one changed region. `error_before` and `error_after` are errors against float64."""
 
     edits: tuple[str, ...]
     status: str
@@ -68,6 +68,8 @@ class RegionReport(_Value):
     ratio: float | None
     location: str
     reason: str
+    error_before: float | None = None
+    error_after: float | None = None
 
 
 class OutputReport(_Value):
@@ -88,7 +90,11 @@ class OutputReport(_Value):
 
 
 class VerificationReport(_Value):
-    """What verification established. `verdict` is `PASS`, `PASS (improved)`, `INCONCLUSIVE`, `FAIL` or `OFF`."""
+    """What verification established.
+
+    `verdict` is `PASS`, `PASS (improved)`, `INCONCLUSIVE`, `FAIL` or `OFF`; a pass that rests on emulated operators says so
+    behind its first word: `PASS (emulated: ...)`, `PASS (improved; emulated: ...)`.
+    """
 
     verdict: str
     level: str
@@ -102,6 +108,11 @@ class VerificationReport(_Value):
     random_inputs: bool
     runtime: str
     optimization: str
+    emulated_ops: dict[str, int] = {}
+    execution: str = "native"
+    target_ep: str = ""
+    target_ep_ran: bool = False
+    level_reached: str = ""
 
 
 class DroppedEdit(_Value):

@@ -14,11 +14,13 @@ from onnxruntime.capi.onnxruntime_pybind11_state import InvalidGraph
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
 from normfold.model.dtypes import BFLOAT16, DOUBLE, FLOAT, FLOAT16, unit_roundoff
-from normfold.targets.lower import lower
+from normfold.norm.meaning import Norm, Surroundings
+from normfold.targets.lower import Options, lower
 from normfold.targets.lowering import Lowering
 from normfold.targets.names import Target
 from normfold.targets.standard import FIRST
 from normfold.targets.tables import table_of
+from tests.targets import norms
 from tests.targets.cases import Case, cases, size
 from tests.targets.emit import bare, feeds_of, model
 from tests.targets.evaluate import definition
@@ -142,3 +144,14 @@ def test_no_operator_without_a_kernel(target: Target, case: Case) -> None:
             assert kernel.newest is None or opset <= kernel.newest
         questions = {kernel.question for kernel in kernels if kernel is not None} - {""}
         assert set(lowering.marks) == questions
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    "norm", [norms.group_norm(), norms.group_norm_last(), norms.layer_norm_2d(), norms.instance_norm()]
+)
+def test_an_empty_batch_stays_possible(norm: Norm, threads: int) -> None:
+    shape = tuple(dim if isinstance(dim, int) else 0 for dim in norm.dims)
+    case = Case(norm, shape, Options(17, threads), Surroundings(), x=np.zeros(shape))
+    first = lower(norm, Target.ORT_CPU, case.options).lowerings[0]
+    assert run(model(first, case), case).shape == shape

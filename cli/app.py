@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from . import explain, inspect, optimize, rule, schema, verify
+from . import explain, inspect, optimize, rule, schema, targets, verify
 from .boundary import asked_for, closed_pipe, fail
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command()(optimize.optimize)
 app.command()(verify.verify)
 app.command()(explain.explain)
 app.command()(inspect.inspect)
+app.command()(targets.targets)
 app.command()(rule.rule)
 app.command()(schema.schema)
 

@@ -21,7 +21,7 @@ from .plain import plain
 
 if TYPE_CHECKING:
     from normfold import InspectReport, Report
-    from normfold.report.schema import RegionReport, VerificationReport
+    from normfold.report.schema import KernelReport, RegionReport, TargetReport, TargetsReport, VerificationReport
     from normfold.surgery.plan import Decision
 
 _COLOUR = {
@@ -34,6 +34,7 @@ _COLOUR = {
     "OFF": "yellow",
 }
 _MOST_OUTPUTS = 12
+_WIDE = 200  # where nobody looks at a terminal, lines need not break
 
 
 def _safe(text: str, limit: int = 200) -> str:
@@ -187,6 +188,61 @@ def inspected(report: InspectReport) -> None:
             table.add_row(_safe(norm.node), _safe(norm.op_type), channels, _safe(shown), _safe(norm.foldable))
         console.print(table)
     console.print(f"{len(report.norms)} norms, {report.affines} affine operators with constants")
+
+
+def targets(report: TargetsReport) -> None:
+    """The result of `targets`."""
+    console = _Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False, emoji=False)
+    for number, target in enumerate(report.targets):
+        if number:
+            console.print()
+        console.print(f"[bold]{target.target}[/]: {target.title} ({target.versions})")
+        console.print(_norms(target))
+        console.print(
+            f"anything else: {target.otherwise}, where they are fewer or an operator of the norm has no kernel"
+        )
+        console.print(_kernels(target))
+
+
+def _norms(target: TargetReport) -> Table:
+    """What each norm becomes: one line for every spelling, the best first."""
+    table = Table(box=None, pad_edge=False, title_justify="left")
+    for title in ("norm", "becomes", "where", "why"):
+        table.add_column(title, overflow="fold")
+    for form in target.norms:
+        for number, spelling in enumerate(form.spellings):
+            norm = "" if number else escape(form.norm)
+            style = "dim" if spelling.reason_key else ""
+            table.add_row(norm, *map(escape, (spelling.operator, spelling.condition, spelling.why)), style=style)
+    return table
+
+
+def _kernels(target: TargetReport) -> Table:
+    """The kernels, those with the same limits in one line."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("operator", "types", "limits", "known", "note"):
+        table.add_column(title, overflow="fold")
+    rows: dict[tuple[str, str, str, str], list[str]] = {}
+    for kernel in target.kernels:
+        types = ", ".join(kernel.types) or "[yellow]no kernel[/]"
+        note = "; ".join(escape(text) for text in (kernel.note, kernel.question and f"open: {kernel.question}") if text)
+        rows.setdefault((types, _limits(kernel), _evidence(kernel), note), []).append(kernel.operator)
+    for key, operators in rows.items():
+        table.add_row(", ".join(map(escape, operators)), *key)
+    return table
+
+
+def _limits(kernel: KernelReport) -> str:
+    parts = (
+        f"rank from {kernel.least_rank}" if kernel.least_rank is not None else "",
+        f"rank to {kernel.greatest_rank}" if kernel.greatest_rank is not None else "",
+        f"opset to {kernel.newest_opset}" if kernel.newest_opset is not None else "",
+    )
+    return ", ".join(part for part in parts if part)
+
+
+def _evidence(kernel: KernelReport) -> str:
+    return kernel.evidence if kernel.confirmed else f"{kernel.evidence}, [yellow]unconfirmed on hardware[/]"
 
 
 def _value(value: object) -> str:

@@ -204,3 +204,56 @@ class ExplainReport(_Document):
     command: Literal["explain"] = "explain"
     decisions: tuple[DecisionReport, ...] = ()
     error: ErrorReport | None = None
+
+
+class KernelReport(_Value):
+    """An operator of a target, with its limits; no `types` means that there is no kernel.
+
+    `newest_opset` is the last version of the standard for which there is one. `confirmed` is false where only a run on the
+    target's hardware could tell, and `question` says what it would have to tell.
+    """
+
+    operator: str
+    types: tuple[str, ...]
+    least_rank: int | None
+    greatest_rank: int | None
+    newest_opset: int | None
+    evidence: Literal["defined by the standard", "measured", "read in source", "reported"]
+    confirmed: bool
+    note: str
+    question: str
+
+
+class SpellingReport(_Value):
+    """What a norm may become; `condition` says when, "" for always. A declined one carries its `reason_key`."""
+
+    operator: str
+    condition: str
+    why: str
+    reason_key: str | None = None
+
+
+class FormReport(_Value):
+    """What one form of norm becomes, best first."""
+
+    norm: str
+    spellings: tuple[SpellingReport, ...]
+
+
+class TargetReport(_Value):
+    """A deployment target; `otherwise` says what a norm becomes for which none of its spellings holds."""
+
+    target: str
+    title: str
+    versions: str
+    norms: tuple[FormReport, ...]
+    otherwise: str
+    kernels: tuple[KernelReport, ...]
+
+
+class TargetsReport(_Document):
+    """The tables of the targets."""
+
+    command: Literal["targets"] = "targets"
+    targets: tuple[TargetReport, ...] = ()
+    error: ErrorReport | None = None

@@ -27,7 +27,7 @@ WHOLE = 4096
 # protobuf itself stops at 100 nested messages, and one subgraph takes three.
 MAX_SUBGRAPH_DEPTH = 30
 
-MODEL_GRAPH, MODEL_OPSET, MODEL_METADATA, MODEL_FUNCTION = 7, 8, 14, 25
+MODEL_GRAPH, MODEL_OPSET, MODEL_METADATA, MODEL_TRAINING, MODEL_FUNCTION = 7, 8, 14, 20, 25
 NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OP_TYPE, NODE_ATTRIBUTE, NODE_DOMAIN = 1, 2, 3, 4, 5, 7
 ATTRIBUTE_NAME, ATTRIBUTE_TENSOR, ATTRIBUTE_GRAPH, ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS = 1, 5, 6, 10, 11
 TENSOR_RAW = 9
@@ -121,9 +121,10 @@ class Reader:
         if depth > MAX_SUBGRAPH_DEPTH:
             raise InputError("proto.depth", f"subgraphs are nested more than {MAX_SUBGRAPH_DEPTH} deep")
         outline = ScopeOutline(kind, self.buffer, start, end, list(fields(self.buffer, start, end)), [], [])
+        messages = set(kind[1:])
         for item in outline.order:
-            if item.number in (kind.node, kind.initializer) and item.wire_type != LENGTH:
-                raise malformed("a node or tensor that is none", item.tag)
+            if item.number in messages and item.wire_type != LENGTH:
+                raise malformed("a number in the place of a message", item.tag)
             if item.number == kind.node:
                 outline.nodes.append(self.node(item, depth))
             elif item.number == kind.initializer:
@@ -159,7 +160,12 @@ class Reader:
     def _attribute(self, node: NodeOutline, index: int, item: Field, depth: int) -> bytes:
         shell = bytearray()
         position = 0
+        single: set[int] = set()
         for part in fields(self.buffer, item.start, item.end):
+            if part.number in (ATTRIBUTE_TENSOR, ATTRIBUTE_GRAPH):
+                if part.number in single:  # one parser merges the two, another takes the last
+                    raise malformed("an attribute with two values", part.tag)
+                single.add(part.number)
             if part.number in (ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS) and part.wire_type == LENGTH:
                 outline = self.scope(part.start, part.end, GRAPH, depth + 1)
                 node.subgraphs.append(SubgraphOutline(index, position, outline))

@@ -30,7 +30,7 @@ A = TypeVar("A", bound=np.generic)
 
 _BLOCK_ELEMENTS = 1 << 17  # half a MiB of float32: stays in the cache
 _TYPED = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
-_PACKED = (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1)
+_PACKED = (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1, 25, 26)  # UINT2 and INT2
 _RELEASE_AFTER = 128  # blocks: what a mapped weight may occupy while it is read
 
 
@@ -137,6 +137,19 @@ class FileTensor:
         """Whether the payload is a part of a tensor; nobody writes such files."""
         return bool(self._proto.HasField("segment"))
 
+    def stored_bytes(self) -> int | None:
+        """Bytes that the model says are there as one block, without looking for them; None where it says nothing."""
+        if self.external is not None:
+            return self.external.length
+        if self._inline is not None:
+            return len(self._inline)
+        return len(self._proto.raw_data) if self._proto.HasField("raw_data") else None
+
+    def typed_entries(self) -> dict[str, int]:
+        """Number of entries by field, of the fields that hold values one by one."""
+        counts = ((listed, len(getattr(self._proto, listed))) for listed in _TYPED)
+        return {listed: count for listed, count in counts if count}
+
     def raw(self) -> memoryview:
         """The packed little-endian payload, not copied where the file stores it that way.
 
@@ -184,10 +197,6 @@ class FileTensor:
         return None if descriptor is None else (descriptor, self.external.offset)
 
     def _stored(self, wanted: int) -> memoryview:
-        if any(len(getattr(self._proto, listed)) for listed in _TYPED) and (
-            self._inline is not None or self.external is not None or self._proto.HasField("raw_data")
-        ):
-            raise InputError("tensor.payload", f"tensor {self.name!r} has two payloads", hint="export the model again")
         if self.external is not None:
             return self._from_data_file(self.external, wanted)
         if self._inline is not None:

@@ -14,6 +14,7 @@ from onnx import ModelProto, OperatorSetIdProto, SparseTensorProto, StringString
 
 from normfold.errors import EnvironmentProblem, InputError
 from normfold.model import dtypes
+from normfold.model.external import DataFiles
 from normfold.model.functions import Functions
 from normfold.model.graph import STANDARD, Node, Scope, Value, add_nodes, connect, sort
 from normfold.model.opener import open_model
@@ -30,7 +31,7 @@ from normfold.model.outline import (
     refuse_external,
 )
 from normfold.model.source import Source
-from normfold.model.tensors import DataFiles, FileTensor
+from normfold.model.tensors import FileTensor
 from normfold.model.validate import check_frame, check_scopes, check_versions
 from normfold.model.wire import Field, fields, malformed, read_varint
 
@@ -64,6 +65,7 @@ class Model:
     kept_exposed: tuple[str, ...] = ()
     warnings: list[str] = field(default_factory=list)
     inlined: tuple[str, ...] = ()  # keys of the calls in whose place the bodies of functions stand
+    source: Source | None = None
     unread: tuple[Value, ...] = ()  # values that had readers, until calls were inlined that do nothing with them
 
     @property
@@ -85,6 +87,23 @@ class Model:
     def has_external_data(self) -> bool:
         """Whether any tensor lies in another file."""
         return next(self.external(), None) is not None
+
+    def require_unchanged(self) -> None:
+        """The model and its data are what they were when they were opened.
+
+        Raises:
+            InputError: `input.changed`, `extdata.changed`.
+        """
+        if self.source is not None:
+            self.source.require_unchanged()
+        self.files.require_unchanged()
+
+    def file_warnings(self) -> list[str]:
+        """What is odd about the data files that were read, and does no harm here."""
+        return [
+            f"the data file {location[:80]!r} is a hard link; onnx refuses to load such files"
+            for location in self.files.hard_links()
+        ]
 
     def external_ranges(self) -> set[tuple[str, int, int]]:
         """File, offset and length of what lies in other files; tied tensors count once."""
@@ -109,12 +128,13 @@ def load(source: str | Path | Source | ModelProto, *, initializers: Initializers
     if sys.byteorder != "little":
         raise EnvironmentProblem("environment.byteorder", "normfold reads weights in place, on little-endian machines")
     if isinstance(source, ModelProto):
-        path, buffer = None, memoryview(_serialised(source))
+        opened, path, buffer = None, None, memoryview(_serialised(source))
     else:
         opened = source if isinstance(source, Source) else Source(source, hashed=False)
         path, buffer = opened.path, opened.view
     with _collector_paused():
         model = _outline(buffer, path)
+        model.source = opened
         check_versions(model.ir_version, model.opset, model.roots)
         for scope in model.roots:
             build_scopes(scope)

@@ -16,8 +16,9 @@ from google.protobuf.message import DecodeError, Message  # type: ignore[import-
 from onnx import AttributeProto, NodeProto, TensorProto
 
 from normfold.errors import InputError
+from normfold.model.external import DataFiles
 from normfold.model.opener import check_location
-from normfold.model.tensors import DataFiles, External, FileTensor
+from normfold.model.tensors import External, FileTensor
 from normfold.model.wire import LENGTH, Field, fields, header, malformed
 
 M = TypeVar("M", bound=Message)
@@ -225,15 +226,17 @@ def file_tensor(proto: TensorProto, files: DataFiles, inline: memoryview | None 
         return FileTensor(proto, files, inline=inline)
     if inline is not None or proto.HasField("raw_data"):
         raise InputError("tensor.payload", f"tensor {proto.name!r} has both inline and external data")
-    return FileTensor(proto, files, inline=inline, external=_external(proto))
+    return FileTensor(proto, files, inline=inline, external=_external(proto, files))
 
 
-def _external(proto: TensorProto) -> External:
+def _external(proto: TensorProto, files: DataFiles) -> External:
     entries = {entry.key: entry.value for entry in proto.external_data}
     if len(entries) != len(proto.external_data) or not entries.keys() <= {"location", "offset", "length", "checksum"}:
         raise _record_error(proto, "duplicate or unknown keys")
     location = entries.get("location", "")
     check_location(location, proto.name)
+    if "checksum" in entries and not files.expect(location, entries["checksum"]):
+        raise _record_error(proto, "another checksum than that of an earlier tensor in this file")
     return External(location, _number(proto, entries.get("offset")) or 0, _number(proto, entries.get("length")))
 
 

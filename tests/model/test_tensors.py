@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from normfold.errors import InputError
-from normfold.model import dtypes, opener, tensors
+from normfold.model import dtypes, opener
+from normfold.model import external as data_files
 from normfold.model.load import load
 from normfold.model.tensors import NewTensor, RangeRefusal, Unreadable, Values
 
@@ -194,7 +195,7 @@ def test_nobody_opens_what_nobody_reads(tmp_path, monkeypatch):
     def forbidden(*_):
         raise AssertionError("opened")
 
-    monkeypatch.setattr(tensors, "open_data", forbidden)
+    monkeypatch.setattr(data_files, "open_data", forbidden)
     found = with_data(tmp_path, external("w", values, "none.data", 0))
     assert found.dims == (6,)
     assert found.nbytes == 24
@@ -207,14 +208,14 @@ def test_one_file_is_opened_once(tmp_path, monkeypatch):
     model = net([node("Relu", ["x"], ["y"])], {"x": [1]}, ["y"], weights)
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
     count = 0
-    real = tensors.open_data
+    real = data_files.open_data
 
     def counted(*arguments):
         nonlocal count
         count += 1
         return real(*arguments)
 
-    monkeypatch.setattr(tensors, "open_data", counted)
+    monkeypatch.setattr(data_files, "open_data", counted)
     loaded_model = load(tmp_path / "m.onnx")
     for name in weights:
         loaded_model.graph.values[name].tensor.array()

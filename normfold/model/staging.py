@@ -32,6 +32,8 @@ class Staged:
         model: path of the staged .onnx, in `directory`.
         data: name of the data file beside it, None if everything is inline.
         model_bytes, data_bytes: sizes.
+        files: everything that goes to the destination before the model, relative to `directory`. They are listed, not
+            looked for: what cannot be seen for a moment must not be left out.
         equal: a file of the name and content of the data that lies at the destination already; it was compared then.
     """
 
@@ -40,6 +42,7 @@ class Staged:
     data: str | None
     model_bytes: int
     data_bytes: int
+    files: tuple[str, ...] = ()
     equal: Stamp | None = None
 
 
@@ -154,14 +157,15 @@ def commit(staged: Staged, destination: Path, superseded: str | None = None) -> 
 
 def _put(staged: Staged, destination: Path) -> None:
     directory = destination.parent
-    for entry in sorted(staged.directory.rglob("*")):
-        if entry == staged.model or entry.is_dir() or entry.is_symlink():
-            continue
-        target = directory / entry.relative_to(staged.directory)
+    touched = {directory}
+    for name in staged.files:
+        entry, target = staged.directory / name, directory / name
         target.parent.mkdir(parents=True, exist_ok=True)
+        touched |= {parent for parent in target.parents if parent.is_relative_to(directory)}
         _require_free(target, entry, staged.equal)
         entry.replace(target)
-    _sync_directory(directory)
+    for folder in sorted(touched):
+        _sync_directory(folder)
     staged.model.replace(destination)
 
 

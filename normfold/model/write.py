@@ -47,7 +47,8 @@ def stage(candidate: Candidate, staging: Staging, name: str) -> Staged:
             candidate.metadata[DATA_KEY] = data
         size = _write_model(candidate, path, places)
         data_bytes = 0 if data is None else (staging.path / data).stat().st_size
-        return Staged(staging.path, path, data, size, data_bytes, _equal(staging, data))
+        files = () if data is None else (data,)
+        return Staged(staging.path, path, data, size, data_bytes, files, _equal(staging, data))
     except OSError as error:
         raise cannot_write(staging.beside, error, _needed(candidate)) from None
 
@@ -67,6 +68,7 @@ def _needed(candidate: Candidate) -> int:
 def _stage_original(candidate: Candidate, staging: Staging, path: Path) -> Staged:
     """The same bytes, which name the same data files; these are copied unless they are there already."""
     model = candidate.model
+    files: list[str] = []
     with create(path) as stream:
         stream.write(model.buffer)
         sync(stream)
@@ -93,7 +95,8 @@ def _stage_original(candidate: Candidate, staging: Staging, path: Path) -> Stage
                 stream.write(source.view[start : start + _COPY])
                 source.release(start, _COPY)
             sync(stream)
-    return Staged(staging.path, path, None, len(model.buffer), 0)
+        files.append(location)
+    return Staged(staging.path, path, None, len(model.buffer), 0, tuple(files))
 
 
 def to_bytes(candidate: Candidate) -> bytes:

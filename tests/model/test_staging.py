@@ -157,6 +157,38 @@ def test_an_equal_file_is_compared_once(tmp_path, monkeypatch):
         monkeypatch.undo()
 
 
+def test_every_directory_that_got_a_file_is_on_the_disk_before_the_model(tmp_path, monkeypatch):
+    source, out = saved(tmp_path / "in", fold=False, location="deep/er/w.data"), tmp_path / "out"
+    out.mkdir()
+    synced, real = [], staging._sync_directory
+
+    def watched(folder):
+        synced.append((str(folder.relative_to(out)), (out / "r.onnx").exists()))
+        real(folder)
+
+    monkeypatch.setattr(staging, "_sync_directory", watched)
+    with Staging(out) as mine:
+        commit(stage(Candidate(load(source), {}, {}), mine, "r.onnx"), out / "r.onnx")
+    assert synced == [(".", False), ("deep", False), ("deep/er", False), (".", True)]
+
+
+def test_data_that_cannot_be_seen_are_not_left_out(tmp_path, monkeypatch):
+    """Listing a directory may fail for a moment, and pathlib keeps quiet about some of these failures."""
+    source, out = saved(tmp_path / "in"), tmp_path / "out"
+    out.mkdir()
+    with Staging(out) as mine:
+        staged = stage(candidate_of(source), mine, "r.onnx")
+
+        def denied(*_):
+            raise PermissionError(errno.EACCES, "denied")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "scandir", denied)
+            patch.setattr(os, "listdir", denied)
+            commit(staged, out / "r.onnx")
+    assert set(listing(out)) == {"r.onnx", staged.data}
+
+
 # --- what a disk says ---
 
 

@@ -90,9 +90,10 @@ class Runner:
 @pytest.fixture
 def normfold(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "1")
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
     yield Runner(capfd, monkeypatch)
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     gc.enable()
 
 
@@ -665,7 +666,7 @@ def test_a_closed_pipe(source: Path, arguments: list[str]) -> None:
     assert error == b""
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: signal.Signals, code: int) -> None:
     """Stopped while the child process is busy: no output, no staging directory, no child."""
     path = tmp_path / "m.onnx"

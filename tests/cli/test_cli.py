@@ -359,7 +359,7 @@ def test_an_internal_error_is_one_line(normfold: Runner, source: Path, monkeypat
     def broken(*arguments: object, **options: object) -> None:
         raise RuntimeError("first line\nsecond line")
 
-    monkeypatch.setattr(rounds, "plan_model", broken)
+    monkeypatch.setattr(rounds, "plan_everything", broken)
     done = normfold("optimize", source)
     assert (done.code, done.out) == (2, "")
     assert done.err.splitlines() == [

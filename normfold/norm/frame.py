@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from onnx import numpy_helper
 
 from normfold.errors import InputError
-from normfold.model import dtypes
+from normfold.model import attributes, dtypes
 from normfold.model.graph import Node, Scope, Value
 from normfold.model.shapes import Shapes
 from normfold.model.tensors import Unreadable
@@ -132,6 +133,21 @@ class Frame:
         if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
             return None
         return Constant(np.asarray(array, np.float64), source.data_type)
+
+    def parameter(self, value: Value | None) -> Constant | None:
+        """A constant parameter of an operator; one that is the same everywhere may have a shape that is computed."""
+        found = self.constant(value)
+        node = None if value is None or found is not None else value.producer
+        if node is None or node.domain or attributes.is_bound_by_caller(node):
+            return found
+        if node.op_type in ("Expand", "Identity", "Reshape"):
+            inner = self.parameter(node.input(0))
+            return inner if inner is not None and inner.values.size == 1 else None
+        if node.op_type != "ConstantOfShape" or attributes.unexpected(node, ("value",)):
+            return None
+        fill = node.attributes.get("value")
+        array = np.zeros(1, np.float32) if fill is None else numpy_helper.to_array(fill.t)
+        return Constant(np.asarray(array, np.float64), dtypes.FLOAT) if array.dtype == np.float32 else None
 
     def known_extents(self, value: Value) -> list[int] | None:
         """The extents of a tensor that has a fact."""

@@ -48,7 +48,7 @@ def affine(frame: Frame, fact: Fact | None, node: Node, shape: Sequence[int] | N
         value = node.input(slot)
         if value is None:
             continue
-        found = frame.constant(value)
+        found = frame.parameter(value)
         if found is None or fact is None:
             return None
         values = found.values if shape is None else found.values.reshape(shape)
@@ -131,10 +131,12 @@ def _group_norm(frame: Frame, node: Node) -> Facts:
     result = grouped(frame, fact, groups, 1, epsilon_of(node))
     rank, channels = len(fact.view), frame.extent(fact.view[1])
     for slot, step in ((1, multiply), (2, add)):
-        found = frame.constant(node.input(slot))
+        found = frame.parameter(node.input(slot))
         if found is None or result is None:
             return None
-        values = found.values if node.scope.version >= 21 else np.repeat(found.values, channels // groups)
+        values = found.values
+        if node.scope.version < 21 and values.size > 1:
+            values = np.repeat(values, channels // groups)
         result = step(frame, result, Constant(values.reshape(_per_channel(rank)), found.data_type))
     return [result]
 

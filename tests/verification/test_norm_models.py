@@ -127,6 +127,27 @@ def test_what_fits_a_kernel_is_no_problem(compare):
         assert verdict.status is Status.PASS, verdict
 
 
+def declared(model, dims):
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", F32, dims))
+    return model
+
+
+def test_operators_that_only_the_runtime_knows(compare, tmp_path):
+    """SimplifiedLayerNormalization is not in the standard: right for a target that onnxruntime runs, and nowhere else."""
+    dims = ["N", "S", 24]
+    before, after = declared(rms_chain(), dims), declared(rms_op(), dims)
+    assert compare(before, after, VerifyOptions(target="ort-cpu")).status is Status.PASS
+    refused = compare(before, after)
+    assert (refused.status, refused.level) == (Status.FAIL, "L0")
+    assert "SimplifiedLayerNormalization" in refused.reason
+    onnx.save(before, tmp_path / "a.onnx")
+    onnx.save(after, tmp_path / "b.onnx", save_as_external_data=True, location="b.data", size_threshold=0)
+    outside = verify_models(tmp_path / "a.onnx", tmp_path / "b.onnx", VerifyOptions(target="ort-cpu"))
+    assert outside.status is Status.PASS, outside
+    after.graph.node[0].op_type = "NoSuchNormalization"
+    assert compare(before, after, VerifyOptions(target="ort-cpu")).level == "L0"
+
+
 # --- improvements ---
 
 

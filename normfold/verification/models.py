@@ -55,7 +55,7 @@ def verify_models(
     problems = compare_structure(*models, frozen)
     if problems:
         return Verification(Status.FAIL, "L0", reason="; ".join(problems))
-    if malformed := check_wellformed(original, candidate):
+    if malformed := check_wellformed(original, candidate, models[1], options.target):
         return Verification(Status.FAIL, "L0", reason=malformed)
     if broken := broken_limits(*models, options.target):
         return Verification(Status.FAIL, "L0", reason="; ".join(broken))

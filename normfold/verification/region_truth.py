@@ -107,7 +107,7 @@ def _one(name: str, sides: Sides, truth: Array, limits: Lines, yardstick: _Yards
             np.broadcast_to(side[name + SUFFIX].astype(np.float64), y1.shape) for side in (sides.before, sides.after)
         ]
         own = np.fmin(*sizes) if yardstick is _Yardstick.BETTER else sizes[1]
-        limit = (limits.passing + limits.storage) * own + limits.underflow
+        limit = (limits.allowed(degenerate=sides.hostile) + limits.storage) * own + limits.underflow
         judged = np.isfinite(truth) & np.isfinite(limit)
         e0, e1 = np.abs(y0 - truth), np.abs(y1 - truth)
         e0 = np.where(np.isfinite(e0), e0, np.inf)

@@ -55,7 +55,10 @@ def verify_models(
     if progress:
         progress(1, _STEPS)
     with Worker(
-        timeout_s=options.timeout_s, memory_limit_bytes=options.memory_limit_bytes, threads=options.threads
+        timeout_s=options.timeout_s,
+        memory_limit_bytes=options.memory_limit_bytes,
+        threads=options.threads,
+        mapped_bytes=max(_mapped(path, model) for path, model in zip((original, candidate), models, strict=True)),
     ) as worker:
         ran = compare_end_to_end((original.resolve(), candidate.resolve()), models, options, worker, frozen)
     if progress:
@@ -70,6 +73,15 @@ def verify_models(
         reason=ran.reason,
         settings=ran.settings,
     )
+
+
+def _mapped(path: Path, model: onnx.ModelProto) -> int:
+    """Bytes of the model and of the data files that its weights name."""
+    names = {path.name}
+    for tensor in model.graph.initializer:
+        names |= {entry.value for entry in tensor.external_data if entry.key == "location"}
+    files = (path.parent / name for name in names)
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _load(path: Path) -> onnx.ModelProto:

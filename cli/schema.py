@@ -19,12 +19,14 @@ class Document(StrEnum):
     VERIFY = "verify"
     INSPECT = "inspect"
     EXPLAIN = "explain"
+    DOCTOR = "doctor"
 
 
 def schema(document: Annotated[Document, typer.Argument(help="Which document.")] = Document.REPORT) -> None:
     """The JSON Schema of what --format json prints."""
     from pydantic import BaseModel
 
+    from normfold.report.doctor import DoctorReport
     from normfold.report.schema import ExplainReport, InspectReport, Report, VerifyReport
 
     models: dict[Document, type[BaseModel]] = {
@@ -32,6 +34,7 @@ def schema(document: Annotated[Document, typer.Argument(help="Which document.")]
         Document.VERIFY: VerifyReport,
         Document.INSPECT: InspectReport,
         Document.EXPLAIN: ExplainReport,
+        Document.DOCTOR: DoctorReport,
     }
     model = models[document]
     with errors("schema", Format.HUMAN, False):

@@ -12,13 +12,15 @@ from pydantic import BaseModel, ConfigDict
 SCHEMA_VERSION = "1.1"
 
 
-class _Value(BaseModel):
+class Value(BaseModel):
+    """A part of a document."""
+
     # Validators are built when a report is made, not when this module is imported. What has the same attributes is read
     # by their names.
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, from_attributes=True)
 
 
-class _Document(_Value):
+class Document(Value):
     """What every document starts with."""
 
     schema_version: str = SCHEMA_VERSION
@@ -26,7 +28,7 @@ class _Document(_Value):
     version: str
 
 
-class DecisionReport(_Value):
+class DecisionReport(Value):
     """What became of one site."""
 
     code: str
@@ -41,7 +43,7 @@ class DecisionReport(_Value):
     notes: tuple[str, ...] = ()
 
 
-class OpCount(_Value):
+class OpCount(Value):
     """Nodes of one operator, in all scopes."""
 
     op_type: str
@@ -49,14 +51,14 @@ class OpCount(_Value):
     after: int
 
 
-class SizeReport(_Value):
+class SizeReport(Value):
     """Bytes of the model with its data."""
 
     before: int
     after: int | None
 
 
-class RegionReport(_Value):
+class RegionReport(Value):
     """The comparison of one changed region."""
 
     edits: tuple[str, ...]
@@ -70,7 +72,7 @@ class RegionReport(_Value):
     reason: str
 
 
-class OutputReport(_Value):
+class OutputReport(Value):
     """The comparison of one graph output, end to end."""
 
     name: str
@@ -87,7 +89,7 @@ class OutputReport(_Value):
     reason: str
 
 
-class VerificationReport(_Value):
+class VerificationReport(Value):
     """What verification established. `verdict` is `PASS`, `PASS (improved)`, `INCONCLUSIVE`, `FAIL` or `OFF`."""
 
     verdict: str
@@ -104,7 +106,7 @@ class VerificationReport(_Value):
     optimization: str
 
 
-class DroppedEdit(_Value):
+class DroppedEdit(Value):
     """An edit that verification refused."""
 
     site: str
@@ -112,7 +114,7 @@ class DroppedEdit(_Value):
     reason: str
 
 
-class ErrorReport(_Value):
+class ErrorReport(Value):
     """Why there is no result."""
 
     code: str
@@ -121,7 +123,7 @@ class ErrorReport(_Value):
     hint: str
 
 
-class FileReport(_Value):
+class FileReport(Value):
     """What was read or written."""
 
     path: str
@@ -129,7 +131,7 @@ class FileReport(_Value):
     data: str | None = None
 
 
-class Report(_Document):
+class Report(Document):
     """Everything that one run of `optimize` has to say."""
 
     command: Literal["optimize"] = "optimize"
@@ -146,7 +148,7 @@ class Report(_Document):
     error: ErrorReport | None = None
 
 
-class VerifyReport(_Document):
+class VerifyReport(Document):
     """Everything that one run of `verify` has to say."""
 
     command: Literal["verify"] = "verify"
@@ -156,7 +158,7 @@ class VerifyReport(_Document):
     error: ErrorReport | None = None
 
 
-class NormReport(_Value):
+class NormReport(Value):
     """One normalisation of a model, with its parameters at a glance."""
 
     node: str
@@ -168,7 +170,7 @@ class NormReport(_Value):
     foldable: str
 
 
-class InspectReport(_Document):
+class InspectReport(Document):
     """What is in a model."""
 
     command: Literal["inspect"] = "inspect"
@@ -187,7 +189,7 @@ class InspectReport(_Document):
     error: ErrorReport | None = None
 
 
-class ExplainReport(_Document):
+class ExplainReport(Document):
     """Why each norm and affine was folded, or not."""
 
     command: Literal["explain"] = "explain"

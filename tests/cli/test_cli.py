@@ -637,7 +637,7 @@ def test_rule(normfold: Runner) -> None:
     assert (done.code, done.out) == (2, "")
 
 
-@pytest.mark.parametrize("command", ["optimize", "verify", "explain", "inspect", "targets", "rule", "schema"])
+@pytest.mark.parametrize("command", ["optimize", "verify", "explain", "inspect", "targets", "rule", "schema", "doctor"])
 def test_help(normfold: Runner, command: str) -> None:
     done = normfold(command, "--help")
     assert done.code == 0

@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 
 from normfold.model.constants import Constants
 from normfold.model.graph import Scope
-from normfold.model.load import load
+from normfold.model.load import FIRST_OVERRIDABLE_IR, load
 from normfold.model.shapes import Shapes
 from normfold.surgery.versions import Converted, raise_opset
 from normfold.targets.lowering import Constant
@@ -41,31 +41,32 @@ def raised(model: ModelProto, wanted: int) -> ModelProto:
     result = ModelProto()
     result.CopyFrom(model)
     bodies: list[Body] = [result.graph, *result.functions]
+    as_nodes = result.ir_version < FIRST_OVERRIDABLE_IR  # an initializer would have to be an input
     imports = [result.opset_import, *(function.opset_import for function in result.functions)]
     for root, body, entries in zip(loaded.roots, bodies, imports, strict=True):
         found = raise_opset(root, wanted, constants, shapes, fresh)
-        _rewrite(body, root, found)
+        _rewrite(body, root, found, as_nodes=as_nodes)
         for entry in entries:
             if entry.domain in ("", "ai.onnx"):
                 entry.version = max(wanted, entry.version)
     return result
 
 
-def _rewrite(body: Body, scope: Scope, found: dict[Scope, dict[int, Converted]]) -> None:
+def _rewrite(body: Body, scope: Scope, found: dict[Scope, dict[int, Converted]], *, as_nodes: bool) -> None:
     mine = found.get(scope, {})
     inner = {node.index: node.subgraphs for node in scope.nodes}
     nodes: list[NodeProto] = []
     made: list[NodeProto] = []
     for index, node in enumerate(body.node):
         for graph, sub in zip(_subgraphs(node), inner[index], strict=True):
-            _rewrite(graph, sub, found)
+            _rewrite(graph, sub, found, as_nodes=as_nodes)
         converted = mine.get(index)
         if converted is None:
             nodes.append(node)
             continue
         for constant in converted.constants:
             tensor = _tensor(constant)
-            if isinstance(body, GraphProto):
+            if isinstance(body, GraphProto) and not as_nodes:
                 body.initializer.append(tensor)
             else:
                 made.append(helper.make_node("Constant", [], [tensor.name], value=tensor))

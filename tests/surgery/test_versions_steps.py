@@ -10,8 +10,8 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
 from normfold.surgery.versions.table import TABLE
-from tests.support import batch_norm, build
-from tests.surgery.raising import ops, raised, same, values
+from tests.support import Runner, batch_norm, build
+from tests.surgery.raising import assert_same_bits, ops, raised, same, values
 
 RUNTIME = 26  # the newest opset that onnxruntime 1.24 and newer load
 
@@ -194,6 +194,13 @@ def test_layer_normalization_before_it_was_a_standard(attributes: str) -> None:
     init = {"s": values(*shape, seed=3), "b": values(*shape, seed=4)}
     model = build(f"y = LayerNormalization{attributes}(x, s, b)", X, "float[2,3,5,4] y", init, opset=11)
     same(model, 17, feed(model), valid=False)
+
+
+def test_simplified_layer_normalization_is_the_runtime_s_own() -> None:
+    body = "y = SimplifiedLayerNormalization<axis=-1, epsilon=0.01, stash_type=1>(x, s)"
+    model = build(body, X, "float[2,3,5,4] y", {"s": values(4, seed=3)}, opset=13)
+    before, after = (Runner(item).run(feed(model)) for item in (model, raised(model, 21)))
+    assert_same_bits(before[0], after[0], "y")
 
 
 SCALES = [([1, 1, 2, 3], "floor"), ([1, 1, 1.5, 1.7], "floor"), ([1, 1, 0.6, 0.5], "ceil"), ([1, 1, 1, 0.3], "ceil")]

@@ -218,7 +218,31 @@ def holds(model: ModelProto, *, gain: float = 1.0, silu: bool = True, sizes: dic
     for before, after in zip(run(model, feeds), run(done.result, feeds), strict=True):
         assert before.shape == after.shape
         np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-4)
+    if not sizes:
+        _check_movement(done, feeds, gain)
     return done
+
+
+def _check_movement(done: Planned, feeds: dict[str, np.ndarray], gain: float) -> None:
+    """What Transposes move more than before is what the norms save, at most."""
+    before, after = _moved(done.model, feeds), _moved(done.result, feeds)
+    names = [done.sites[key].x.name for key in done.plan.norms]
+    saved = gain * sum(array.size for array in _tensors(done.model, names, feeds))
+    assert after <= before + saved
+    assert not done.plan.norms or after < before + saved
+
+
+def _moved(model: ModelProto, feeds: dict[str, np.ndarray]) -> int:
+    names = [node.output[0] for node in model.graph.node if node.op_type == "Transpose"]
+    return sum(array.size for array in _tensors(model, names, feeds))
+
+
+def _tensors(model: ModelProto, names: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    probe = ModelProto()
+    probe.CopyFrom(model)
+    del probe.graph.output[:]
+    probe.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
+    return run(probe, feeds) if names else []
 
 
 def _check_order(model: ModelProto) -> None:

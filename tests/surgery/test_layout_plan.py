@@ -6,6 +6,12 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper, parser
 
+from normfold.model.constants import Constants
+from normfold.model.load import load
+from normfold.model.shapes import Shapes
+from normfold.surgery.layout.plan import plan_layout
+from normfold.surgery.layout.region import GroupNorm, candidate
+from normfold.targets.lowering import Constant, Lowering, Op
 from tests.surgery.layouts import CHANNELS, Net, holds, planned, run
 
 LARGE = f"float[2,{CHANNELS},12,10] x"
@@ -222,6 +228,64 @@ def test_neighbours(change: str) -> None:
     assert done.ops.count("Conv") == NEIGHBOURS[change]
 
 
+def test_a_transpose_that_nobody_else_can_use_is_not_touched() -> None:
+    net = Net()
+    pooled = net.node("MaxPool<kernel_shape=[2,2]>(x)")
+    kept = net.node(f"Transpose<perm=[0,2,3,1]>({net.node(f'Add({pooled}, v)')})")
+    first = net.node("Transpose<perm=[0,3,1,2]>(z)")
+    y = net.node(f"Transpose<perm=[0,2,3,1]>({net.norm(net.node(f'Add({first}, {pooled})'))})")
+    shapes = f"float[2,{CHANNELS},6,8] x, float[2,5,7,{CHANNELS}] z, float[7] v"
+    done = holds(net.model(shapes, kept, y), gain=2.0)
+    assert len(done.plan.norms) == 1
+    assert kept not in [node.output.name for node in done.plan.dropped]
+    again = Net()
+    normed = again.norm("x")
+    copy = again.node("Transpose<perm=[0,2,3,1]>(x)")
+    done = holds(again.model(LARGE, again.node(f"MaxPool<kernel_shape=[2,2]>({normed})"), copy))
+    assert done.result.graph == done.model.graph
+
+
+def test_what_hangs_together_with_no_norm_is_left_alone() -> None:
+    """Its Transposes would cancel; but the norm behind it stays as it is, because it is cheaper to turn a small tensor."""
+    net = Net()
+    x = net.conv(net.node("Transpose<perm=[0,3,1,2]>(x)"))
+    last = net.node(f"Transpose<perm=[0,2,3,1]>({x})")
+    net.init["s"] = np.array([1, 1, 2, 2], np.float32)
+    large = net.node(f'Resize<mode="nearest">({x}, , s)')
+    pooled = net.node(f"MaxPool<kernel_shape=[2,2]>({net.norm(large)})")
+    done = holds(net.model(f"float[2,6,8,{CHANNELS}] x", last, pooled), gain=0.1)
+    assert not done.plan.norms
+    assert done.result == done.model
+
+
+def test_what_a_norm_reads_besides_its_input_stays_as_it_is() -> None:
+    """The addition of an embedding goes into the norm's operator, which reads the embedding by its name."""
+    net = Net()
+    wide = net.conv("x", 3, CHANNELS)
+    embedding = net.conv("e", 3, CHANNELS, kernel=1)
+    total = net.node(f"Add({wide}, {embedding})")
+    y = net.conv(net.node(f"Add({net.norm(total)}, {embedding})"), CHANNELS, 3)
+    loaded = load(net.model(f"{SMALL}, float[2,3,1,1] e", y))
+    constants = Constants()
+    norm = next(node for node in loaded.graph.nodes if node.op_type == "GroupNormalization")
+    addition = norm.inputs[0].producer
+    ops = (
+        Op("Reshape", (embedding, "shape"), ("skip",)),
+        Op("SkipGroupNorm", ("x_last", "scale", "scale", "skip"), ("y_last",), {"groups": 2}, "com.microsoft"),
+    )
+    parameters = (Constant("shape", np.array([0, CHANNELS]), 7), Constant("scale", np.ones(CHANNELS), 1))
+    nodes = frozenset((norm, addition))
+    site = GroupNorm(addition.inputs[0], norm.output, nodes, ops, "x_last", "y_last", parameters)
+    plan = plan_layout(loaded.graph, constants, Shapes(constants), {"n": site}, lambda hint: f"new.{hint}")
+    reshape, skip = plan.norms["n"]
+    assert reshape.inputs == (embedding, f"new.{norm.output.name}.shape")
+    assert skip.inputs == (f"new.{wide}.channels_last", *[f"new.{norm.output.name}.scale"] * 2, reshape.outputs[0])
+    made = {name for op in plan.replaced.values() for name in op.outputs} | {i.op.outputs[0] for i in plan.inserted}
+    kept = {node.output.name for node in loaded.graph.nodes if node not in plan.replaced and node not in nodes}
+    assert embedding in made | kept
+    assert embedding not in plan.gone
+
+
 def test_a_body_that_captures_a_tensor_reads_it_as_it_was() -> None:
     text = f"""<ir_version: 8, opset_import: ["": 21]> g (float[2,{CHANNELS},6,5] x, bool c) => (float[2,{CHANNELS},6,5] y) {{
         f = Transpose<perm=[0,2,3,1]>(x) a = Transpose<perm=[0,3,1,2]>(f)
@@ -246,6 +310,56 @@ def test_sizes_that_are_not_known_are_not_compared() -> None:
     done = holds(net.model("float[N,3,H,W] x", net.conv(x, CHANNELS, 3)), sizes={"N": 2, "H": 7, "W": 9})
     assert len(done.plan.norms) == 2
     assert len(done.transposes) == 2
+
+
+class Given(str):
+    """The name of a tensor of the graph, as lowerings mark it."""
+
+    __slots__ = ()
+
+
+def lowering(*nodes: Op) -> Lowering:
+    return Lowering("com.microsoft.GroupNorm", nodes, (Constant("scale", np.ones(CHANNELS), 1),), 17, "")
+
+
+INWARD = Op("Transpose", ("x",), ("in",), {"perm": [0, 2, 3, 1]})
+CORE = Op("GroupNorm", ("in", "scale", "scale"), ("out",), {"groups": 2}, "com.microsoft")
+OUTWARD = Op("Transpose", ("out",), ("y",), {"perm": [0, 3, 1, 2]})
+
+
+def test_a_lowering_between_transposes() -> None:
+    net = Net()
+    loaded = load(net.model(LARGE, net.norm("x")))
+    (node,) = loaded.graph.nodes
+    x, nodes = loaded.graph.values["x"], frozenset((node,))
+    found = candidate(lowering(INWARD, CORE, OUTWARD), x, node.output, nodes)
+    assert found is not None
+    assert (found.ops, found.reads, found.makes) == ((CORE,), "in", "out")
+    assert len(found.constants) == 1
+    addition = Op("Add", ("y0", "scale"), ("y",))
+    inner = Op("Transpose", ("out",), ("y0",), {"perm": [0, 3, 1, 2]})
+    both = Op("Mul", ("in", "x"), ("more",))
+    for others in (
+        (CORE,),
+        (INWARD, CORE, inner, addition),
+        (INWARD, both, CORE, OUTWARD),
+        (INWARD, INWARD, CORE, OUTWARD),
+    ):
+        assert candidate(lowering(*others), x, node.output, nodes) is None
+
+
+def test_a_tensor_of_the_graph_may_be_called_like_a_placeholder() -> None:
+    net = Net()
+    y = net.norm(net.node("MaxPool<kernel_shape=[2,2]>(scale)"))
+    loaded = load(net.model(f"float[2,{CHANNELS},4,4] scale", net.node(f"Transpose<perm=[0,2,3,1]>({y})")))
+    constants = Constants()
+    norm = next(node for node in loaded.graph.nodes if node.op_type == "GroupNormalization")
+    core = Op("GroupNorm", ("in", "scale", Given("scale")), ("out",), {"groups": 2}, "com.microsoft")
+    site = candidate(lowering(INWARD, core, OUTWARD), norm.inputs[0], norm.output, frozenset((norm,)))
+    plan = plan_layout(loaded.graph, constants, Shapes(constants), {"n": site}, lambda hint: f"new.{hint}")
+    (op,) = plan.norms["n"]
+    assert op.inputs[1:] == (f"new.{y}.scale", "scale")
+    assert {type(name) for name in op.inputs} == {str}
 
 
 def test_a_graph_without_norms_stays() -> None:

@@ -86,7 +86,7 @@ def plan_layout(
     plan = LayoutPlan()
     names = {f"{_NORM}{key}": norm for key, norm in norms.items() if _is_eligible(scope, norm, facts)}
     region = region_of(scope, facts, names)
-    operations, tensors = region.problem(scope, facts)
+    operations, tensors = region.problem(facts)
     last = _around_norms(operations, assign(operations, tensors).last, names)
     _Writer(scope, region, judged(operations, tensors, last), plan, fresh).write()
     weights = {tensor.name: tensor.weight for tensor in tensors}
@@ -143,15 +143,29 @@ class _Writer:
         self.fresh = fresh
         self.places = {node: place for place, node in enumerate(scope.nodes)}
         self.made_last = self._made_last()
+        self.read_last = self._read_last()
         self._last: dict[str, str] = {}
 
     def _made_last(self) -> set[str]:
         """The tensors that come channels-last."""
         found = set(self.region.entries)
-        for name, (node, _) in self.region.operators.items():
-            made = {value.name for value in node.outputs if value is not None}
-            found = found | made if name in self.chosen.last else found
-        return found | {norm.y.name for key, norm in self.region.norms.items() if key in self.chosen.last}
+        for key in self.chosen.last:
+            if key in self.region.norms:
+                found.add(self.region.norms[key].y.name)
+            else:
+                found.update(value.name for value in self.region.operators[key][0].outputs if value is not None)
+        return found
+
+    def _read_last(self) -> set[str]:
+        """The tensors that operators read channels-last; Transposes of the graph left out."""
+        found: set[str] = set()
+        for key in self.chosen.last:
+            if key in self.region.norms:
+                found.add(self.region.norms[key].x.name)
+            else:
+                node, how = self.region.operators[key]
+                found.update(node.proto.input[slot] for slot in how.slots)
+        return found
 
     def write(self) -> None:
         """Fill the plan."""
@@ -198,7 +212,7 @@ class _Writer:
     def _from_first(self, name: str, value: Value) -> None:
         """A channels-last copy; where the graph has one and nobody else needs it, it stays where it is."""
         exits = self.region.exits.get(name, [])
-        if not any(name in self._reads(key) for key in self.chosen.last):
+        if name not in self.read_last:
             return
         if exits:
             self._last[name] = exits[0].output.name
@@ -206,12 +220,6 @@ class _Writer:
             for node in exits[1:]:
                 self.plan.replaced[node] = Op("Identity", (self._name(name),), (node.output.name,))
         self._insert(value, name, self._name(name), TO_LAST)
-
-    def _reads(self, key: str) -> set[str]:
-        if key in self.region.norms:
-            return {self.region.norms[key].x.name}
-        node, how = self.region.operators[key]
-        return {value.name for slot in how.slots if (value := node.input(slot)) is not None}
 
     def _insert(self, value: Value, source: str, target: str, order: tuple[int, ...]) -> None:
         op = Op("Transpose", (source,), (target,), {"perm": list(order)})
@@ -267,4 +275,5 @@ class _Writer:
 
 
 def _renamed(names: tuple[str, ...], new: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(new.get(name, name) for name in names)
+    """Placeholders get their names; a tensor of the graph comes as a subtype of str and may be called like one of them."""
+    return tuple(new.get(name, name) if type(name) is str else str(name) for name in names)

@@ -10,7 +10,7 @@ from normfold.model import attributes
 from normfold.model.graph import Node, Scope, Value
 from normfold.surgery.layout.operators import RANK, TO_FIRST, TO_LAST, Facts, Passage, passage
 from normfold.surgery.layout.problem import Layout, Operation, Tensor
-from normfold.targets.lowering import Constant, Op
+from normfold.targets.lowering import Constant, Lowering, Op, Y
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +39,31 @@ class GroupNorm:
     gain: float = 1.0
 
 
+def candidate(lowering: Lowering, x: Value, y: Value, nodes: frozenset[Node], gain: float = 1.0) -> GroupNorm | None:
+    """A lowering that stands between two Transposes, without them; None if it does not.
+
+    Args:
+        lowering: how the norm is written for its target.
+        x: what its first Transpose reads; with an addition that goes into the operator, what is added to.
+        y: what it makes.
+        nodes: the nodes that it takes the place of.
+        gain: as in `GroupNorm`.
+    """
+    inward = [op for op in lowering.nodes if _order(op) == TO_LAST]
+    outward = [op for op in lowering.nodes if _order(op) == TO_FIRST]
+    if len(inward) != 1 or len(outward) != 1 or outward[0].outputs != (Y,):
+        return None
+    (first,), (last,) = inward, outward
+    ops = tuple(op for op in lowering.nodes if op is not first and op is not last)
+    if any(first.inputs[0] in op.inputs or op.op_type == "Transpose" for op in ops):
+        return None
+    return GroupNorm(x, y, nodes, ops, first.outputs[0], last.inputs[0], lowering.constants, gain)
+
+
+def _order(op: Op) -> tuple[int, ...] | None:
+    return tuple(op.attributes.get("perm", ())) if op.op_type == "Transpose" and not op.domain else None
+
+
 @dataclass(slots=True)
 class Region:
     """What the choice is about.
@@ -57,7 +82,7 @@ class Region:
     exits: dict[str, list[Node]] = field(default_factory=dict)
     entries: dict[str, Node] = field(default_factory=dict)
 
-    def problem(self, scope: Scope, facts: Facts) -> tuple[list[Operation], list[Tensor]]:
+    def problem(self, facts: Facts) -> tuple[list[Operation], list[Tensor]]:
         """The region as pure data."""
         weights = self._weights(facts)
         operations = [
@@ -70,7 +95,7 @@ class Region:
         ]
         made = {name for operation in operations for name in operation.makes}
         tensors = [
-            Tensor(name, weights[name], None if name in made else self._origin(name), self._needed(value, scope))
+            Tensor(name, weights[name], None if name in made else self._origin(name), self._needed(value))
             for name, value in self.values.items()
         ]
         return operations, tensors
@@ -78,13 +103,11 @@ class Region:
     def _origin(self, name: str) -> Layout:
         return Layout.LAST if name in self.entries else Layout.FIRST
 
-    def _needed(self, value: Value, scope: Scope) -> frozenset[Layout]:
-        """Who reads it besides the operators of the region."""
+    def _needed(self, value: Value) -> frozenset[Layout]:
+        """Who reads it besides the operators of the region: bodies of other nodes, callers, operators that cannot turn."""
         found = {Layout.FIRST} if value.is_output else set()
         for use in value.uses:
-            if use.node.scope is not scope:
-                found.add(Layout.FIRST)
-            elif use.node in self.exits.get(value.name, ()):
+            if use.node in self.exits.get(value.name, ()):
                 found.add(Layout.LAST)
             elif not self._follows(value, use.node, use.slot):
                 found.add(Layout.FIRST)

@@ -45,6 +45,17 @@ def test_residual_blocks_move_data_at_their_edges_only(blocks: int, silu: bool) 
     assert done.plan.domains == {"com.microsoft": 1}
 
 
+def test_the_plan_is_in_the_order_of_the_graph() -> None:
+    """A set has no order that lasts from one run to the next."""
+    done = holds(unet(3))
+    weights = [node.input[1] for node in done.model.graph.node if node.op_type == "Conv"]
+    assert [tensor.name for tensor in done.plan.tensors] == [f"{name}.channels_last" for name in weights]
+    norms = [node.output[0] for node in done.model.graph.node if node.op_type == "GroupNormalization"]
+    assert len(done.plan.constants) == 2 * len(norms)
+    silus = [site.y.name for site in done.sites.values()]
+    assert [c.name for c in done.plan.constants] == [f"{name}.{part}" for name in silus for part in ("scale", "bias")]
+
+
 def test_what_the_edges_cost_has_to_be_saved() -> None:
     """Large tensors at both ends: one norm does not pay for two Transposes, three do."""
     for count, turned in ((1, 0), (2, 0), (3, 3)):

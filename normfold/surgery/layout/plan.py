@@ -171,7 +171,7 @@ class _Writer:
         """Fill the plan."""
         for name, value in self.region.values.items():
             self._turn(name, value)
-        for key in self.chosen.last:
+        for key in sorted(self.chosen.last, key=self._place):  # a set has no order, and names and bytes must have one
             if key in self.region.norms:
                 self._norm(key, self.region.norms[key])
             else:
@@ -180,6 +180,12 @@ class _Writer:
         self.plan.inserted.sort(key=lambda item: self.places[item.node])
         if self.plan.norms or any(op.domain == MICROSOFT for op in self.plan.replaced.values()):
             self.plan.domains[MICROSOFT] = 1
+
+    def _place(self, key: str) -> int:
+        """Where an operator or a norm stands."""
+        maker = self.region.norms[key].y.producer if key in self.region.norms else self.region.operators[key][0]
+        assert maker is not None
+        return self.places[maker]
 
     # --- tensors ---
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from onnx import ModelProto, TensorProto, helper, parser
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidGraph
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NotImplemented_
 
 from normfold.model.constants import Constants
 from normfold.model.load import load
@@ -12,6 +15,7 @@ from normfold.model.shapes import Shapes
 from normfold.surgery.layout.plan import plan_layout
 from normfold.surgery.layout.region import GroupNorm, candidate
 from normfold.targets.lowering import Constant, Lowering, Op
+from tests.model.build import options as quiet
 from tests.surgery.layouts import CHANNELS, Net, holds, planned, run
 
 LARGE = f"float[2,{CHANNELS},12,10] x"
@@ -43,6 +47,16 @@ def test_residual_blocks_move_data_at_their_edges_only(blocks: int, silu: bool) 
     assert len(done.transposes) == 2
     assert done.transposes[0] == "x"
     assert done.plan.domains == {"com.microsoft": 1}
+
+
+def test_onnxruntime_lacks_nothing_but_kernels_on_the_cpu() -> None:
+    """It reads operators, attributes and shapes before it looks for kernels."""
+    result = holds(unet(1)).result
+    with pytest.raises(NotImplemented_, match=r"GroupNorm|NhwcConv"):
+        ort.InferenceSession(result.SerializeToString(), quiet(), providers=["CPUExecutionProvider"])
+    next(node for node in result.graph.node if node.op_type == "GroupNorm").attribute[0].name = "nonsense"
+    with pytest.raises(InvalidGraph, match="nonsense"):
+        ort.InferenceSession(result.SerializeToString(), quiet(), providers=["CPUExecutionProvider"])
 
 
 def test_the_plan_is_in_the_order_of_the_graph() -> None:

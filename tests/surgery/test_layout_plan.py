@@ -134,8 +134,18 @@ def test_a_copy_that_the_graph_has_is_used() -> None:
     normed = net.norm(pooled)
     copy = net.node(f"Transpose<perm=[0,2,3,1]>({pooled})")
     y = net.node(f"Transpose<perm=[0,2,3,1]>({normed})")
-    done = holds(net.model(LARGE, net.node(f"Add({copy}, {y})")))
-    assert done.ops == ["MaxPool", "Transpose", "GroupNorm", "Add"]
+    again = net.node(f"Transpose<perm=[0,2,3,1]>({pooled})")
+    done = holds(net.model(LARGE, net.node(f"Sum({copy}, {y}, {again})")))
+    assert done.ops == ["MaxPool", "Transpose", "GroupNorm", "Identity", "Sum"]
+
+
+def test_a_norm_of_something_else_than_images() -> None:
+    net = Net()
+    flat = net.node("Reshape(x, s)")
+    net.init["s"] = np.array([0, 0, -1])
+    net.init["back"] = np.array([0, 0, 12, 10])
+    done = holds(net.model(LARGE, net.node(f"Reshape({net.norm(flat)}, back)")), gain=9.0)
+    assert "four dimensions" in next(iter(done.plan.rejected.values())).message
 
 
 def test_other_permutations_are_no_change_of_layout() -> None:

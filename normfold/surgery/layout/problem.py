@@ -21,11 +21,6 @@ class Layout(StrEnum):
     FIRST = "channels first"
     LAST = "channels last"
 
-    @property
-    def other(self) -> Layout:
-        """The other one."""
-        return Layout.LAST if self is Layout.FIRST else Layout.FIRST
-
 
 @dataclass(frozen=True, slots=True)
 class Operation:

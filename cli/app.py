@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from . import explain, inspect, optimize, rule, schema, verify
+from . import explain, inspect, optimize, rule, schema, targets, verify
 from .boundary import asked_for, closed_pipe, fail
 
 app = typer.Typer(
@@ -25,8 +25,12 @@ app.command()(optimize.optimize)
 app.command()(verify.verify)
 app.command()(explain.explain)
 app.command()(inspect.inspect)
+app.command()(targets.targets)
 app.command()(rule.rule)
 app.command()(schema.schema)
+
+
+_ENDING = ("SIGTERM", "SIGHUP", "SIGINT")
 
 
 def _version(wanted: bool) -> None:
@@ -51,7 +55,10 @@ def main() -> NoReturn:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     # pydantic would look for plugins through the metadata of every installed package at each start.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
-    signal.signal(signal.SIGTERM, _terminated)
+    for name in _ENDING:
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` wants it
+            signal.signal(number, _terminated)
     # One short run that builds many small objects and drops none of them: collecting in between only costs time.
     gc.disable()
     try:
@@ -91,6 +98,12 @@ def _run(arguments: list[str]) -> int:
             known = command in [item.callback.__name__ for item in app.registered_commands if item.callback]
             hint = f"normfold {command} --help" if known else "normfold --help"
             problem = UsageError("usage.arguments", message, hint=hint)
+        elif isinstance(error, MemoryError):
+            problem = NormfoldError("resource.memory", "out of memory", hint="run it where there is more")
+        elif isinstance(error, OSError):
+            what = _one_line(error.strerror or str(error)).lower()
+            where = "" if error.filename is None else str(error.filename)
+            problem = NormfoldError("environment.system", f"the system refused: {what}", where=where)
         else:
             what = f"internal error: {type(error).__name__}: {_one_line(str(error))}"
             problem = NormfoldError("internal", what, hint="run again with --debug and report it")
@@ -103,4 +116,7 @@ def _one_line(text: str) -> str:
 
 
 def _terminated(number: int, frame: object) -> None:
+    for name in _ENDING:  # cleaning up is not to be disturbed; whoever has no patience sends SIGKILL
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     sys.exit(128 + number)

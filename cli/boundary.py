@@ -62,11 +62,11 @@ def asked_for(arguments: Sequence[str]) -> tuple[str, Format]:
 def _document(command: str, error: NormfoldError) -> str:
     from normfold import __version__
     from normfold.report.build import error_report
-    from normfold.report.schema import ExplainReport, InspectReport, Report, VerifyReport
+    from normfold.report.schema import ExplainReport, InspectReport, Report, TargetsReport, VerifyReport
 
     problem = error_report(error)
     status: Literal["refused", "error"] = "refused" if error.exit_code == 1 else "error"
-    document: Report | VerifyReport | InspectReport | ExplainReport
+    document: Report | VerifyReport | InspectReport | ExplainReport | TargetsReport
     match command:
         case "verify":
             document = VerifyReport(version=__version__, error=problem)
@@ -74,6 +74,8 @@ def _document(command: str, error: NormfoldError) -> str:
             document = InspectReport(version=__version__, error=problem)
         case "explain":
             document = ExplainReport(version=__version__, error=problem)
+        case "targets":
+            document = TargetsReport(version=__version__, error=problem)
         case _:
             document = Report(version=__version__, status=status, error=problem)
     return document.model_dump_json(indent=2)

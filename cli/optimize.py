@@ -19,7 +19,9 @@ from .options import (
     Level,
     Memory,
     Model,
+    NoImprove,
     Policy,
+    RequireNative,
     Rtol,
     Seed,
     Shapes,
@@ -62,6 +64,8 @@ def optimize(
     seed: Seed = 0,
     trials: Trials = 3,
     strict: Strict = False,
+    no_improve: NoImprove = False,
+    require_native: RequireNative = False,
     all_or_nothing: Annotated[
         bool, typer.Option("--all-or-nothing", help="A failing edit refuses everything instead of being dropped.")
     ] = False,
@@ -105,8 +109,9 @@ def optimize(
         compare = comparison(inputs, shape, rtol, atol, max_memory)
         config = configuration(
             verify=verify.value, target=target.value, initializers=initializers.value,
-            skip=tuple(skip or ()), only=tuple(only or ()), aggressive=aggressive, threads=threads, seed=seed, trials=trials,
-            strict=strict, all_or_nothing=all_or_nothing, metadata=metadata, timeout_s=timeout, **compare,
+            skip=tuple(skip or ()), only=tuple(only or ()), aggressive=aggressive, threads=threads, seed=seed,
+            trials=trials, strict=strict, no_improve=no_improve, require_native=require_native,
+            all_or_nothing=all_or_nothing, metadata=metadata, timeout_s=timeout, **compare,
         )  # fmt: skip
         destination = output or (model if in_place else default_destination(model))
         with render.progress(format) as report:

@@ -78,6 +78,12 @@ Atol = Annotated[list[str] | None, repeatable("--atol", "[OUTPUT:]NUMBER", "Abso
 Seed = Annotated[int, typer.Option("--seed", help="Base of all random inputs.")]
 Trials = Annotated[int, typer.Option("--trials", min=1, max=100, help="Seeded trials of the whole model.")]
 Strict = Annotated[bool, typer.Option("--strict", help="An inconclusive verdict is a refusal.")]
+NoImprove = Annotated[
+    bool, typer.Option("--no-improve", help="Refuse outputs that move, even towards the float64 result.")
+]
+RequireNative = Annotated[
+    bool, typer.Option("--require-native", help="A verdict that rests on an emulated operator is inconclusive.")
+]
 Timeout = Annotated[
     float, typer.Option("--timeout", min=1.0, help="Seconds that one job of the worker process may take.")
 ]

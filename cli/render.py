@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from normfold import InspectReport, Report, Verification
+    from normfold.report.schema import TargetsReport
     from normfold.surgery.plan import Decision
 
 
@@ -79,3 +80,12 @@ def inspected(report: InspectReport, form: Format) -> None:
     from . import tables
 
     return tables.inspected(report)
+
+
+def targets(report: TargetsReport, form: Format) -> None:
+    """The result of `targets`."""
+    if form is Format.JSON:
+        return _document(report)
+    from . import tables
+
+    return tables.targets(report)

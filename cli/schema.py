@@ -19,19 +19,21 @@ class Document(StrEnum):
     VERIFY = "verify"
     INSPECT = "inspect"
     EXPLAIN = "explain"
+    TARGETS = "targets"
 
 
 def schema(document: Annotated[Document, typer.Argument(help="Which document.")] = Document.REPORT) -> None:
     """The JSON Schema of what --format json prints."""
     from pydantic import BaseModel
 
-    from normfold.report.schema import ExplainReport, InspectReport, Report, VerifyReport
+    from normfold.report.schema import ExplainReport, InspectReport, Report, TargetsReport, VerifyReport
 
     models: dict[Document, type[BaseModel]] = {
         Document.REPORT: Report,
         Document.VERIFY: VerifyReport,
         Document.INSPECT: InspectReport,
         Document.EXPLAIN: ExplainReport,
+        Document.TARGETS: TargetsReport,
     }
     model = models[document]
     with errors("schema", Format.HUMAN, False):

@@ -21,7 +21,7 @@ from .plain import plain
 
 if TYPE_CHECKING:
     from normfold import InspectReport, Report
-    from normfold.report.schema import VerificationReport
+    from normfold.report.schema import KernelReport, RegionReport, TargetReport, TargetsReport, VerificationReport
     from normfold.surgery.plan import Decision
 
 _COLOUR = {
@@ -34,6 +34,7 @@ _COLOUR = {
     "OFF": "yellow",
 }
 _MOST_OUTPUTS = 12
+_WIDE = 200  # where nobody looks at a terminal, lines need not break
 
 
 def _safe(text: str, limit: int = 200) -> str:
@@ -112,6 +113,7 @@ def _verdict(console: Console, found: VerificationReport) -> None:
         console.print(f"  {_safe(output.name)}: {output.status}, max abs {error}{limit}")
     if len(found.outputs) > _MOST_OUTPUTS:
         console.print(f"  and {len(found.outputs) - _MOST_OUTPUTS} more outputs")
+    _improvements(console, [region for region in found.regions if region.status == "PASS (improved)"])
     for line in found.evidence:
         console.print(f"  {_safe(line)}")
     for line in found.warnings:
@@ -121,6 +123,18 @@ def _verdict(console: Console, found: VerificationReport) -> None:
     name = {"PASS": "PASSED", "FAIL": "FAILED", "OFF": "NOT VERIFIED"}.get(found.verdict, found.verdict)
     reason = f": {_safe(found.reason)}" if found.reason else ""
     console.print(f"[{_COLOUR.get(found.verdict, 'yellow')}]{name}[/]{reason}")
+
+
+def _improvements(console: Console, regions: Sequence[RegionReport]) -> None:
+    """Outputs that change on purpose, with the errors against float64 that justify it."""
+    for region in regions[:_MOST_OUTPUTS]:
+        errors = [
+            "not finite" if error is None else f"{error:.2g}" for error in (region.error_before, region.error_after)
+        ]
+        edits = _safe(", ".join(region.edits))
+        console.print(f"  {edits}: improved, error against float64 {errors[0]} before, {errors[1]} after")
+    if len(regions) > _MOST_OUTPUTS:
+        console.print(f"  and {len(regions) - _MOST_OUTPUTS} more improved regions")
 
 
 def _last_line(console: Console, report: Report) -> None:
@@ -174,6 +188,61 @@ def inspected(report: InspectReport) -> None:
             table.add_row(_safe(norm.node), _safe(norm.op_type), channels, _safe(shown), _safe(norm.foldable))
         console.print(table)
     console.print(f"{len(report.norms)} norms, {report.affines} affine operators with constants")
+
+
+def targets(report: TargetsReport) -> None:
+    """The result of `targets`."""
+    console = _Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False, emoji=False)
+    for number, target in enumerate(report.targets):
+        if number:
+            console.print()
+        console.print(f"[bold]{target.target}[/]: {target.title} ({target.versions})")
+        console.print(_norms(target))
+        console.print(
+            f"anything else: {target.otherwise}, where they are fewer or an operator of the norm has no kernel"
+        )
+        console.print(_kernels(target))
+
+
+def _norms(target: TargetReport) -> Table:
+    """What each norm becomes: one line for every spelling, the best first."""
+    table = Table(box=None, pad_edge=False, title_justify="left")
+    for title in ("norm", "becomes", "where", "why"):
+        table.add_column(title, overflow="fold")
+    for form in target.norms:
+        for number, spelling in enumerate(form.spellings):
+            norm = "" if number else escape(form.norm)
+            style = "dim" if spelling.reason_key else ""
+            table.add_row(norm, *map(escape, (spelling.operator, spelling.condition, spelling.why)), style=style)
+    return table
+
+
+def _kernels(target: TargetReport) -> Table:
+    """The kernels, those with the same limits in one line."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("operator", "types", "limits", "known", "note"):
+        table.add_column(title, overflow="fold")
+    rows: dict[tuple[str, str, str, str], list[str]] = {}
+    for kernel in target.kernels:
+        types = ", ".join(kernel.types) or "[yellow]no kernel[/]"
+        note = "; ".join(escape(text) for text in (kernel.note, kernel.question and f"open: {kernel.question}") if text)
+        rows.setdefault((types, _limits(kernel), _evidence(kernel), note), []).append(kernel.operator)
+    for key, operators in rows.items():
+        table.add_row(", ".join(map(escape, operators)), *key)
+    return table
+
+
+def _limits(kernel: KernelReport) -> str:
+    parts = (
+        f"rank from {kernel.least_rank}" if kernel.least_rank is not None else "",
+        f"rank to {kernel.greatest_rank}" if kernel.greatest_rank is not None else "",
+        f"opset to {kernel.newest_opset}" if kernel.newest_opset is not None else "",
+    )
+    return ", ".join(part for part in parts if part)
+
+
+def _evidence(kernel: KernelReport) -> str:
+    return kernel.evidence if kernel.confirmed else f"{kernel.evidence}, [yellow]unconfirmed on hardware[/]"
 
 
 def _value(value: object) -> str:

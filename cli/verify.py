@@ -15,10 +15,12 @@ from .options import (
     FormatOption,
     Inputs,
     Memory,
+    RequireNative,
     Rtol,
     Seed,
     Shapes,
     Strict,
+    TargetName,
     Timeout,
     Trials,
     comparison,
@@ -36,6 +38,10 @@ def verify(
     seed: Seed = 0,
     trials: Trials = 3,
     strict: Strict = False,
+    require_native: RequireNative = False,
+    target: Annotated[
+        TargetName, typer.Option("--target", help="Where B will run; its limits and kernels count.")
+    ] = TargetName.PORTABLE,
     timeout: Timeout = 600.0,
     max_memory: Memory = None,
     format: FormatOption = Format.HUMAN,  # noqa: A002 - the name of the option
@@ -55,6 +61,8 @@ def verify(
             seed=seed,
             trials=trials,
             strict=strict,
+            require_native=require_native,
+            target=target.value,
             timeout_s=timeout,
             **comparison(inputs, shape, rtol, atol, max_memory),
         )

@@ -40,6 +40,8 @@ class Config(BaseModel):
         shapes: dims for graph inputs.
         rtol, atol: tolerances by output name, "" for all; None measures the model's own noise floor.
         strict: an inconclusive verdict is a refusal.
+        no_improve: an output that moved because the rewrite is closer to float64 than the original is a refusal, too.
+        require_native: a verdict that rests on an emulated operator is inconclusive.
         all_or_nothing: a failing edit refuses everything instead of being dropped.
         metadata: write provenance into `metadata_props`.
         timeout_s: seconds that one job in the worker process may take.
@@ -62,6 +64,8 @@ class Config(BaseModel):
     rtol: Mapping[str, float] = Field(default_factory=dict)
     atol: Mapping[str, float] = Field(default_factory=dict)
     strict: bool = False
+    no_improve: bool = False
+    require_native: bool = False
     all_or_nothing: bool = False
     metadata: bool = True
     timeout_s: float = Field(default=600.0, gt=0)

@@ -7,6 +7,7 @@ halved until the culprits stand alone.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -72,13 +73,24 @@ def combine(regions: Sequence[RegionVerdict], whole: Verification | None) -> Ver
     """
     judged = [verdict.status for verdict in regions if verdict.status is not Status.INCONCLUSIVE]
     passed = sum(status.passed for status in judged)
-    evidence = (f"{passed} of {len(regions)} changed regions equal within the rounding bound",) if regions else ()
+    evidence: tuple[str, ...] = (
+        (f"{passed} of {len(regions)} changed regions equal within the rounding bound",) if regions else ()
+    )
+    better = sum(status is Status.IMPROVED for status in judged)
+    evidence += (f"{better} of them closer to float64 than the original; outputs change on purpose",) if better else ()
+    emulated = sum((Counter(verdict.emulated) for verdict in regions), Counter())
     skipped = len(regions) - len(judged)
     warnings = (f"{skipped} regions could not run by themselves and rest on the whole model",) if skipped else ()
     if whole is None:
         status = worst(verdict.status for verdict in regions) if regions else Status.PASS
         return Verification(
-            status, "L2", tuple(regions), coverage=passed / max(len(regions), 1), evidence=evidence, warnings=warnings
+            status,
+            "L2",
+            tuple(regions),
+            coverage=passed / max(len(regions), 1),
+            evidence=evidence,
+            warnings=warnings,
+            emulated_ops=dict(emulated),
         )
     return replace(
         whole,
@@ -86,6 +98,7 @@ def combine(regions: Sequence[RegionVerdict], whole: Verification | None) -> Ver
         regions=tuple(regions),
         evidence=(*evidence, *whole.evidence),
         warnings=(*warnings, *whole.warnings),
+        emulated_ops=dict(Counter(whole.emulated_ops) | emulated),
     )
 
 
@@ -122,5 +135,8 @@ def options(config: Config) -> VerifyOptions:
         memory_limit_bytes=config.memory_limit,
         rtol=config.rtol,
         atol=config.atol,
+        improve=not config.no_improve,
+        require_native=config.require_native,
+        target=config.target.value,
         strict=config.strict,
     )

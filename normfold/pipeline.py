@@ -173,6 +173,7 @@ class _Run:
             if destination is not None:
                 if not overwrite:
                     require_ours(destination, done.staged.model)
+                rounds.model.require_unchanged()
                 needed = _needed(rounds.model, done.candidate, destination)
                 commit(done.staged, destination, superseded_data(destination, needed))
             return self._result(rounds, done, destination)
@@ -227,7 +228,7 @@ class _Run:
             bytes=SizeReport(before=_size(model), after=None if staged is None else _size_after(model, staged)),
             verification=None if dry_run else verification,
             dropped=tuple(rounds.dropped),
-            warnings=(*model.warnings, *_notes(plan)),
+            warnings=(*model.warnings, *model.file_warnings(), *_notes(plan)),
         )
         return Result(report, plan, written, candidate)
 

@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ from normfold.surgery.plan import Edit, Plan
 from normfold.surgery.planner import Exclusions
 
 if TYPE_CHECKING:
-    from normfold.verification import Verification
+    from normfold.verification import Repair, Verification
 
 # The gate and everything behind it are imported where they are used: a run without verification does not pay for them.
 
@@ -137,7 +137,7 @@ class Rounds:
         """Edits that must go, with the reason; the verification is left in the round."""
         from normfold.gate import combine, judge_regions, options, require_worker, unproven
         from normfold.verification import Status, verify_regions
-        from normfold.verification.norm_regions import NormRegions
+        from normfold.verification.norm_edits import NormRegions
         from normfold.verification.plan_regions import RegionList
 
         assert attempt.staged is not None
@@ -159,14 +159,23 @@ class Rounds:
         if self.config.verify is VerifyLevel.REGION:
             attempt.verification = combine(verdicts, None)
             return unproven(verdicts, merges) | inlined
-        whole = self._compare(attempt.staged)
+        repairs = self._repairs(attempt, {e for v in verdicts if v.status is Status.IMPROVED for e in v.edits})
+        whole = self._compare(attempt.staged, repairs)
         if whole.status in (Status.FAIL, Status.SUSPECT, Status.ERROR):
             self._keep(attempt.staged)
-            return self._find_culprits(attempt, staging, name, whole)
+            return self._find_culprits(attempt, staging, name, whole, repairs)
         attempt.verification = combine(verdicts, whole)
         if whole.status is Status.INCONCLUSIVE:
             return unproven(verdicts, merges) | inlined or self._inconclusive(whole)
         return {}
+
+    def _repairs(self, attempt: Round, improved: Collection[str]) -> list[Repair]:
+        """The norms that are closer to the truth than they were: what is behind them in the original is off as well."""
+        from normfold.verification import Repair
+        from normfold.verification.norm_edits import NormRegions
+
+        edits = [edit for edit in attempt.plan.norms if edit.id in improved]
+        return [Repair.of(region) for region in NormRegions(edits, self.model.ir_version)]
 
     def _inconclusive(self, whole: Verification) -> dict[str, str]:
         if self.config.strict:
@@ -177,17 +186,24 @@ class Rounds:
             )
         return {}
 
-    def _compare(self, staged: Staged) -> Verification:
+    def _compare(self, staged: Staged, repairs: Sequence[Repair]) -> Verification:
         from normfold.gate import options
         from normfold.verification import verify_models
 
         report = lambda n, of: self.progress("whole model", n, of)  # noqa: E731
         with _on_disk(self.model) as original:
             return verify_models(
-                original, staged.model, options(self.config), progress=report, frozen=frozenset(self.model.frozen)
+                original,
+                staged.model,
+                options(self.config),
+                progress=report,
+                frozen=frozenset(self.model.frozen),
+                repairs=repairs,
             )
 
-    def _find_culprits(self, attempt: Round, staging: Staging, name: str, whole: Verification) -> dict[str, str]:
+    def _find_culprits(
+        self, attempt: Round, staging: Staging, name: str, whole: Verification, repairs: Sequence[Repair]
+    ) -> dict[str, str]:
         """Every region passed and the model did not: halve the edits until the culprits stand alone."""
         from normfold.gate import bisect
 
@@ -200,7 +216,9 @@ class Rounds:
             reason_ = ("verification", "left out while searching")
             others = {key: reason_ for edit in edits if edit not in part for key in edit.keys}
             round_ = self._attempt(staging, name, {**self.excluded, **others})
-            return round_ is not None and round_.staged is not None and not self._compare(round_.staged).status.passed
+            if round_ is None or round_.staged is None:
+                return False
+            return not self._compare(round_.staged, repairs).status.passed
 
         return {edit.id: reason for edit in bisect(edits, fails)}
 

@@ -33,7 +33,7 @@ def test_the_top_level_is_ours_alone() -> None:
     """`cli`, `models` or `tests` in site-packages would collide with the rest of the world."""
     assert {name.split(".")[0] for name in LISTED} == {"normfold", "normfold_cli"}
     assert PROJECT["tool"]["setuptools"]["package-dir"] == {"normfold_cli": "cli"}
-    assert PROJECT["project"]["scripts"] == {"normfold": "normfold_cli.app:main"}
+    assert PROJECT["project"]["scripts"] == {"normfold": "normfold_cli.entry:main"}
 
 
 def test_types_are_shipped() -> None:

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from onnx import AttributeProto, NodeProto
 
+from normfold.model.external import DataFiles
 from normfold.model.functions import Function
 from normfold.model.graph import Node, Scope, Value
 from normfold.model.outline import NodeOutline, Origin, Reader, parse
 from normfold.model.rename import Fresh, specialise
-from normfold.model.tensors import DataFiles
 from normfold.model.wire import LENGTH, Field, header
 
 

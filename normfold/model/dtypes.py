@@ -29,7 +29,8 @@ _NUMPY: dict[int, np.dtype] = {
     TensorProto.UINT64: np.dtype("<u8"),
     TensorProto.BOOL: np.dtype("?"),
 }
-# Everything else that fills whole bytes; the two 4-bit families are packed two to a byte.
+# Everything else. Elements of less than a byte are packed without gaps; the numbers are those of types that the oldest
+# onnx that normfold runs with has no names for: FLOAT8E8M0, UINT2, INT2, FLOAT6E2M3, FLOAT6E3M2.
 _OTHER_BITS: dict[int, int] = {
     TensorProto.COMPLEX64: 64,
     TensorProto.COMPLEX128: 128,
@@ -40,7 +41,24 @@ _OTHER_BITS: dict[int, int] = {
     TensorProto.UINT4: 4,
     TensorProto.INT4: 4,
     TensorProto.FLOAT4E2M1: 4,
+    24: 8,
+    25: 2,
+    26: 2,
+    27: 6,
+    28: 6,
 }
+# Where the values of a type stand that are not in raw_data, and all others in int32_data.
+_TYPED_FIELDS: dict[int, str] = {
+    FLOAT: "float_data",
+    TensorProto.COMPLEX64: "float_data",
+    DOUBLE: "double_data",
+    TensorProto.COMPLEX128: "double_data",
+    TensorProto.INT64: "int64_data",
+    TensorProto.UINT32: "uint64_data",
+    TensorProto.UINT64: "uint64_data",
+    TensorProto.STRING: "string_data",
+}
+_TWO_ENTRIES = (TensorProto.COMPLEX64, TensorProto.COMPLEX128)
 _LIMITS: dict[int, tuple[float, float]] = {
     FLOAT: (float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)),
     FLOAT16: (65504.0, 2.0**-14),
@@ -93,6 +111,16 @@ def byte_size(data_type: int, count: int) -> int | None:
         return int(dtype.itemsize) * count
     bits = _OTHER_BITS.get(data_type)
     return None if bits is None else (bits * count + 7) // 8
+
+
+def typed_storage(data_type: int, count: int) -> tuple[str, int]:
+    """The field of a TensorProto that holds values of a known type one by one, and how many entries `count` of them take."""
+    field = _TYPED_FIELDS.get(data_type, "int32_data")
+    if data_type in _TWO_ENTRIES:
+        return field, 2 * count
+    bits = _OTHER_BITS.get(data_type, 8)
+    in_an_entry = 8 // bits if bits in (2, 4) else 1
+    return field, -(-count // in_an_entry)
 
 
 def unit_roundoff(data_type: int) -> float:

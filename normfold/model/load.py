@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-import onnx
 from onnx import ModelProto, OperatorSetIdProto, SparseTensorProto, StringStringEntryProto, TypeProto, ValueInfoProto
 
-from normfold.errors import InputError
+from normfold.errors import EnvironmentProblem, InputError
 from normfold.model import dtypes
+from normfold.model.external import DataFiles
 from normfold.model.functions import Functions
 from normfold.model.graph import STANDARD, Node, Scope, Value, add_nodes, connect, sort
 from normfold.model.opener import open_model
@@ -22,19 +23,19 @@ from normfold.model.outline import (
     FUNCTION_OPSET,
     GRAPH,
     MODEL_FUNCTION,
-    MODEL_GRAPH,
     MODEL_METADATA,
     MODEL_OPSET,
+    MODEL_TRAINING,
     Reader,
     ScopeOutline,
     parse,
     refuse_external,
 )
 from normfold.model.source import Source
-from normfold.model.tensors import DataFiles, FileTensor
-from normfold.model.wire import LENGTH, VARINT, Field, fields, malformed, read_varint
+from normfold.model.tensors import FileTensor
+from normfold.model.validate import check_frame, check_scopes, check_versions
+from normfold.model.wire import Field, fields, malformed, read_varint
 
-IR_VERSION = 1
 # Files of this IR version and newer may leave initializers out of the graph inputs; listing one means "overridable".
 FIRST_OVERRIDABLE_IR = 4
 
@@ -65,6 +66,7 @@ class Model:
     kept_exposed: tuple[str, ...] = ()
     warnings: list[str] = field(default_factory=list)
     inlined: tuple[str, ...] = ()  # keys of the calls in whose place the bodies of functions stand
+    source: Source | None = None
     unread: tuple[Value, ...] = ()  # values that had readers, until other nodes came in the place of those
     imports: dict[str, dict[str, int]] = field(default_factory=dict)  # new opset imports, by path of the root scope
     is_rewritten: bool = False  # whether nodes stand in it that the file does not have
@@ -89,6 +91,23 @@ class Model:
         """Whether any tensor lies in another file."""
         return next(self.external(), None) is not None
 
+    def require_unchanged(self) -> None:
+        """The model and its data are what they were when they were opened.
+
+        Raises:
+            InputError: `input.changed`, `extdata.changed`.
+        """
+        if self.source is not None:
+            self.source.require_unchanged()
+        self.files.require_unchanged()
+
+    def file_warnings(self) -> list[str]:
+        """What is odd about the data files that were read, and does no harm here."""
+        return [
+            f"the data file {location[:80]!r} is a hard link; onnx refuses to load such files"
+            for location in self.files.hard_links()
+        ]
+
     def external_ranges(self) -> set[tuple[str, int, int]]:
         """File, offset and length of what lies in other files; tied tensors count once."""
         return {(t.external.location, t.external.offset, t.nbytes) for t in self.external() if t.external is not None}
@@ -107,21 +126,28 @@ def load(source: str | Path | Source | ModelProto, *, initializers: Initializers
 
     Raises:
         InputError: the file is no valid model; the code says what is wrong.
+        EnvironmentProblem: `environment.byteorder`.
     """
+    if sys.byteorder != "little":
+        raise EnvironmentProblem("environment.byteorder", "normfold reads weights in place, on little-endian machines")
     if isinstance(source, ModelProto):
-        path, buffer = None, memoryview(_serialised(source))
+        opened, path, buffer = None, None, memoryview(_serialised(source))
     else:
         opened = source if isinstance(source, Source) else Source(source, hashed=False)
         path, buffer = opened.path, opened.view
     with _collector_paused():
         model = _outline(buffer, path)
-        _check_opsets(model)
+        model.source = opened
+        check_versions(model.ir_version, model.opset, model.roots)
         for scope in model.roots:
             build_scopes(scope)
         _mark_calls(model)
         for root in model.roots:
             connect_scopes(root, model.warnings)
         Functions(model.functions)  # refuses recursion
+        model.warnings += check_scopes(model.scopes())
+    if any(item.number == MODEL_TRAINING for item in model.order):
+        model.warnings.append("training_info is kept as it is; it may name tensors that fold away")
     _expose(model, initializers)
     return model
 
@@ -167,22 +193,15 @@ def _outline(buffer: memoryview, path: Path | None) -> Model:
     files = DataFiles(path)
     reader = Reader(buffer, files)
     order = list(fields(buffer, 0, len(buffer)))
-    graphs = [item for item in order if item.number == MODEL_GRAPH and item.wire_type == LENGTH]
-    if len(graphs) != 1:
-        raise malformed("no graph" if not graphs else "more than one graph", 0)
-    version = next((item for item in order if item.number == IR_VERSION and item.wire_type == VARINT), None)
-    if version is None:
-        raise InputError(
-            "input.malformed", "not an ONNX model: it has no IR version", hint="is this really an ONNX file?"
-        )
+    graph_field, version = check_frame(order)
     opset = _opset(reader, [item for item in order if item.number == MODEL_OPSET])
     entries = [parse(StringStringEntryProto, reader.bytes(item)) for item in order if item.number == MODEL_METADATA]
     ir_version = read_varint(buffer, version.start, version.end)[0]
-    graph = reader.scope(graphs[0].start, graphs[0].end, GRAPH)
+    graph = reader.scope(graph_field.start, graph_field.end, GRAPH)
     functions = [(item, _function(reader, item)) for item in order if item.number == MODEL_FUNCTION]
     metadata = {entry.key: entry.value for entry in entries}
     return Model(
-        path, buffer, order, graphs[0], ir_version, opset, metadata, Scope("graph", graph, opset), functions, files
+        path, buffer, order, graph_field, ir_version, opset, metadata, Scope("graph", graph, opset), functions, files
     )
 
 
@@ -234,24 +253,6 @@ def _texts(outline: ScopeOutline, number: int) -> list[str]:
         raise malformed("text that is not UTF-8", items[0].start) from None
 
 
-def _check_opsets(model: Model) -> None:
-    if not model.opset:
-        if model.ir_version >= 3:
-            raise InputError("opset.missing", "the model imports no operator set", hint="export it again")
-        model.opset[""] = 1  # the format before opset imports existed
-    newest = onnx.defs.onnx_opset_version()  # attributes are judged by its schemas
-    for scope in model.roots:
-        version = scope.version
-        if version > newest or version < 0 or (version == 0 and "" in scope.opset):
-            hint = f"the installed onnx {onnx.__version__} knows opsets up to {newest}; upgrade it for a newer one"
-            raise InputError("opset.unknown", f"opset {version} is not known", hint=hint)
-    if not 1 <= model.ir_version <= onnx.IR_VERSION:
-        hint = (
-            f"the installed onnx {onnx.__version__} knows versions up to {onnx.IR_VERSION}; upgrade it for a newer one"
-        )
-        raise InputError("ir.unknown", f"IR version {model.ir_version} is not known", hint=hint)
-
-
 def build_scopes(root: Scope) -> None:
     """Values and nodes of a scope and of all scopes inside it."""
     pending = [root]
@@ -280,14 +281,22 @@ def _declare(scope: Scope) -> None:
             refuse_external(sparse.values)
             refuse_external(sparse.indices)
             value = scope.values.get(sparse.values.name) or scope.define(sparse.values.name)
+            if value.sparse_dims is not None:
+                raise _defined_twice(value.name)
             value.sparse_dims = tuple(sparse.dims)
     seen: set[str] = set()
     for tensor in outline.tensors:
         if tensor.name in seen or not tensor.name:
-            raise InputError("graph.ssa", f"the initializer {tensor.name!r} is defined twice or has no name")
+            raise _defined_twice(tensor.name)
         seen.add(tensor.name)
         value = scope.values.get(tensor.name) or scope.define(tensor.name)
+        if value.sparse_dims is not None:
+            raise _defined_twice(tensor.name)
         value.tensor = tensor
+
+
+def _defined_twice(name: str) -> InputError:
+    return InputError("graph.ssa", f"the initializer {name!r} is defined twice or has no name")
 
 
 def _buffer(scope: Scope) -> memoryview:

@@ -11,6 +11,7 @@ import errno
 import mmap
 import os
 import stat
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from normfold.errors import InputError
@@ -34,15 +35,44 @@ _SAFETENSORS_HEADER = 100_000_000  # bytes, the limit of that format
 _FORMATS_AT_4 = {b"TFL3": "a TFLite model", b"ORTM": "an .ort model"}
 
 
-class Opened:
-    """An open file: its path, its size in bytes fixed at open, and its content as one read-only view."""
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What tells a file from another one, and from itself at another time. A further name does neither."""
 
-    def __init__(self, path: Path, view: memoryview, mapping: mmap.mmap | None, descriptor: int | None = None) -> None:
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    links: int = field(compare=False)
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Stamp:
+        """The stamp of what a system call said."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_nlink)
+
+
+class Opened:
+    """An open file: its path, its size in bytes fixed at open, and its content as one read-only view.
+
+    `stamp` is that of the moment when it was opened.
+    """
+
+    def __init__(
+        self, path: Path, view: memoryview, mapping: mmap.mmap | None, stamp: Stamp, descriptor: int | None = None
+    ) -> None:
         self.path = path
         self.view = view
         self.size = len(view)
+        self.stamp = stamp
         self.descriptor = descriptor  # kept for mapped files, so that the kernel can copy ranges of them
         self._mapping = mapping
+
+    def now(self) -> Stamp | None:
+        """The stamp that the file of that name has now; None if there is none, or one that must not be looked at."""
+        try:
+            return Stamp.of(self.path.stat())
+        except OSError:
+            return None
 
     def release(self, offset: int, length: int) -> None:
         """Let the system take back the pages of a range; they are read from the file again when needed."""
@@ -62,6 +92,10 @@ class Opened:
                 self._mapping.close()
         except BufferError:
             pass
+
+    def __del__(self) -> None:
+        if self.descriptor is not None:
+            os.close(self.descriptor)
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:
@@ -112,6 +146,8 @@ def check_location(location: str, tensor: str) -> None:
     if not location or "\0" in location or "\\" in location or len(location) > 4096:
         raise _location_error("extdata.location", location, tensor)
     relative = Path(location)
+    if "*" in relative.parts:  # how onnxruntime writes an address in the memory of its process
+        raise _location_error("extdata.location", location, tensor)
     if relative.is_absolute() or ".." in relative.parts or (len(location) > 1 and location[1] == ":"):
         raise _location_error("extdata.escape", location, tensor)
 
@@ -119,7 +155,10 @@ def check_location(location: str, tensor: str) -> None:
 def _contained(model_path: Path, location: str, tensor: str) -> Path:
     check_location(location, tensor)
     path = model_path.parent / location
-    real = Path(os.path.realpath(path))
+    try:
+        real = Path(os.path.realpath(path))
+    except OSError as error:  # a link that goes while it is followed
+        raise _open_error(path, error) from None
     roots = (Path(os.path.realpath(model_path.parent)), Path(os.path.realpath(model_path)).parent)
     if not any(real.is_relative_to(root) for root in roots):
         raise _location_error("extdata.escape", location, tensor)
@@ -150,7 +189,9 @@ def _open(path: Path, *, follow: bool) -> Opened:
             raise InputError("input.not_regular", "this is not a regular file", where=str(path))
         if not follow:
             _require_unmoved(path, descriptor)
-        return _read(path, descriptor, status.st_size)
+        return _read(path, descriptor, Stamp.of(status))
+    except (OSError, ValueError) as error:  # a mapping of what became shorter in between is a ValueError
+        raise InputError("input.unreadable", f"cannot be read: {error}", where=str(path)) from None
     finally:
         os.close(descriptor)
 
@@ -165,12 +206,12 @@ def _require_unmoved(path: Path, descriptor: int) -> None:
         raise InputError("extdata.escape", "its directory was exchanged while it was opened", where=str(path))
 
 
-def _read(path: Path, descriptor: int, size: int) -> Opened:
-    if size <= _READ_LIMIT:
+def _read(path: Path, descriptor: int, stamp: Stamp) -> Opened:
+    if stamp.size <= _READ_LIMIT:
         with os.fdopen(os.dup(descriptor), "rb") as stream:
-            return Opened(path, memoryview(stream.read(size)), None)
-    mapping = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
-    return Opened(path, memoryview(mapping), mapping, os.dup(descriptor))
+            return Opened(path, memoryview(stream.read(stamp.size)), None, stamp)
+    mapping = mmap.mmap(descriptor, stamp.size, access=mmap.ACCESS_READ)
+    return Opened(path, memoryview(mapping), mapping, stamp, os.dup(descriptor))
 
 
 def _open_error(path: Path, error: OSError) -> InputError:

@@ -16,8 +16,9 @@ from google.protobuf.message import DecodeError, Message  # type: ignore[import-
 from onnx import AttributeProto, NodeProto, TensorProto
 
 from normfold.errors import InputError
+from normfold.model.external import DataFiles
 from normfold.model.opener import check_location
-from normfold.model.tensors import DataFiles, External, FileTensor
+from normfold.model.tensors import External, FileTensor
 from normfold.model.wire import LENGTH, Field, fields, header, malformed
 
 M = TypeVar("M", bound=Message)
@@ -27,7 +28,7 @@ WHOLE = 4096
 # protobuf itself stops at 100 nested messages, and one subgraph takes three.
 MAX_SUBGRAPH_DEPTH = 30
 
-MODEL_GRAPH, MODEL_OPSET, MODEL_METADATA, MODEL_FUNCTION = 7, 8, 14, 25
+MODEL_GRAPH, MODEL_OPSET, MODEL_METADATA, MODEL_TRAINING, MODEL_FUNCTION = 7, 8, 14, 20, 25
 NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OP_TYPE, NODE_ATTRIBUTE, NODE_DOMAIN = 1, 2, 3, 4, 5, 7
 ATTRIBUTE_NAME, ATTRIBUTE_TENSOR, ATTRIBUTE_GRAPH, ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS = 1, 5, 6, 10, 11
 TENSOR_RAW = 9
@@ -129,9 +130,10 @@ class Reader:
         if depth > MAX_SUBGRAPH_DEPTH:
             raise InputError("proto.depth", f"subgraphs are nested more than {MAX_SUBGRAPH_DEPTH} deep")
         outline = ScopeOutline(kind, self.buffer, start, end, list(fields(self.buffer, start, end)), [], [])
+        messages = set(kind[1:])
         for item in outline.order:
-            if item.number in (kind.node, kind.initializer) and item.wire_type != LENGTH:
-                raise malformed("a node or tensor that is none", item.tag)
+            if item.number in messages and item.wire_type != LENGTH:
+                raise malformed("a number in the place of a message", item.tag)
             if item.number == kind.node:
                 outline.nodes.append(self.node(item, depth))
             elif item.number == kind.initializer:
@@ -167,7 +169,12 @@ class Reader:
     def _attribute(self, node: NodeOutline, index: int, item: Field, depth: int) -> bytes:
         shell = bytearray()
         position = 0
+        single: set[int] = set()
         for part in fields(self.buffer, item.start, item.end):
+            if part.number in (ATTRIBUTE_TENSOR, ATTRIBUTE_GRAPH):
+                if part.number in single:  # one parser merges the two, another takes the last
+                    raise malformed("an attribute with two values", part.tag)
+                single.add(part.number)
             if part.number in (ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS) and part.wire_type == LENGTH:
                 outline = self.scope(part.start, part.end, GRAPH, depth + 1)
                 node.subgraphs.append(SubgraphOutline(index, position, outline))
@@ -227,15 +234,17 @@ def file_tensor(proto: TensorProto, files: DataFiles, inline: memoryview | None 
         return FileTensor(proto, files, inline=inline)
     if inline is not None or proto.HasField("raw_data"):
         raise InputError("tensor.payload", f"tensor {proto.name!r} has both inline and external data")
-    return FileTensor(proto, files, inline=inline, external=_external(proto))
+    return FileTensor(proto, files, inline=inline, external=_external(proto, files))
 
 
-def _external(proto: TensorProto) -> External:
+def _external(proto: TensorProto, files: DataFiles) -> External:
     entries = {entry.key: entry.value for entry in proto.external_data}
     if len(entries) != len(proto.external_data) or not entries.keys() <= {"location", "offset", "length", "checksum"}:
         raise _record_error(proto, "duplicate or unknown keys")
     location = entries.get("location", "")
     check_location(location, proto.name)
+    if "checksum" in entries and not files.expect(location, entries["checksum"]):
+        raise _record_error(proto, "another checksum than that of an earlier tensor in this file")
     return External(location, _number(proto, entries.get("offset")) or 0, _number(proto, entries.get("length")))
 
 

@@ -70,7 +70,12 @@ class OutputFile:
         origin = tensor.origin()
         for start in range(0, tensor.nbytes, _COPY):
             length = min(_COPY, tensor.nbytes - start)
-            if origin is None or not self._copy_range(origin[0], origin[1] + start, at + start, length):
+            descriptor = None if origin is None else origin[0].descriptor
+            if (
+                origin is None
+                or descriptor is None
+                or not self._copy_range(descriptor, origin[1] + start, at + start, length)
+            ):
                 self._write(tensor.raw()[start : start + length], at + start)
                 tensor.release()
             self._begin(at + start, length)

@@ -57,3 +57,17 @@ class Source:
         if isinstance(self._opened, InputError):
             raise self._opened
         return self._opened.view
+
+    def require_unchanged(self) -> None:
+        """Nobody wrote to the file, or put another one in its place, since it was opened.
+
+        Raises:
+            InputError: `input.changed`.
+        """
+        if not isinstance(self._opened, InputError) and self._opened.now() != self._opened.stamp:
+            raise InputError(
+                "input.changed",
+                "the file was changed while it was read",
+                where=str(self.path),
+                hint="run again when it is complete",
+            )

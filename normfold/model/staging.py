@@ -7,6 +7,8 @@ staging directory that the next run sweeps. Nothing that is not ours is deleted,
 from __future__ import annotations
 
 import contextlib
+import errno
+import filecmp
 import os
 import secrets
 import shutil
@@ -15,6 +17,11 @@ from pathlib import Path
 from types import TracebackType
 
 from normfold.errors import OutputError
+from normfold.model.held import Taken, exclusive, hold
+from normfold.model.opener import Stamp
+
+_ATTEMPTS = 5
+_COMMIT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +32,9 @@ class Staged:
         model: path of the staged .onnx, in `directory`.
         data: name of the data file beside it, None if everything is inline.
         model_bytes, data_bytes: sizes.
+        files: everything that goes to the destination before the model, relative to `directory`. They are listed, not
+            looked for: what cannot be seen for a moment must not be left out.
+        equal: a file of the name and content of the data that lies at the destination already; it was compared then.
     """
 
     directory: Path
@@ -32,6 +42,8 @@ class Staged:
     data: str | None
     model_bytes: int
     data_bytes: int
+    files: tuple[str, ...] = ()
+    equal: Stamp | None = None
 
 
 class Staging:
@@ -39,15 +51,39 @@ class Staging:
 
     def __init__(self, beside: Path) -> None:
         self.beside = beside
-        self.path = beside / f".normfold.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+        self.path = self._named()
+        self._held: int | None = None
+
+    def _named(self) -> Path:
+        return self.beside / f".normfold.{os.getpid()}.{secrets.token_hex(4)}.tmp"
 
     def __enter__(self) -> Staging:
         try:
             _sweep(self.beside)
-            self.path.mkdir(mode=0o777)
+            for _ in range(_ATTEMPTS):
+                self.path.mkdir(mode=0o777)
+                if self._hold():
+                    break
+                shutil.rmtree(self.path, ignore_errors=True)
+                self.path = self._named()
+            else:
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
         except OSError as error:
+            self.__exit__(None, None, None)
             raise cannot_write(self.beside, error) from None
         return self
+
+    def _hold(self) -> bool:
+        """Say that the directory is in use; False if another run took it for abandoned before that could be said."""
+        try:
+            self._held = hold(self.path)
+        except (Taken, FileNotFoundError):
+            return False
+        if self._held is None or (self.path.exists() and os.path.samestat(os.fstat(self._held), self.path.stat())):
+            return True
+        os.close(self._held)
+        self._held = None
+        return False
 
     def clear(self) -> None:
         """Remove what an earlier attempt left in it."""
@@ -61,14 +97,28 @@ class Staging:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
 
 def _sweep(directory: Path) -> None:
     """Remove staging directories of runs that died."""
     for entry in directory.glob(".normfold.*.tmp"):
         parts = entry.name.split(".")
-        if len(parts) == 5 and parts[2].isdigit() and not _alive(int(parts[2])):
+        if len(parts) == 5 and parts[2].isdigit() and not _alive(int(parts[2])) and not _in_use(entry):
             shutil.rmtree(entry, ignore_errors=True)
+
+
+def _in_use(entry: Path) -> bool:
+    """Whether a run holds the directory: one in another container has a process number that says nothing here."""
+    try:
+        descriptor = hold(entry)
+    except (Taken, OSError):
+        return True  # a link, for one, which is none of ours
+    if descriptor is not None:
+        os.close(descriptor)
+    return False
 
 
 def _alive(pid: int) -> bool:
@@ -91,24 +141,45 @@ def commit(staged: Staged, destination: Path, superseded: str | None = None) -> 
 
     Raises:
         OutputError: `output.unwritable`, the destination is unchanged; `output.unconfirmed`, it is new and complete, but
-            may be the old one again after a power cut.
+            may be the old one again after a power cut; `output.locked`; `output.data_exists`.
     """
     directory = destination.parent
     try:
-        for entry in sorted(staged.directory.rglob("*")):
-            if entry == staged.model or entry.is_dir() or entry.is_symlink():
-                continue
-            target = directory / entry.relative_to(staged.directory)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            entry.replace(target)  # a data file of that name has the same content, see `_free_name`
-        _sync_directory(directory)
-        staged.model.replace(destination)
+        with exclusive(directory, _COMMIT_SECONDS):
+            _put(staged, destination)
+            _confirm(directory, destination)
+            if superseded is not None and superseded != staged.data:
+                with contextlib.suppress(OSError):
+                    (directory / superseded).unlink()
     except OSError as error:
         raise cannot_write(destination, error) from None
-    _confirm(directory, destination)
-    if superseded is not None and superseded != staged.data:
-        with contextlib.suppress(OSError):
-            (directory / superseded).unlink()
+
+
+def _put(staged: Staged, destination: Path) -> None:
+    directory = destination.parent
+    touched = {directory}
+    for name in staged.files:
+        entry, target = staged.directory / name, directory / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        touched |= {parent for parent in target.parents if parent.is_relative_to(directory)}
+        _require_free(target, entry, staged.equal)
+        entry.replace(target)
+    for folder in sorted(touched):
+        _sync_directory(folder)
+    staged.model.replace(destination)
+
+
+def _require_free(target: Path, content: Path, equal: Stamp | None) -> None:
+    """Whatever came there since the name was chosen is not ours."""
+    if not target.exists() or (equal is not None and Stamp.of(target.stat()) == equal):
+        return
+    if not filecmp.cmp(content, target, shallow=False):
+        raise OutputError(
+            "output.data_exists",
+            "another file of this name appeared meanwhile",
+            where=str(target),
+            hint="run it again",
+        )
 
 
 def _confirm(directory: Path, destination: Path) -> None:
@@ -133,11 +204,17 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def cannot_write(where: Path, error: OSError) -> OutputError:
-    """The error of a destination that takes no files."""
-    return OutputError(
-        "output.unwritable", f"cannot write: {_reason(error)}", where=str(where), hint="nothing was changed there"
-    )
+def cannot_write(where: Path, error: OSError, needed: int = 0) -> OutputError:
+    """The error of a destination that takes no files, or not `needed` bytes of them."""
+    reason = f"cannot write: {_reason(error)}"
+    if needed and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        with contextlib.suppress(OSError):
+            reason += f": {_mib(needed)} are needed, {_mib(shutil.disk_usage(where).free)} are free"
+    return OutputError("output.unwritable", reason, where=str(where), hint="nothing was changed there")
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):.1f} MiB"
 
 
 def _reason(error: OSError) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -19,7 +18,8 @@ from onnx import TensorProto, numpy_helper
 
 from normfold.errors import InputError
 from normfold.model import dtypes
-from normfold.model.opener import Opened, open_data
+from normfold.model.external import DataFiles
+from normfold.model.opener import Opened
 
 Array = NDArray[np.generic]
 Float64 = NDArray[np.float64]
@@ -30,7 +30,7 @@ A = TypeVar("A", bound=np.generic)
 
 _BLOCK_ELEMENTS = 1 << 17  # half a MiB of float32: stays in the cache
 _TYPED = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
-_PACKED = (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1)
+_PACKED = (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1, 25, 26)  # UINT2 and INT2
 _RELEASE_AFTER = 128  # blocks: what a mapped weight may occupy while it is read
 
 
@@ -59,36 +59,6 @@ class Streamed(Protocol):
 def reader(source: TensorSource) -> Reader:
     """Reads the part of a source that an index names; good for one walk over it."""
     return source.reader() if isinstance(source, Streamed) else source.array().__getitem__
-
-
-class DataFiles:
-    """The external data files of one model: each is opened once, when the first of its tensors is read."""
-
-    def __init__(self, model_path: Path | None) -> None:
-        self._model_path = model_path
-        self._open: dict[str, Opened] = {}
-
-    def get(self, location: str, tensor: str) -> Opened:
-        """The open file that `tensor` names.
-
-        Raises:
-            InputError: see `opener.open_data`; `extdata.no_directory` if the model did not come from a file.
-        """
-        if location not in self._open:
-            if self._model_path is None:
-                raise InputError(
-                    "extdata.no_directory",
-                    f"tensor {tensor!r} has external data, but the model was not read from a file",
-                    hint="pass the path of the model instead",
-                )
-            self._open[location] = open_data(self._model_path, location, tensor)
-        return self._open[location]
-
-    def close(self) -> None:
-        """Close every file."""
-        for opened in self._open.values():
-            opened.close()
-        self._open.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +107,19 @@ class FileTensor:
         """Whether the payload is a part of a tensor; nobody writes such files."""
         return bool(self._proto.HasField("segment"))
 
+    def stored_bytes(self) -> int | None:
+        """Bytes that the model says are there as one block, without looking for them; None where it says nothing."""
+        if self.external is not None:
+            return self.external.length
+        if self._inline is not None:
+            return len(self._inline)
+        return len(self._proto.raw_data) if self._proto.HasField("raw_data") else None
+
+    def typed_entries(self) -> dict[str, int]:
+        """Number of entries by field, of the fields that hold values one by one."""
+        counts = ((listed, len(getattr(self._proto, listed))) for listed in _TYPED)
+        return {listed: count for listed, count in counts if count}
+
     def raw(self) -> memoryview:
         """The packed little-endian payload, not copied where the file stores it that way.
 
@@ -173,21 +156,20 @@ class FileTensor:
     def release(self) -> None:
         """Let the system take back the memory of a mapped payload; it is read again when it is needed again."""
         if self.external is not None:
-            self._files.get(self.external.location, self.name).release(self.external.offset, self.nbytes)
+            self._files.release(self.external.location, self.external.offset, self.nbytes)
 
-    def origin(self) -> tuple[int, int] | None:
-        """File descriptor and byte offset of an external payload that the kernel can copy; None for all others."""
+    def origin(self) -> tuple[Opened, int] | None:
+        """File and byte offset of an external payload that the kernel can copy; None for all others.
+
+        The file has a descriptor for as long as somebody holds it.
+        """
         if self.external is None:
             return None
-        self.raw()  # opens the file and checks the range
-        descriptor = self._files.get(self.external.location, self.name).descriptor
-        return None if descriptor is None else (descriptor, self.external.offset)
+        self.raw()  # checks the range
+        opened = self._files.get(self.external.location, self.name)
+        return None if opened.descriptor is None else (opened, self.external.offset)
 
     def _stored(self, wanted: int) -> memoryview:
-        if any(len(getattr(self._proto, listed)) for listed in _TYPED) and (
-            self._inline is not None or self.external is not None or self._proto.HasField("raw_data")
-        ):
-            raise InputError("tensor.payload", f"tensor {self.name!r} has two payloads", hint="export the model again")
         if self.external is not None:
             return self._from_data_file(self.external, wanted)
         if self._inline is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from normfold.errors import InputError, OutputError
 from normfold.model.data_file import Places, external_tensors, write_data
+from normfold.model.opener import Stamp
 from normfold.model.output_file import OutputFile, create, sync
 from normfold.model.patch import Candidate
 from normfold.model.splice import METADATA_PREFIX, Piece, splice
@@ -46,14 +47,28 @@ def stage(candidate: Candidate, staging: Staging, name: str) -> Staged:
             candidate.metadata[DATA_KEY] = data
         size = _write_model(candidate, path, places)
         data_bytes = 0 if data is None else (staging.path / data).stat().st_size
-        return Staged(staging.path, path, data, size, data_bytes)
+        files = () if data is None else (data,)
+        return Staged(staging.path, path, data, size, data_bytes, files, _equal(staging, data))
     except OSError as error:
-        raise cannot_write(staging.beside, error) from None
+        raise cannot_write(staging.beside, error, _needed(candidate)) from None
+
+
+def _equal(staging: Staging, data: str | None) -> Stamp | None:
+    """The stamp of the file that has the name of the data already: `write_data` only takes the name of an equal file."""
+    there = None if data is None else staging.beside / data
+    return Stamp.of(there.stat()) if there is not None and there.exists() else None
+
+
+def _needed(candidate: Candidate) -> int:
+    """About how many bytes the result takes, as it takes less than its source and what is new."""
+    model = candidate.model
+    return len(model.buffer) + model.external_bytes() + sum(tensor.nbytes for tensor in candidate.new_tensors())
 
 
 def _stage_original(candidate: Candidate, staging: Staging, path: Path) -> Staged:
     """The same bytes, which name the same data files; these are copied unless they are there already."""
     model = candidate.model
+    files: list[str] = []
     with create(path) as stream:
         stream.write(model.buffer)
         sync(stream)
@@ -80,7 +95,8 @@ def _stage_original(candidate: Candidate, staging: Staging, path: Path) -> Stage
                 stream.write(source.view[start : start + _COPY])
                 source.release(start, _COPY)
             sync(stream)
-    return Staged(staging.path, path, None, len(model.buffer), 0)
+        files.append(location)
+    return Staged(staging.path, path, None, len(model.buffer), 0, tuple(files))
 
 
 def to_bytes(candidate: Candidate) -> bytes:

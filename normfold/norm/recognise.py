@@ -7,13 +7,15 @@ was found is not looked at again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from normfold.model import attributes
 from normfold.model.dtypes import is_float
 from normfold.model.graph import Node, Scope, Value
 from normfold.model.load import Model
 from normfold.model.shapes import Shapes
 from normfold.norm.accept import fits, norm_of
+from normfold.norm.forms import Normal
 from normfold.norm.frame import Frame
 from normfold.norm.meaning import Norm
 from normfold.norm.numbers import Extents
@@ -35,6 +37,8 @@ class NormSite:
         nodes: those between them that y depends on, in execution order.
         dead: those of them that nothing else needs.
         snap: how far coefficients were moved to make it a norm, relative.
+        inner: those of the nodes that come before the first result that is a norm.
+        operands: the values that the norm names as scale and bias.
     """
 
     norm: Norm
@@ -43,6 +47,8 @@ class NormSite:
     nodes: tuple[Node, ...]
     dead: tuple[Node, ...]
     snap: float
+    inner: tuple[Node, ...] = ()
+    operands: tuple[Value, ...] = ()
 
     @property
     def end(self) -> Node:
@@ -80,6 +86,7 @@ class Recogniser:
             for seed in seeds:
                 site = None if id(seed) in self._taken else self._best(scope, seed)
                 if site is not None:
+                    site = with_operands(self.shapes, site)
                     self._taken |= {id(node) for node in site.dead}
                     yield site
 
@@ -116,7 +123,8 @@ class Recogniser:
                 nodes = _between(frame, value)
                 dead = _dead(nodes, value)
                 if dead and seed in nodes and not any(id(node) in self._taken for node in nodes):
-                    yield NormSite(found[0], base, value, tuple(nodes), tuple(dead), found[1])
+                    inner = [item for item in nodes if not _is_normal(frame, item)]
+                    yield NormSite(found[0], base, value, tuple(nodes), tuple(dead), found[1], tuple(inner))
 
     def _frame(
         self, scope: Scope, seed: Node, base: Value, path: Sequence[Node], parts: list[list[int]]
@@ -140,6 +148,51 @@ class Recogniser:
         return lambda node: self._positions[id(node)]
 
 
+def with_operands(shapes: Shapes, site: NormSite) -> NormSite:
+    """The norm with a Mul and an Add behind it whose operands are no constants, where an operator can take them as they are.
+
+    They must have exactly the shape of what is normalised, the last dimensions of x, and nobody else may read the norm.
+    """
+    norm = site.norm
+    if norm.gamma is not None or norm.beta is not None or not norm.is_suffix or norm.input_type != norm.output_type:
+        return site
+    scaled = _operand_behind(shapes, site, site.output, "Mul")
+    if scaled is None:
+        return site
+    mul, scale = scaled
+    nodes, operands, bias = [mul], [scale], None
+    shifted = _operand_behind(shapes, site, mul.output, "Add") if norm.centred else None
+    if shifted is not None:
+        nodes.append(shifted[0])
+        operands.append(shifted[1])
+        bias = shifted[1].name
+    return replace(
+        site,
+        norm=replace(norm, scale=scale.name, bias=bias),
+        output=nodes[-1].output,
+        nodes=(*site.nodes, *nodes),
+        dead=(*site.dead, *nodes),
+        operands=tuple(operands),
+    )
+
+
+def _operand_behind(shapes: Shapes, site: NormSite, value: Value, op_type: str) -> tuple[Node, Value] | None:
+    """The only reader of a value, if it is such an operator, and its other operand."""
+    if value.is_output or len(value.uses) != 1:
+        return None
+    node = value.uses[0].node
+    wanted = site.norm.dims[site.norm.axes[0] :]
+    if node.domain or node.op_type != op_type or node.scope is not site.end.scope or len(node.inputs) != 2:
+        return None
+    if node.scope.version < 7 or attributes.unexpected(node, ()):
+        return None
+    other = node.inputs[1 - value.uses[0].slot]
+    if other is None or shapes.constants.get(other) is not None or shapes.data_type(other) != site.norm.input_type:
+        return None
+    static = all(isinstance(size, int) for size in wanted)
+    return (node, other) if static and shapes.dims(other) == wanted else None
+
+
 def _finer(parts: list[list[int]], cut: SplitError) -> list[list[int]]:
     """The parts of every dimension with one atom cut in two."""
     finer: list[list[int]] = []
@@ -151,6 +204,11 @@ def _finer(parts: list[list[int]], cut: SplitError) -> list[list[int]]:
             count += 1
         finer.append(new)
     return finer
+
+
+def _is_normal(frame: Frame, node: Node) -> bool:
+    facts = [frame.fact(value) for value in node.outputs]
+    return any(fact is not None and isinstance(fact.form, Normal) for fact in facts)
 
 
 def _between(frame: Frame, output: Value) -> list[Node]:

@@ -53,7 +53,7 @@ def op_counts(model: Model, candidate: Candidate) -> tuple[OpCount, ...]:
 def verification_report(found: Verification) -> VerificationReport:
     """A verification in the form of the report."""
     return VerificationReport(
-        verdict=found.status.value,
+        verdict=found.text,
         level=found.level,
         evidence=found.evidence,
         warnings=found.warnings,
@@ -65,6 +65,11 @@ def verification_report(found: Verification) -> VerificationReport:
         random_inputs=found.settings.random_inputs,
         runtime=found.settings.ort_version,
         optimization=found.settings.optimization,
+        emulated_ops=dict(found.emulated_ops),
+        execution=found.execution,
+        target_ep=found.target_ep,
+        target_ep_ran=found.target_ep_ran,
+        level_reached=found.level_reached,
     )
 
 
@@ -83,7 +88,7 @@ def _without_runs(
 ) -> VerificationReport:
     return VerificationReport(
         verdict=verdict, level=level, evidence=evidence, warnings=warnings, reason=reason, coverage=coverage,
-        regions=(), outputs=(), seeds=(), random_inputs=False, runtime="", optimization="",
+        regions=(), outputs=(), seeds=(), random_inputs=False, runtime="", optimization="", level_reached=level,
     )  # fmt: skip
 
 

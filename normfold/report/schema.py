@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 
 
 class _Value(BaseModel):
@@ -57,7 +57,7 @@ class SizeReport(_Value):
 
 
 class RegionReport(_Value):
-    """The comparison of one changed region."""
+    """The comparison of one changed region. `error_before` and `error_after` are errors against float64."""
 
     edits: tuple[str, ...]
     status: str
@@ -68,6 +68,8 @@ class RegionReport(_Value):
     ratio: float | None
     location: str
     reason: str
+    error_before: float | None = None
+    error_after: float | None = None
 
 
 class OutputReport(_Value):
@@ -88,7 +90,11 @@ class OutputReport(_Value):
 
 
 class VerificationReport(_Value):
-    """What verification established. `verdict` is `PASS`, `PASS (improved)`, `INCONCLUSIVE`, `FAIL` or `OFF`."""
+    """What verification established.
+
+    `verdict` is `PASS`, `PASS (improved)`, `INCONCLUSIVE`, `FAIL` or `OFF`; a pass that rests on emulated operators says so
+    behind its first word: `PASS (emulated: ...)`, `PASS (improved; emulated: ...)`.
+    """
 
     verdict: str
     level: str
@@ -102,6 +108,11 @@ class VerificationReport(_Value):
     random_inputs: bool
     runtime: str
     optimization: str
+    emulated_ops: dict[str, int] = {}
+    execution: str = "native"
+    target_ep: str = ""
+    target_ep_ran: bool = False
+    level_reached: str = ""
 
 
 class DroppedEdit(_Value):
@@ -192,4 +203,57 @@ class ExplainReport(_Document):
 
     command: Literal["explain"] = "explain"
     decisions: tuple[DecisionReport, ...] = ()
+    error: ErrorReport | None = None
+
+
+class KernelReport(_Value):
+    """An operator of a target, with its limits; no `types` means that there is no kernel.
+
+    `newest_opset` is the last version of the standard for which there is one. `confirmed` is false where only a run on the
+    target's hardware could tell, and `question` says what it would have to tell.
+    """
+
+    operator: str
+    types: tuple[str, ...]
+    least_rank: int | None
+    greatest_rank: int | None
+    newest_opset: int | None
+    evidence: Literal["defined by the standard", "measured", "read in source", "reported"]
+    confirmed: bool
+    note: str
+    question: str
+
+
+class SpellingReport(_Value):
+    """What a norm may become; `condition` says when, "" for always. A declined one carries its `reason_key`."""
+
+    operator: str
+    condition: str
+    why: str
+    reason_key: str | None = None
+
+
+class FormReport(_Value):
+    """What one form of norm becomes, best first."""
+
+    norm: str
+    spellings: tuple[SpellingReport, ...]
+
+
+class TargetReport(_Value):
+    """A deployment target; `otherwise` says what a norm becomes for which none of its spellings holds."""
+
+    target: str
+    title: str
+    versions: str
+    norms: tuple[FormReport, ...]
+    otherwise: str
+    kernels: tuple[KernelReport, ...]
+
+
+class TargetsReport(_Document):
+    """The tables of the targets."""
+
+    command: Literal["targets"] = "targets"
+    targets: tuple[TargetReport, ...] = ()
     error: ErrorReport | None = None

@@ -37,7 +37,12 @@ def plan_everything(model: Model, exclusions: Exclusions, wishes: Wishes) -> Pla
         InputError: the data of a constant is damaged.
     """
     norms = plan_norms(model, exclusions, wishes.target, threads=wishes.threads)
-    planned = plan_model(norms.model, exclusions, aggressive=wishes.aggressive)
+    patterns = {
+        key: ("fused-pattern", f"it is part of the norm that ends at {end.label!r}")
+        for key, end in norms.patterns.items()
+    }
+    affine = replace(exclusions, sites={**patterns, **exclusions.sites})
+    planned = plan_model(norms.model, affine, aggressive=wishes.aggressive)
     decisions = tuple(_decisions(norms, planned.plan))
     return Planned(planned.model, replace(planned.plan, decisions=decisions, norms=norms.edits))
 

@@ -83,6 +83,9 @@ EXPECTED: Mapping[Form, tuple[tuple[str, str], ...]] = {
 }
 
 
+ANY_RANK = (0, 99)
+
+
 @dataclass(frozen=True, slots=True)
 class Support:
     """A kernel of a target, and its limits.
@@ -100,7 +103,6 @@ class Support:
         wide_parameters: whether scale and bias must be float32 whatever x is.
         even_groups: whether the number of channels in a group must be even.
         largest_group: the greatest number of channels in a group.
-        fewest_groups: below this number of groups the kernel is missing or wrong.
         evidence: how all this is known.
         note: the constraint, for people.
         question: what a run on the target's hardware has to confirm; "" if nothing.
@@ -112,7 +114,7 @@ class Support:
     note: str = ""
     question: str = ""
     domain: str = ""
-    ranks: tuple[int, int] = (0, 99)
+    ranks: tuple[int, int] = ANY_RANK
     newest: int | None = None
     imprecise: str = ""
     mixed: bool = False
@@ -121,7 +123,6 @@ class Support:
     wide_parameters: bool = False
     even_groups: bool = False
     largest_group: int | None = None
-    fewest_groups: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,8 @@ def _entries(table: Table, norm: Norm, options: Options) -> Iterator[Prefer | De
     for form in forms(norm):
         row = table.rows.get(form, (Declined("any single operator", "axes", f"none computes a {form.value}"),))
         yield from (e for e in row if isinstance(e, Declined) or _applies(e, norm, options))
-        yield from _expected(table, form)
+        named = {e.operator for e in row}
+        yield from (e for e in _expected(table, form) if e.operator not in named)
     yield Prefer(table.elementary, "no operator of the target can express it; in elementary operators it runs anywhere")
 
 

@@ -6,8 +6,10 @@ and both whole models (L3) against the model's own sensitivity to rounding. Nati
 
 from __future__ import annotations
 
+from .emulation import Emulated, emulate
 from .models import verify_models
 from .regions import verify_regions
+from .repairs import Repair
 from .runtime import runtime_info
 from .user_inputs import load_user_inputs, parse_shapes
 from .verdicts import (
@@ -22,13 +24,16 @@ from .verdicts import (
 )
 
 __all__ = [
+    "Emulated",
     "OutputVerdict",
     "Region",
     "RegionVerdict",
+    "Repair",
     "Settings",
     "Status",
     "Verification",
     "VerifyOptions",
+    "emulate",
     "load_user_inputs",
     "parse_shapes",
     "runtime_info",

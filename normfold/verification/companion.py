@@ -1,9 +1,12 @@
 """Companion magnitudes: one more value per value, the scale that its rounding error is measured in.
 
 For every floating value v the companion A(v) ≥ |v| is what v becomes when every constant, input and product counts
-with its absolute value. The error of v is then at most about K·u·A(v), whatever cancels in v itself. Companions are
-float32; they are added to the graph, so one run gives values and magnitudes. What each operator does to a magnitude
-stands in `companion_rules` and `companion_norms`; an operator without an entry raises `NoCompanionError`.
+with its absolute value. The error of v is then at most about K·u·A(v), whatever cancels in v itself. Where two values
+that are both computed meet in a product or a quotient, the first-order growth at the actual values counts, with room for
+what an error of both adds (Higham, Accuracy and Stability of Numerical Algorithms, §3): a product of magnitudes would
+square the condition of a variance. Companions are float32; they are added to the graph, so one run gives values and
+magnitudes. What each operator does to a magnitude stands in `companion_rules`, `companion_norms` and
+`companion_contrib`; an operator without an entry raises `NoCompanionError`.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from .bound import SMALLEST_NORMAL
+from .bound import SMALLEST_NORMAL, UNIT_ROUNDOFF, lines
+from .definitions import MICROSOFT, key
 from .protos import FLOATS, TensorType, attributes, opset
 
 SUFFIX = "::A"
@@ -24,7 +28,9 @@ SUFFIX = "::A"
 # Operators that multiply by constants: one rounding of each constant costs u·A per operator on the path.
 _SCALING = (
     "Conv", "ConvTranspose", "Gemm", "MatMul", "Mul", "Div", "PRelu", "BatchNormalization", "InstanceNormalization",
-    "LayerNormalization", "GroupNormalization", "RMSNormalization", "DequantizeLinear",
+    "LayerNormalization", "GroupNormalization", "RMSNormalization", "SimplifiedLayerNormalization",
+    "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "GroupNorm", "SkipGroupNorm", "NhwcConv",
+    "DequantizeLinear",
 )  # fmt: skip
 
 
@@ -39,9 +45,13 @@ class Companion:
         model: the region; its floats are float32 or float16. Nodes and outputs are added to it.
         types: types of its values with the dims of the largest trial.
         halves: initializers that are stored in float16, whatever they run in.
+        elem: the coarsest floating type that it is computed in.
     """
 
-    def __init__(self, model: onnx.ModelProto, types: Mapping[str, TensorType], halves: Collection[str]) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, types: Mapping[str, TensorType], halves: Collection[str], elem: int
+    ) -> None:
+        self.unit, self.smallest = UNIT_ROUNDOFF[elem], SMALLEST_NORMAL[elem]
         self.model, self.graph, self.types = model, model.graph, types
         self.opset = opset(model)
         self.constants = {tensor.name for tensor in model.graph.initializer}
@@ -77,6 +87,17 @@ class Companion:
         if self.types[name].elem == TensorProto.FLOAT:
             return name
         return self.op("Cast", [name], to=TensorProto.FLOAT)
+
+    def size_of(self, name: str) -> str:
+        """Return |v| of the value `name`, as float32."""
+        return self.op("Abs", [self.wide(name)])
+
+    def reach(self, name: str) -> str:
+        """Return |v| plus the largest error that passes: no larger than the exact value of `name` can be."""
+        if self.is_constant(name):
+            return self.mag(name)
+        error = lines(self.lengths.get(name, 1), self.unit).passing
+        return self.op("Add", [self.size_of(name), self.op("Mul", [self.mag(name), self.const(error)])])
 
     def mag(self, name: str) -> str:
         """Return the companion of floating value `name`; that of a constant is made on first use."""
@@ -133,12 +154,16 @@ Rule = Callable[[Companion, onnx.NodeProto, dict[str, Any]], None]
 
 
 def add_companion(
-    model: onnx.ModelProto, types: Mapping[str, TensorType], halves: Collection[str] = ()
+    model: onnx.ModelProto,
+    types: Mapping[str, TensorType],
+    halves: Collection[str] = (),
+    elem: int = TensorProto.FLOAT,
 ) -> tuple[int, int]:
     """Add companions to `model`, in place, as inputs and outputs named `value + SUFFIX`.
 
     Every floating graph input x gets a float32 input `x::A` to be fed with its magnitudes, every floating output y
-    an output `y::A`. `halves` names the initializers that are stored in float16.
+    an output `y::A`. `halves` names the initializers that are stored in float16, `elem` is the coarsest floating type
+    that the model is computed in.
 
     Returns:
         The reduction length K and the number of scaling operators, both along the longest path to an output.
@@ -146,16 +171,18 @@ def add_companion(
     Raises:
         NoCompanionError: an operator has no rule or a needed type is unknown; `model` is then left half-made.
     """
-    from .companion_rules import RULES, passive  # the table is built on this module's class
+    from .companion_contrib import CONTRIB
+    from .companion_rules import RULES, passive  # the tables are built on this module's class
 
-    companion = Companion(model, types, halves)
+    companion = Companion(model, types, halves, elem)
     if companion.opset < 7:
         raise NoCompanionError(f"opset {companion.opset} is older than broadcasting")
     for info in list(model.graph.input):
         if info.name not in companion.constants and companion.is_float(info.name):
             _add_input(companion, info.name)
     for node in model.graph.node:
-        rule = RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        domain, kind = key(node)
+        rule = CONTRIB.get(kind) if domain == MICROSOFT else None if domain else RULES.get(kind)
         if passive(companion, node):
             continue
         if rule is None:

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 
 from . import companion_norms as norms
+from . import companion_products as products
 from .companion import Companion, NoCompanionError, Rule
 
 _SHAPE_QUESTIONS = ("Shape", "Size")
@@ -74,11 +75,15 @@ def _global_pool(c: Companion, node: onnx.NodeProto, attrs: Attributes) -> None:
 
 
 def _reduction(c: Companion, node: onnx.NodeProto, attrs: Attributes) -> None:
-    whole = c.size(node.input[0], range(c.rank(node.input[0])))
-    out = c.types.get(node.output[0])
-    known = out is not None and out.dims is not None and all(isinstance(dim, int) for dim in out.dims)
-    kept = max(1, c.size(node.output[0], range(c.rank(node.output[0])))) if known else 1
-    _same_first(c, node, attrs, count=1, length=whole // kept)
+    _same_first(c, node, attrs, count=1, length=c.size(node.input[0], products.reduced_axes(c, node, attrs)))
+
+
+def _product(c: Companion, node: onnx.NodeProto, attrs: Attributes) -> None:
+    """Π A, once for every factor: their relative errors add up."""
+    axes = products.reduced_axes(c, node, attrs)
+    whole = c.op("ReduceProd", [c.mag(node.input[0]), *node.input[1:]], **attrs)
+    count = c.size(node.input[0], axes)
+    c.define(node, c.op("Mul", [whole, c.const(max(1, count))]), length=count)
 
 
 def _sum(c: Companion, node: onnx.NodeProto, _: Attributes) -> None:
@@ -86,27 +91,12 @@ def _sum(c: Companion, node: onnx.NodeProto, _: Attributes) -> None:
     c.define(node, c.op(kind, [c.mag(name) for name in node.input]))
 
 
-def _mul(c: Companion, node: onnx.NodeProto, _: Attributes) -> None:
-    c.define(node, c.op("Mul", [c.mag(name) for name in node.input]))
-
-
-def _div(c: Companion, node: onnx.NodeProto, _: Attributes) -> None:
-    top, bottom = node.input
-    divisor = c.op("Abs", [c.wide(bottom)])
-    error = c.op("Div", [c.mag(top), divisor])
-    if not c.is_constant(bottom):  # |a|/b² · A(b) joins
-        growth = c.op("Div", [c.mag(bottom), divisor])
-        error = c.op("Mul", [error, c.op("Add", [growth, c.const(1)])])
-    c.define(node, error)
-
-
 def _keep(c: Companion, node: onnx.NodeProto, _: Attributes) -> None:
     c.define(node, c.mag(node.input[0]))
 
 
 def _at_least_value(c: Companion, node: onnx.NodeProto, _: Attributes) -> None:
-    value = c.op("Abs", [c.wide(node.output[0])])
-    c.define(node, _larger(c, c.mag(node.input[0]), value))
+    c.define(node, _larger(c, c.mag(node.input[0]), c.size_of(node.output[0])))
 
 
 def _larger(c: Companion, left: str, right: str) -> str:
@@ -187,29 +177,6 @@ def _smooth(slope: float) -> Rule:
     return rule
 
 
-def _sqrt(c: Companion, node: onnx.NodeProto, _: Attributes) -> None:
-    root = c.wide(node.output[0])
-    half = c.op("Mul", [c.op("Div", [c.mag(node.input[0]), root]), c.const(0.5)])
-    c.define(node, c.op("Add", [half, root]))
-
-
-def _reciprocal(c: Companion, node: onnx.NodeProto, _: Attributes) -> None:
-    value = c.op("Abs", [c.wide(node.output[0])])
-    growth = c.op("Mul", [c.mag(node.input[0]), c.op("Mul", [value, value])])
-    c.define(node, c.op("Add", [growth, value]))
-
-
-def _pow(c: Companion, node: onnx.NodeProto, _: Attributes) -> None:
-    """|p|·|x|^(p−1)·A + |x|^p; for p ≥ 1 and A ≥ |x| that is at most (|p| + 1)·A^p."""
-    exponent = next((t for t in c.graph.initializer if t.name == node.input[1]), None)
-    power = None if exponent is None else onnx.numpy_helper.to_array(exponent)
-    if power is None or power.size != 1 or float(power.ravel()[0]) < 1:
-        raise NoCompanionError("Pow without a constant exponent ≥ 1 has no rounding bound here")
-    p = float(power.ravel()[0])
-    raised = c.op("Pow", [c.mag(node.input[0]), c.const(np.float32(p))])
-    c.define(node, c.op("Mul", [raised, c.const((abs(p) + 1) / 2)]))
-
-
 def _reduce_min(c: Companion, node: onnx.NodeProto, attrs: Attributes) -> None:
     """A minimum is no larger in magnitude than the largest magnitude."""
     largest = c.op("ReduceMax", [c.mag(node.input[0]), *node.input[1:]], **attrs)
@@ -233,13 +200,15 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("Upsample", "GridSample", "RoiAlign"), _same_data),
     **dict.fromkeys(("AveragePool", "LpPool"), _pool),
     "GlobalAveragePool": _global_pool,
-    **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceL1", "ReduceL2"), _reduction),
+    **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceL1"), _reduction),
+    **dict.fromkeys(("ReduceSumSquare", "ReduceL2"), products.sum_of_squares),
     "GlobalLpPool": _global_pool,
     "ReduceMin": _reduce_min,
+    "ReduceProd": _product,
     "ImageScaler": _image_scaler,
     **dict.fromkeys(("Add", "Sub", "Sum"), _sum),
-    "Mul": _mul,
-    "Div": _div,
+    "Mul": products.mul,
+    "Div": products.div,
     **dict.fromkeys(("Neg", "Abs", "Relu", "Dropout", "Cast"), _keep),
     "Clip": _at_least_value,
     "LeakyRelu": _leaky,
@@ -252,9 +221,9 @@ RULES: dict[str, Rule] = {
     "Resize": _resize,
     "Where": _where,
     "Min": _min,
-    "Sqrt": _sqrt,
-    "Reciprocal": _reciprocal,
-    "Pow": _pow,
+    "Sqrt": products.sqrt,
+    "Reciprocal": products.reciprocal,
+    "Pow": products.raised,
     **dict.fromkeys(("Sigmoid", "HardSigmoid"), _smooth(0.25)),
     **dict.fromkeys(("Tanh",), _smooth(1.0)),
     **dict.fromkeys(("Erf", "Gelu", "HardSwish", "Elu", "Selu", "Softplus", "Softsign", "Mish"), _smooth(1.8)),
@@ -263,4 +232,6 @@ RULES: dict[str, Rule] = {
     "LayerNormalization": norms.layer_norm,
     "GroupNormalization": norms.group_norm,
     "RMSNormalization": norms.rms_norm,
+    "SimplifiedLayerNormalization": norms.rms_norm,
+    "MeanVarianceNormalization": norms.variance_norm,
 }

@@ -5,6 +5,7 @@ A copy is written into the worker's folder only when one is needed; its external
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import onnx
 
+from .emulation import Emulated, emulate
+from .kernels import Runtime
 from .protos import attributes, walk
 
 _RANDOM = (
@@ -39,10 +42,11 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """What to load for one side: `data_dir` is set when `path` is a rewritten copy."""
+    """What to load for one side: `data_dir` is set when `path` is a rewritten copy; `emulated` says what was swapped."""
 
     path: Path
     data_dir: Path | None
+    emulated: Emulated
 
 
 def is_random(model: onnx.ModelProto) -> bool:
@@ -79,20 +83,33 @@ def decisions(model: onnx.ModelProto) -> dict[str, Decision]:
     return found
 
 
-def prepare_copy(path: Path, model: onnx.ModelProto, scores: Sequence[str], folder: Path, stem: str) -> Copy:
-    """Write a copy of `model` (loaded from `path` without external data) if seeds or scores are needed."""
+def prepare_copy(
+    path: Path,
+    model: onnx.ModelProto,
+    scores: Sequence[str],
+    folder: Path,
+    stem: str,
+    runtime: Runtime,
+    *,
+    changed: bool = False,
+) -> Copy:
+    """Write a copy of `model` (loaded from `path` without external data) if it has to be another than the file.
+
+    That is so when seeds or scores are needed, when operators have no kernel on `runtime`, or when it was `changed`.
+    """
     extra = [name for name in scores if name not in {info.name for info in model.graph.output}]
-    if not extra and not is_random(model):
-        return Copy(path, None)
+    emulated = emulate(model, runtime)
+    if not (extra or changed or emulated.model is not model or is_random(model)):
+        return Copy(path, None, emulated)
     copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy.CopyFrom(emulated.model)
     for node in walk(copy.graph):
         if _draws(node):
             _seed(node)
     copy.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in dict.fromkeys(extra))
     target = folder / f"{stem}.onnx"
     onnx.save(copy, target)
-    return Copy(target, path.parent.resolve())
+    return Copy(target, path.parent.resolve(), dataclasses.replace(emulated, model=copy))
 
 
 def _seed(node: onnx.NodeProto) -> None:

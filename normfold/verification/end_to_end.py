@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
 
 from .copies import Copy, Decision, decisions, is_random, prepare_copy
+from .kernels import Runtime, gravest, weakest
 from .metrics import Difference, difference
 from .model_inputs import VALUES, InputsError, Trial, attempts
 from .noise import Noise, Outputs
@@ -25,8 +27,13 @@ def compare_end_to_end(
     options: VerifyOptions,
     worker: Worker,
     frozen: frozenset[str] = frozenset(),
+    runtime: Runtime | None = None,
+    *,
+    repaired: bool = False,
 ) -> EndToEnd:
     """Run the original and the candidate (`paths`, and their protos without external data) and compare.
+
+    `repaired` says that the first proto is not what the file holds. Operators without a kernel on `runtime` are emulated.
 
     Raises:
         WorkerError: the worker crashed, timed out or left no result.
@@ -34,9 +41,31 @@ def compare_end_to_end(
     """
     chosen = _decisions(models)
     copies = [
-        prepare_copy(path, model, [pair[side].scores for pair in chosen], worker.folder, f"side{side}")
+        prepare_copy(
+            path, model, [pair[side].scores for pair in chosen], worker.folder, f"side{side}", runtime or Runtime(),
+            changed=repaired and side == 0,
+        )
         for side, (path, model) in enumerate(zip(paths, models, strict=True))
-    ]
+    ]  # fmt: skip
+    found = _compared(paths, models, copies, chosen, options, worker, frozen)
+    sides = [copy.emulated for copy in copies]
+    return dataclasses.replace(
+        found,
+        emulated=gravest(*(side.ops for side in sides)),
+        execution=weakest(side.execution for side in sides),
+        warnings=(*found.warnings, *(text for side in sides for text in side.refused)),
+    )
+
+
+def _compared(
+    paths: tuple[Path, Path],
+    models: tuple[onnx.ModelProto, onnx.ModelProto],
+    copies: Sequence[Copy],
+    chosen: Sequence[tuple[Decision, Decision]],
+    options: VerifyOptions,
+    worker: Worker,
+    frozen: frozenset[str],
+) -> EndToEnd:
     try:
         first, trials, level = _original(copies[0], models[0], options, worker)
     except InputsError as error:
@@ -45,7 +74,7 @@ def compare_end_to_end(
         reason = f"the original does not run here ({first.stage}): {first.message}"
         hint = "; if its inputs are to blame, give --shape or --inputs" if first.stage == "run" else ""
         return EndToEnd(Status.INCONCLUSIVE, reason=reason + hint)
-    settings = _settings(trials, first, level, options)
+    settings = _settings(trials, first, level, options, worker)
     if is_random(models[0]) and not _repeats(copies[0], trials, level, first, worker):
         return EndToEnd(Status.INCONCLUSIVE, reason="the original does not repeat itself (M05)", settings=settings)
     feeds = [{name: value for name, value in trial.feeds.items() if name not in frozen} for trial in trials]
@@ -124,11 +153,14 @@ def _identical(found: Difference) -> bool:
     return not (found.reason or found.changed or found.max_abs or found.repaired)
 
 
-def _settings(trials: Sequence[Trial], first: JobResult, level: str, options: VerifyOptions) -> Settings:
+def _settings(
+    trials: Sequence[Trial], first: JobResult, level: str, options: VerifyOptions, worker: Worker
+) -> Settings:
     return Settings(
         seeds=tuple(trial.seed for trial in trials),
         shapes=tuple(dict(trial.shapes) for trial in trials),
         ort_version=str(first.facts.get("ort", "")),
+        provider=worker.providers[0],
         optimization=level,
         random_inputs=any(name not in options.inputs for trial in trials for name in trial.feeds),
     )

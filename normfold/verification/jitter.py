@@ -18,7 +18,8 @@ _SETTINGS = {
     "OneHot": 1, "Clip": 1, "Pad": 2, "Equal": 0, "Less": 0, "Greater": 0, "LessOrEqual": 0, "GreaterOrEqual": 0,
     "Dropout": 1, "NonMaxSuppression": 2, "QuantizeLinear": 1, "DequantizeLinear": 1,
 }  # fmt: skip
-_FLOATS = {1: 4, 10: 2, 11: 8}  # bytes of FLOAT, FLOAT16, DOUBLE of onnx.TensorProto
+_DOUBLE = 11
+_FLOATS = {1: 4, 10: 2, _DOUBLE: 8}  # bytes of FLOAT, FLOAT16, DOUBLE of onnx.TensorProto
 
 
 def jitter(values: Any, rng: np.random.Generator) -> Any:
@@ -73,12 +74,17 @@ def _settings(graph: Any) -> set[str]:
     """
     found: set[str] = set()
     for node in graph.node:
-        if node.op_type in _SETTINGS:
+        if node.op_type in _SETTINGS and not _widens(node):
             found.update(node.input[_SETTINGS[node.op_type] :])
         for attribute in node.attribute:
             for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
                 found |= _settings(inner)
     return found
+
+
+def _widens(node: Any) -> bool:
+    """Whether a Cast only widens to float64, as verification copies do with weights."""
+    return node.op_type == "Cast" and any(a.name == "to" and a.i == _DOUBLE for a in node.attribute)
 
 
 def _outside(tensor: Any) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx
@@ -11,6 +12,10 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from normfold.errors import InputError
 
 from .end_to_end import compare_end_to_end
+from .kernel_limits import broken_limits
+from .kernels import emulation_reason
+from .providers import choose_runtime
+from .repairs import Repair, repair
 from .runner import Worker
 from .structure import check_wellformed, compare_structure, crashes_runtime
 from .verdicts import Status, Verification, VerifyOptions
@@ -25,8 +30,9 @@ def verify_models(
     *,
     progress: Callable[[int, int], None] | None = None,
     frozen: frozenset[str] = frozenset(),
+    repairs: Sequence[Repair] = (),
 ) -> Verification:
-    """Compare two model files: interface (L0), then outputs on the same inputs (L3).
+    """Compare two model files: interface and limits of the target's kernels (L0), then outputs on the same inputs (L3).
 
     Args:
         original: the reference; external data, if any, lie beside it.
@@ -34,6 +40,8 @@ def verify_models(
         options: seeds, shapes, user data, limits.
         progress: called with (steps done, steps in total).
         frozen: inputs of the original that have a default value and that the candidate deliberately fixed.
+        repairs: regions of the original that the candidate improved; the reference evaluates them in float64. The verdict
+            is then PASS (improved), or SUSPECT where improvement is not wanted.
 
     Returns:
         The verdict. A model that cannot be run here is INCONCLUSIVE, with the reason; it never passes.
@@ -49,27 +57,62 @@ def verify_models(
         return Verification(Status.FAIL, "L0", reason="; ".join(problems))
     if malformed := check_wellformed(original, candidate):
         return Verification(Status.FAIL, "L0", reason=malformed)
+    if broken := broken_limits(*models, options.target):
+        return Verification(Status.FAIL, "L0", reason="; ".join(broken))
     for model, status in zip(models, (Status.INCONCLUSIVE, Status.FAIL), strict=True):
         if reason := crashes_runtime(model):
             return Verification(status, "L0", reason=reason)
     if progress:
         progress(1, _STEPS)
+    repaired = repair(models[0], repairs)
     with Worker(
         timeout_s=options.timeout_s, memory_limit_bytes=options.memory_limit_bytes, threads=options.threads
     ) as worker:
-        ran = compare_end_to_end((original.resolve(), candidate.resolve()), models, options, worker, frozen)
+        runtime = choose_runtime(options, worker)
+        ran = compare_end_to_end(
+            (original.resolve(), candidate.resolve()),
+            (repaired.model, models[1]),
+            options,
+            worker,
+            frozen,
+            runtime,
+            repaired=bool(repaired.count),
+        )
     if progress:
         progress(_STEPS, _STEPS)
-    return Verification(
+    found = Verification(
         status=ran.status,
         level="L3" if ran.outputs else "L0",
         outputs=ran.outputs,
         coverage=ran.coverage,
         evidence=("the interfaces are identical", *ran.evidence),
-        warnings=ran.warnings,
+        warnings=(*ran.warnings, *repaired.refused),
         reason=ran.reason,
         settings=ran.settings,
+        emulated_ops=ran.emulated,
+        execution=ran.execution.value,
+        target_ep=runtime.target_ep,
+        target_ep_ran=runtime.target_ep_ran,
     )
+    return _native(_improved(found, repaired.count, options), options)
+
+
+def _improved(found: Verification, count: int, options: VerifyOptions) -> Verification:
+    """Outputs of a model with improved regions change on purpose; that is never a plain PASS."""
+    if not count or found.status is not Status.PASS:
+        return found
+    said = f"compared with the original whose {count} improved regions were evaluated in float64"
+    evidence = (*found.evidence, f"{said}; outputs change on purpose")
+    if options.improve:
+        return dataclasses.replace(found, status=Status.IMPROVED, evidence=evidence)
+    reason = "outputs change on purpose, which is not wanted"
+    return dataclasses.replace(found, status=Status.SUSPECT, evidence=evidence, reason=reason)
+
+
+def _native(found: Verification, options: VerifyOptions) -> Verification:
+    if not (options.require_native and found.emulated_ops and found.status.passed):
+        return found
+    return dataclasses.replace(found, status=Status.INCONCLUSIVE, reason=emulation_reason(found.emulated_ops))
 
 
 def _load(path: Path) -> onnx.ModelProto:

@@ -1,117 +1,59 @@
-"""Norm edits -> regions: the nodes that spelled a norm, and those that stand in their place, each as a small model."""
+"""What there is to know about a region that normalises before it is compared: its epsilons, and whether it is one at all."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from onnx import TensorProto
+import numpy as np
+import onnx
+from onnx import numpy_helper
 
-from normfold.model.constants import Constants
-from normfold.model.extract import Port, constant, cut_out
-from normfold.model.graph import Node, Value
-from normfold.model.shapes import Shapes
-from normfold.model.tensors import TensorSource
-from normfold.surgery.norms import NormEdit
+from .definitions import DEFINITIONS, MICROSOFT, key
+from .protos import attributes, constant_values, walk
 
-from .verdicts import Region
-
-# Nodes that only compute sizes for a Reshape of the norm.
-_MOST_SIZING = 64
-_OLDEST_IR = 4
+_REDUCTIONS = ("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2", "GlobalAveragePool")
+_ROOTS = ("Sqrt", "Pow", "ReduceL2")
+_GUARDS = ("Add", "Sum", "Max")
+_LARGEST_EPSILON = 0.1
+_COSTLY = ("Conv", "ConvTranspose", "NhwcConv", "Gemm", "MatMul", "LSTM", "GRU", "RNN")
 
 
-class NormRegions:
-    """The regions of the norms that were spelled anew, built one by one while they are read.
+def normalises(model: onnx.ModelProto) -> bool:
+    """Whether `model` divides by a spread of its own values: a norm operator, or a reduction and a root."""
+    nodes = list(walk(model.graph))
+    kinds = {node.op_type for node in nodes}
+    if any(key(node) in DEFINITIONS and node.op_type != "GlobalAveragePool" for node in nodes):
+        return True
+    return bool(kinds.intersection(_REDUCTIONS)) and bool(kinds.intersection((*_ROOTS, "BatchNormalization")))
 
-    Args:
-        edits: of one plan.
-        ir_version: of the model.
-    """
 
-    def __init__(self, edits: Sequence[NormEdit], ir_version: int) -> None:
-        self._edits = edits
-        self._ir_version = max(ir_version, _OLDEST_IR)
-        self._shapes = Shapes(Constants())
+def is_lossy(model: onnx.ModelProto) -> bool:
+    """Whether a kernel that runs `model` is known to compute E[x²] − E[x]²."""
+    return any(key(node) == (MICROSOFT, "SkipLayerNormalization") for node in walk(model.graph))
 
-    def __len__(self) -> int:
-        return len(self._edits)
 
-    def __iter__(self) -> Iterator[Region]:
-        for edit in self._edits:
-            yield self._region(edit)
+def is_cheap(model: onnx.ModelProto) -> bool:
+    """Whether numpy evaluates `model` about as fast as a runtime does."""
+    return not any(node.op_type in _COSTLY for node in walk(model.graph))
 
-    def _region(self, edit: NormEdit) -> Region:
-        site = edit.site
-        before = self._with_sizes(site.nodes, site.base)
-        flowing, constants = self._boundary(before, site.base)
-        inputs = [self._port(value) for value in (site.base, *flowing)]
-        outputs = [Port(site.output.name, site.norm.output_type, site.norm.dims)]
-        opset = dict(site.end.scope.opset)
-        old = [constant(name, source) for name, source in constants.items()]
-        first = cut_out([node.proto for node in before], old, inputs, outputs, opset, self._ir_version)
-        new = [*edit.constants, *self._read_again(edit, {tensor.name: tensor for tensor in old})]
-        opset |= {"": edit.opset, **edit.lowering.domains}
-        second = cut_out(edit.nodes, new, inputs, outputs, opset, self._ir_version)
-        return Region((edit.id,), first, second)
 
-    def _with_sizes(self, nodes: Sequence[Node], base: Value) -> list[Node]:
-        """The nodes with those outside of them that compute sizes of what is inside."""
-        found = {id(node): node for node in nodes}
-        for node in nodes:
-            for value in node.inputs:
-                more = None if value is None or value is base else self._sizing(value, base, found)
-                found |= {id(item): item for item in more or ()}
-        return sorted(found.values(), key=lambda node: node.index)
+def epsilons(model: onnx.ModelProto) -> tuple[float, ...]:
+    """What `model` adds to a variance, ascending: epsilons of its norms, and small scalars of its sums; () if nothing."""
+    return tuple(sorted({value for value in _small_numbers(model.graph) if 0 < value <= _LARGEST_EPSILON}))
 
-    def _sizing(self, value: Value, base: Value, inside: dict[int, Node]) -> list[Node] | None:
-        """What a value is computed of, down to the base and constants; None if something else goes into it."""
-        found: dict[int, Node] = {}
-        pending = [value]
-        while pending:
-            current = pending.pop()
-            node = current.producer
-            if current is base or self._is_constant(current) or (node is not None and id(node) in inside):
-                continue
-            if node is None or node.scope is not base.scope or node.subgraphs or len(found) > _MOST_SIZING:
-                return None
-            found[id(node)] = node
-            pending += [item for item in node.inputs if item is not None and id(item.producer) not in found]
-        return list(found.values())
 
-    def _is_constant(self, value: Value) -> bool:
-        return self._shapes.constants.get(value) is not None
-
-    def _boundary(self, nodes: Sequence[Node], base: Value) -> tuple[list[Value], dict[str, TensorSource]]:
-        """What flows in beside the base, and constants by name."""
-        inside = {id(node) for node in nodes}
-        flowing: dict[str, Value] = {}
-        constants: dict[str, TensorSource] = {}
-        for node in nodes:
-            for value in node.inputs:
-                if value is None or value is base or (value.producer is not None and id(value.producer) in inside):
-                    continue
-                source = self._shapes.constants.get(value)
-                if source is None:
-                    flowing[value.name] = value
-                else:
-                    constants[value.name] = source
-        return list(flowing.values()), constants
-
-    def _port(self, value: Value) -> Port:
-        return Port(value.name, self._shapes.data_type(value) or TensorProto.FLOAT, self._shapes.dims(value))
-
-    def _read_again(self, edit: NormEdit, known: dict[str, TensorProto]) -> Iterator[TensorProto]:
-        """Initializers that the model had before and that the new nodes read; other edits may have brought them."""
-        made = {name for node in edit.nodes for name in node.output} | {t.name for t in edit.constants}
-        scope = edit.site.end.scope
-        for name in dict.fromkeys(name for node in edit.nodes for name in node.input):
-            if not name or name in made or name == edit.site.base.name:
-                continue
-            value = scope.lookup(name)
-            source = None if value is None else self._shapes.constants.get(value)
-            if name in known:
-                yield known[name]
-            elif source is not None:
-                yield constant(name, source)
-            else:
-                yield from (t for other in self._edits for t in other.constants if t.name == name)
+def _small_numbers(graph: onnx.GraphProto) -> Iterator[float]:
+    scalars = {tensor.name: tensor for tensor in graph.initializer if int(np.prod(tensor.dims, dtype=np.int64)) == 1}
+    made = {node.output[0]: node for node in graph.node if node.op_type in ("Constant", "Cast")}
+    for node in graph.node:
+        found = attributes(node)
+        if "epsilon" in found:
+            yield float(found["epsilon"])
+        for name in node.input if node.op_type in _GUARDS else ():
+            while name in made and made[name].op_type == "Cast":
+                name = made[name].input[0]
+            values = constant_values(made[name]) if name in made else None
+            if name in scalars:
+                values = numpy_helper.to_array(scalars[name])
+            if values is not None and values.size == 1 and values.dtype.kind not in "OSU":
+                yield float(values.ravel()[0])

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 
 from .copies import Decision
+from .kernels import Execution
 from .metrics import Difference, difference
 from .model_inputs import Trial
 from .noise import Noise, Outputs
@@ -29,7 +30,10 @@ UNOPTIMISED = "ORT_DISABLE_ALL"
 
 @dataclass(frozen=True, slots=True)
 class EndToEnd:
-    """What running both models established; `reason` says why there are no outputs."""
+    """What running both models established; `reason` says why there are no outputs.
+
+    `emulated` counts emulated operators, `execution` is the weakest way in which one was computed.
+    """
 
     status: Status
     outputs: tuple[OutputVerdict, ...] = ()
@@ -38,6 +42,8 @@ class EndToEnd:
     evidence: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     settings: Settings = field(default_factory=Settings)
+    emulated: Mapping[str, int] = field(default_factory=dict)
+    execution: Execution = Execution.NATIVE
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from .definitions import stand_ins
 from .verdicts import Array
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
@@ -57,6 +58,14 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
+def constant_values(node: onnx.NodeProto) -> Array:
+    """Return what a Constant node holds; floats given as attributes are float32."""
+    found = onnx.helper.get_attribute_value(node.attribute[0])
+    if isinstance(found, TensorProto):
+        return onnx.numpy_helper.to_array(found)
+    return np.asarray(found, np.float32 if node.attribute[0].name.startswith("value_float") else None)
+
+
 def opset(model: onnx.ModelProto) -> int:
     """Return the version of the standard opset that `model` imports, 0 if none."""
     return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
@@ -86,12 +95,16 @@ def walk(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 def infer_types(
     model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], *, strict: bool = False
 ) -> dict[str, TensorType]:
-    """Return the types of all values of `model` when its inputs have `shapes`; what cannot be inferred is left out."""
+    """Return the types of all values of `model` when its inputs have `shapes`; what cannot be inferred is left out.
+
+    Norm operators that the standard does not know count as what has their types.
+    """
+    elems = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     skeleton = onnx.ModelProto(ir_version=model.ir_version)
     skeleton.opset_import.extend(model.opset_import)
     skeleton.functions.extend(model.functions)
     skeleton.graph.name = "types"
-    skeleton.graph.node.extend(model.graph.node)
+    skeleton.graph.node.extend(plain for node in model.graph.node for plain in stand_ins(node, elems))
     for tensor in model.graph.initializer:
         if np.prod(tensor.dims, dtype=np.int64) <= _BIG and tensor.data_location != TensorProto.EXTERNAL:
             skeleton.graph.initializer.append(tensor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from onnx import TensorProto
 
 from .bound import SMALLEST_NORMAL, UNIT_ROUNDOFF, Lines, coarsest, lines
 from .companion import SUFFIX, add_companion
+from .emulation import emulate
+from .kernels import Execution, Runtime, gravest, weakest
 from .precision import recast
 from .protos import FLOATS, infer_types, prefix_names, weight_bytes
 from .region_inputs import RegionInputs, RegionTrial
@@ -29,6 +31,9 @@ class Item:
         lines: the PASS and FAIL lines.
         execution: "native", or what ran instead of the stored types.
         weight: bytes of its weights, roughly.
+        length: the reduction length K.
+        kernels: what computed its operators.
+        emulated: operators that were emulated, with the number of nodes.
     """
 
     index: int
@@ -40,6 +45,16 @@ class Item:
     lines: Lines
     execution: str
     weight: int
+    length: int = 1
+    kernels: Execution = Execution.NATIVE
+    emulated: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def told(self) -> str:
+        """How it was executed, for the report."""
+        if self.kernels is Execution.NATIVE:
+            return self.execution
+        return self.kernels.value if self.execution == "native" else f"{self.execution}, {self.kernels.value}"
 
     @property
     def prefix(self) -> str:
@@ -58,8 +73,10 @@ def _opsets(model: onnx.ModelProto) -> tuple[tuple[str, int], ...]:
     return tuple(sorted((entry.domain, entry.version) for entry in model.opset_import))
 
 
-def prepare(index: int, region: Region, inputs: RegionInputs, *, widen: bool = False) -> Item:
-    """Add companions to both sides of `region`.
+def prepare(
+    index: int, region: Region, inputs: RegionInputs, runtime: Runtime | None = None, *, widen: bool = False
+) -> Item:
+    """Add companions to both sides of `region`, and swap what has no kernel on `runtime`.
 
     bfloat16 and float64 have no Conv kernel on this runtime; such a region runs in float32, with its stored
     constants widened exactly or, for float64, for the magnitudes only. `widen` does the same for float16: arithmetic
@@ -80,15 +97,20 @@ def prepare(index: int, region: Region, inputs: RegionInputs, *, widen: bool = F
     if inputs.small:
         for side in (before, after):
             _free_space(side.graph)
-    length, _ = add_companion(before, types[0], _halves(region.before))
-    other, scalings = add_companion(after, types[1], _halves(region.after))
+    running = TensorProto.FLOAT if widen else elem
+    length, _ = add_companion(before, types[0], _halves(region.before), running)
+    other, scalings = add_companion(after, types[1], _halves(region.after), running)
     execution = "numpy-float64" if double else "widened to float32" if widen else "native"
     unit, storage = UNIT_ROUNDOFF[elem], 0.0
     if widen:  # one rounding per scaling constant on the way, and a little for products of roundings
         unit, storage = UNIT_ROUNDOFF[TensorProto.FLOAT], 1.02 * max(1, scalings) * unit
         elem = TensorProto.FLOAT
     limits = lines(max(length, other), unit, storage=storage, smallest=SMALLEST_NORMAL[elem])
-    return Item(index, region, inputs, before, after, elem, limits, execution, weight_bytes(before))
+    sides = [emulate(side, runtime, known) for side, known in zip((before, after), types, strict=True)]
+    return Item(
+        index, region, inputs, sides[0].model, sides[1].model, elem, limits, execution, weight_bytes(before),
+        max(length, other), weakest(side.execution for side in sides), gravest(*(side.ops for side in sides)),
+    )  # fmt: skip
 
 
 def _free_space(graph: onnx.GraphProto) -> None:
@@ -113,8 +135,8 @@ def merge(items: Sequence[Item], side: str) -> onnx.ModelProto:
         part = onnx.GraphProto()
         part.CopyFrom(getattr(item, side).graph)
         prefix_names(part, item.prefix)
-        for field in ("node", "initializer", "sparse_initializer", "input", "output"):
-            getattr(merged.graph, field).extend(getattr(part, field))
+        for part_of in ("node", "initializer", "sparse_initializer", "input", "output"):
+            getattr(merged.graph, part_of).extend(getattr(part, part_of))
     return merged
 
 

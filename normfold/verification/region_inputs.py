@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
+from .norm_regions import epsilons, is_lossy, normalises
 from .protos import FLOATS, TensorType, attributes, free_inputs, infer_types, tensor_type, to_elem
 from .ranges import Meaning, draw, meanings
 from .spatial import any_size
@@ -24,6 +25,28 @@ _LIGHT_PLAN = (
 )  # fmt: skip
 _SMALL_PLAN = ("normal", "normal", "mixed-space", "mixed-channel", "one-hot")
 _HEAVY_PLAN = ("normal", "mixed-space", "mixed-channel")
+# A norm shows a wrong epsilon where the variance is near it, a wrong mean where the mean is large, and wrong axes where
+# rows differ. The condition of the last hides all other mistakes, so the others come first.
+_NORM_PLAN = ("rows", "epsilon", "epsilon-wide", "ill")
+_HALF_PLAN = ("overflow",)
+_DEGENERATE = ("mixed-space", "mixed-channel", "tiny", "zero", "subnormal", "constant")  # 0/0 where nothing is added
+_TAME = ("normal", *_NORM_PLAN, *_HALF_PLAN)
+_USUAL_EPSILON = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class NormInputs:
+    """What a region that normalises is tried with.
+
+    Args:
+        epsilon: the smallest that it adds.
+        guarded: whether it adds one at all.
+        lossy: whether a kernel of the rewrite is known to take the variance in one pass.
+    """
+
+    epsilon: float
+    guarded: bool
+    lossy: bool
 
 
 class InputsError(Exception):
@@ -39,11 +62,17 @@ class RegionTrial:
     shapes: Mapping[str, Shape]
     feeds: Mapping[str, Array]
 
+    @property
+    def hostile(self) -> bool:
+        """Whether intermediate values may leave the range on one side only."""
+        return self.kind not in _TAME
+
 
 @dataclass(frozen=True, slots=True)
 class RegionInputs:
     """The inputs of one region: types, dims per trial variant, meanings of integer inputs, size of the largest.
 
+    `norm` is there for a region that normalises.
     `small` are shapes for all trials but the first, where a region works at any spatial size but declares a large one.
     """
 
@@ -53,12 +82,19 @@ class RegionInputs:
     elements: int
     small: tuple[Mapping[str, Shape], ...] = ()
     rescaled: bool = False
+    norm: NormInputs | None = None
 
     def plan(self, trials: int) -> tuple[str, ...]:
         """Return the kinds of values to try, `trials` of them normal for a region of ordinary size."""
         if self.elements > _LARGE:
-            return _SMALL_PLAN if self.small else _HEAVY_PLAN
-        return ("normal",) * max(1, trials) + _LIGHT_PLAN[3:]
+            plan: tuple[str, ...] = _SMALL_PLAN if self.small else _HEAVY_PLAN
+        else:
+            plan = ("normal",) * max(1, trials) + _LIGHT_PLAN[3:]
+        if self.norm is None:
+            return plan
+        half = any(found.elem == onnx.TensorProto.FLOAT16 for found in self.types.values())
+        kept = plan if self.norm.guarded else tuple(kind for kind in plan if kind not in _DEGENERATE)
+        return (*kept, *_NORM_PLAN, *(_HALF_PLAN if half else ()))
 
     def trial(self, number: int, kind: str, seed: int, salt: int) -> RegionTrial:
         """Draw trial `number`; `salt` keeps regions of one batch from sharing their values."""
@@ -84,6 +120,8 @@ class RegionInputs:
         elem = self.types[name].elem
         if elem not in FLOATS:
             return draw(rng, elem, shape, self.meaning.get(name))
+        if self.norm is not None and kind in (*_NORM_PLAN, *_HALF_PLAN):
+            return to_elem(_ill_conditioned(rng, shape, kind, self.norm.epsilon), elem)
         return to_elem(_values(rng, shape, kind, half=elem == onnx.TensorProto.FLOAT16), elem)
 
 
@@ -114,7 +152,14 @@ def plan_inputs(region: onnx.ModelProto, rewritten: onnx.ModelProto) -> RegionIn
     if largest > _LARGE and all(any_size(side.graph, types) for side in (region, rewritten)):
         shapes = shapes[-2:]  # the first trial is the only one at the declared size: one sample is enough
         small = tuple(_assign(free, channels, least, variant) for variant in (3, 4))
-    return RegionInputs(types, shapes, said, largest, small)
+    return RegionInputs(types, shapes, said, largest, small, norm=_norm_inputs(region, rewritten))
+
+
+def _norm_inputs(region: onnx.ModelProto, rewritten: onnx.ModelProto) -> NormInputs | None:
+    if not normalises(region):
+        return None
+    found = epsilons(region)
+    return NormInputs(found[0] if found else _USUAL_EPSILON, bool(found), is_lossy(rewritten))
 
 
 def _rescale(types: Mapping[str, TensorType], shapes: Mapping[str, Shape], by: Mapping[str, int]) -> dict[str, Shape]:
@@ -188,6 +233,20 @@ def _values(rng: np.random.Generator, shape: Shape, kind: str, *, half: bool) ->
     if kind in ("mixed-space", "mixed-channel"):
         return _mixed(rng, values, kind, half=half)
     return _hostile(rng, values, kind, half=half)
+
+
+def _ill_conditioned(rng: np.random.Generator, shape: Shape, kind: str, epsilon: float) -> Array:
+    """Values whose mean and spread are of a kind that norms tell apart."""
+    values = rng.standard_normal(shape)
+    if kind == "rows":  # every row has its own
+        rows = (*shape[: max(1, min(2, len(shape) - 1))], *[1] * (len(shape) - 2))[: len(shape)]
+        spread = 10 ** rng.uniform(-1, 1, rows)
+        return spread * (values + rng.normal(0, 2, rows))
+    if kind == "ill":
+        return values + 3e3
+    if kind == "overflow":  # deviations whose squares leave float16
+        return values * 300
+    return values * math.sqrt(epsilon) * (10 if kind == "epsilon-wide" else 1)
 
 
 def _hostile(rng: np.random.Generator, values: Array, kind: str, *, half: bool) -> Array:

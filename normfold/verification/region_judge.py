@@ -19,7 +19,8 @@ Values = Mapping[str, Array]
 class Finding:
     """The worst element of one output in one trial, and whether the trial says anything.
 
-    `repaired` is True where the original is not finite and the rewrite is: the oracle must confirm it.
+    `repaired` is True where the original is not finite and the rewrite is, `moved` where a difference is larger than twice
+    the rounding of the better conditioned side: one of them cancels, and float64 must say which.
     """
 
     status: Status
@@ -31,6 +32,7 @@ class Finding:
     reason: str = ""
     informative: bool = False
     repaired: bool = False
+    moved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ def _bounded(
     gap = np.where(finite, np.abs(y0 - y1), 0).astype(np.float64)
     ratio = _ratio(gap, limit)
     at = int(np.argmax(ratio))
+    better = np.fmin(own, both - own)
+    least = 2 * lines.passing * better + lines.storage * own + lines.underflow
     status, reason = _status(gap, ratio, both, own, lines)
     return Finding(
         status,
@@ -100,6 +104,7 @@ def _bounded(
         reason,
         _says_something(y0, finite),
         bool(repaired.any()),
+        bool((_ratio(gap, least) > 1).any()),
     )
 
 
@@ -126,41 +131,6 @@ def _says_something(values: Array, finite: Array) -> bool:
         return False
     known = values[finite]
     return known.size == 1 or bool((known != known[0]).any())
-
-
-def meets_truth(name: str, sides: Sides, truth: Array, lines: Lines) -> tuple[bool, bool]:
-    """Compare output `name` with its float64 `truth`.
-
-    The bound grows with √K because rounding errors usually have random signs. Where they do not (all weights equal, say)
-    they grow with K, in the original just as much: the rewrite may be off by twice what the original is in that channel.
-
-    Returns:
-        Whether the rewrite stays within its bound of the truth everywhere, and whether it is no farther from the truth
-        than the original, in maximum and in root mean square.
-    """
-    y0, y1 = (np.asarray(side[name], np.float64) for side in (sides.before, sides.after))
-    with np.errstate(all="ignore"):
-        own = np.broadcast_to(sides.after[name + SUFFIX].astype(np.float64), y1.shape)
-        limit = (lines.passing + lines.storage) * own + lines.underflow
-        judged = np.isfinite(truth) & np.isfinite(limit)
-        e0, e1 = np.abs(y0 - truth), np.abs(y1 - truth)
-        e0 = np.where(np.isfinite(e0), e0, np.inf)
-        if sides.hostile:
-            judged &= np.isfinite(y1) & np.isfinite(y0)
-        limit = np.maximum(limit, 2 * _worst_by_channel(np.where(judged & np.isfinite(e0), e0, 0.0)))
-        within = bool((e1[judged] <= limit[judged]).all())
-        closer = within and (
-            not judged.any()
-            or bool(e1[judged].max() <= e0[judged].max() and np.mean(e1[judged] ** 2) <= np.mean(e0[judged] ** 2))
-        )
-    return within, closer
-
-
-def _worst_by_channel(errors: Array) -> Array:
-    """The largest error of every channel (axis 1), in a shape that broadcasts."""
-    others = tuple(axis for axis in range(errors.ndim) if axis != 1 or errors.ndim < 2)
-    worst: Array = errors.max(axis=others, keepdims=True, initial=0.0)
-    return worst
 
 
 def _at(name: str, flat: Any, shape: tuple[int, ...]) -> str:

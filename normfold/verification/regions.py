@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import length_hint
 
 import onnx
@@ -17,10 +17,13 @@ from onnx import TensorProto
 from normfold.errors import WorkerError
 
 from .companion import NoCompanionError
+from .kernels import Runtime, emulation_reason
 from .oracle import OracleError, evaluate
+from .providers import choose_runtime
 from .region_batch import Item, feeds, merge, prepare, split
 from .region_inputs import InputsError, RegionInputs, RegionTrial, plan_inputs
-from .region_judge import Finding, Sides, judge, meets_truth
+from .region_judge import Finding, Sides, judge
+from .region_truth import LITERAL, compare_with_truth, improved, overflow_repaired, resolved, told, with_errors
 from .repro import keep_region
 from .runner import Job, JobResult, Worker
 from .verdicts import Array, Region, RegionVerdict, Status, VerifyOptions, number, worst
@@ -54,7 +57,8 @@ def verify_regions(
     with Worker(
         timeout_s=options.timeout_s, memory_limit_bytes=options.memory_limit_bytes, threads=options.threads
     ) as worker:
-        for found in _Judge(options, worker).all(regions):
+        runtime = choose_runtime(options, worker)
+        for found in _Judge(options, worker, runtime).all(regions):
             for index, verdict in found.items():
                 verdicts[index] = _graver(verdicts[index], verdict) if index in verdicts else verdict
             if progress:
@@ -66,6 +70,7 @@ def verify_regions(
 class _Judge:
     options: VerifyOptions
     worker: Worker
+    runtime: Runtime
 
     def all(self, regions: Iterable[Region]) -> Iterator[dict[int, RegionVerdict]]:
         waiting: dict[object, list[Item]] = defaultdict(list)
@@ -93,7 +98,7 @@ class _Judge:
         problem = ""
         for inputs in (planned, *planned.rescalings()):
             try:
-                return _items(index, region, inputs)
+                return _items(index, region, inputs, self.runtime)
             except NoCompanionError as error:
                 problem = problem or str(error)
         return self._by_noise_floor(region, problem)
@@ -101,7 +106,7 @@ class _Judge:
     def _by_noise_floor(self, region: Region, reason: str) -> RegionVerdict:
         from .noise_floor_regions import compare  # used by few regions
 
-        return compare(region, reason, self.options, self.worker)
+        return compare(region, reason, self.options, self.worker, self.runtime)
 
     def batch(self, items: Sequence[Item]) -> dict[int, RegionVerdict]:
         """Judge `items` in one session per side, halving on failure."""
@@ -133,7 +138,8 @@ class _Judge:
             return None  # no float16 kernel here; the widened run gives the verdict
         for inputs in item.inputs.rescalings() if not item.inputs.rescaled else ():
             widen = item.execution.startswith("widened")
-            verdict = self.batch([prepare(item.index, item.region, inputs, widen=widen)])[item.index]
+            again = prepare(item.index, item.region, inputs, self.runtime, widen=widen)
+            verdict = self.batch([again])[item.index]
             if verdict.execution != "none":
                 return verdict
         return _verdict(item.region, Status.INCONCLUSIVE, f"the original region does not run: {result.message}")
@@ -166,28 +172,31 @@ class _Judge:
         ]
         finding, trial = max(found, key=lambda pair: (_rank(pair[0].status), pair[0].ratio))
         status = worst(one.status for one, _ in found)
-        repaired = any(one.repaired for one, _ in found)
         verdict = _from_finding(item, finding, trial, status)
         if not any(one.informative for one, _ in found) and status is Status.PASS:
             return dataclasses.replace(verdict, status=Status.INCONCLUSIVE, reason=_UNINFORMATIVE)
-        if status is Status.PASS and not repaired:
-            return verdict
-        verdict = self._resolve(item, verdict, trials, sides, repaired=repaired)
+        if status is not Status.PASS or any(_asks(item, one) for one, _ in found):
+            verdict = self._resolve(item, verdict, trials, sides)
+        elif item.inputs.norm is not None:
+            verdict = with_errors(verdict, item, trials, sides)
+        if verdict.status is Status.PASS and (truth := overflow_repaired(item, trials, sides)):
+            verdict = improved(told(verdict, truth), LITERAL, improve=self.options.improve)
         if self.options.keep_repro and not verdict.status.passed:
             keep_region(self.options.keep_repro, item.index, item.region, trial.feeds)
-        return verdict
+        return self._native(item, verdict)
+
+    def _native(self, item: Item, verdict: RegionVerdict) -> RegionVerdict:
+        """What emulation shows is no evidence where native kernels are asked for."""
+        if not (item.emulated and self.options.require_native and verdict.status.passed):
+            return verdict
+        return dataclasses.replace(verdict, status=Status.INCONCLUSIVE, reason=emulation_reason(item.emulated))
 
     def _resolve(
-        self,
-        item: Item,
-        verdict: RegionVerdict,
-        trials: Sequence[RegionTrial],
-        sides: Sequence[Sides],
-        *,
-        repaired: bool,
+        self, item: Item, verdict: RegionVerdict, trials: Sequence[RegionTrial], sides: Sequence[Sides]
     ) -> RegionVerdict:
-        """Ask float64: a SUSPECT passes if the rewrite meets its own bound; a FAIL may turn out an improvement."""
-        if verdict.max_abs is None and not repaired:
+        """Ask float64 about the trials in which the sides differ; a SUSPECT is tried again, four times as often."""
+        norm = item.inputs.norm is not None
+        if verdict.max_abs is None and verdict.status is Status.FAIL:
             return verdict
         if verdict.status is Status.SUSPECT:
             trials = [row[0] for row in self._trials([item], times=4)]
@@ -196,24 +205,30 @@ class _Judge:
                 return verdict
             sides = _sides(item, trials, before, after)
         else:  # an improvement must show where the difference is; elsewhere both sides agree already
-            chosen = [n for n, pair in enumerate(sides) if _differs(item, pair)][:_MOST_ORACLE]
+            most = len(trials) if norm else _MOST_ORACLE
+            chosen = [n for n, pair in enumerate(sides) if _differs(item, pair)][:most]
             trials, sides = [trials[n] for n in chosen], [sides[n] for n in chosen]
         try:
-            truths = evaluate(item.region.before, [trial.feeds for trial in trials])
+            truth = compare_with_truth(item, trials, sides)
         except OracleError as error:
             return dataclasses.replace(verdict, reason=f"{verdict.reason}; no float64 evaluation: {error}")
-        return _resolved(verdict, *_against_truth(item, sides, truths), improve=self.options.improve)
+        return resolved(verdict, truth, norm=norm, improve=self.options.improve)
 
 
-def _items(index: int, region: Region, inputs: RegionInputs) -> list[Item]:
-    item = prepare(index, region, inputs)
+def _items(index: int, region: Region, inputs: RegionInputs, runtime: Runtime) -> list[Item]:
+    item = prepare(index, region, inputs, runtime)
     again = item.elem == TensorProto.FLOAT16 and item.execution == "native"
-    return [item, prepare(index, region, inputs, widen=True)] if again else [item]
+    return [item, prepare(index, region, inputs, runtime, widen=True)] if again else [item]
 
 
 def _differs(item: Item, pair: Sides) -> bool:
     found = [judge(info.name, pair, item.lines, item.elem) for info in item.region.before.graph.output]
-    return any(one.status is not Status.PASS or one.repaired for one in found)
+    return any(one.status is not Status.PASS or _asks(item, one) for one in found)
+
+
+def _asks(item: Item, finding: Finding) -> bool:
+    """Whether float64 must say which side is right although the difference passes."""
+    return finding.repaired or (finding.moved and item.inputs.norm is not None)
 
 
 def _is_full(group: Sequence[Item]) -> bool:
@@ -224,34 +239,13 @@ def _is_full(group: Sequence[Item]) -> bool:
     )
 
 
-def _against_truth(item: Item, sides: Sequence[Sides], truths: Sequence[Mapping[str, Array]]) -> tuple[bool, bool]:
-    met = [
-        meets_truth(name, pair, truth[name], item.lines)
-        for pair, truth in zip(sides, truths, strict=True)
-        for name in truth
-        if truth[name].dtype.kind == "f"
-    ]
-    return all(within for within, _ in met), all(closer for _, closer in met)
-
-
-def _resolved(verdict: RegionVerdict, within: bool, closer: bool, *, improve: bool) -> RegionVerdict:
-    if verdict.status is Status.SUSPECT:
-        if within:
-            return dataclasses.replace(verdict, status=Status.PASS, reason="within its bound of the float64 evaluation")
-        return dataclasses.replace(verdict, status=Status.FAIL, reason="outside its bound of the float64 evaluation")
-    if not (within and closer):
-        return dataclasses.replace(verdict, status=Status.FAIL, reason=verdict.reason or "not finite in the original")
-    status = Status.IMPROVED if improve else Status.SUSPECT
-    return dataclasses.replace(verdict, status=status, reason="closer to the float64 evaluation than the original")
-
-
 def _sides(item: Item, trials: Sequence[RegionTrial], before: JobResult, after: JobResult) -> list[Sides]:
     old, new = ([split(item, outputs) for outputs in side.outputs] for side in (before, after))
     if item.execution == "numpy-float64":
         fed = [trial.feeds for trial in trials]
         old = [{**a, **b} for a, b in zip(old, evaluate(item.region.before, fed), strict=True)]
         new = [{**a, **b} for a, b in zip(new, evaluate(item.region.after, fed), strict=True)]
-    return [Sides(a, b, trial.kind != "normal") for a, b, trial in zip(old, new, trials, strict=True)]
+    return [Sides(a, b, trial.hostile) for a, b, trial in zip(old, new, trials, strict=True)]
 
 
 def _graver(left: RegionVerdict, right: RegionVerdict) -> RegionVerdict:
@@ -266,7 +260,8 @@ def _from_finding(item: Item, finding: Finding, trial: RegionTrial, status: Stat
     return RegionVerdict(
         edits=item.region.edits,
         status=status,
-        execution=item.execution,
+        execution=item.told,
+        emulated=dict(item.emulated),
         max_abs=finding.max_abs,
         bound=finding.bound,
         ratio=number(finding.ratio),

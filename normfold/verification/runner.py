@@ -81,6 +81,7 @@ class Worker:
         self.folder = Path(tempfile.mkdtemp(prefix="normfold-verify-"))
         self.process: subprocess.Popen[str] | None = None
         self.count = self.fresh = 0
+        self.providers: tuple[str, ...] = ("CPUExecutionProvider",)
 
     def __enter__(self) -> Worker:
         return self
@@ -102,7 +103,7 @@ class Worker:
         try:
             for (feeds, _), values in zip(trials, job.trials, strict=True):
                 write_pack(feeds, values)
-            result = self._exchange(job, stem, trials)
+            result = self._exchange(_as_json(job, self, trials, Path(f"{stem}.result")), stem)
             outputs = tuple(read_pack(path) for _, path in trials) if result.pop("ok") else None
         except PackError as error:
             raise WorkerError("worker.no_result", f"the worker left no valid output: {error}") from error
@@ -119,9 +120,25 @@ class Worker:
             )
         return JobResult(False, stage=result["stage"], message=result["message"], facts=result)
 
-    def _exchange(self, job: Job, stem: Path, trials: list[tuple[Path, Path]]) -> dict[str, Any]:
+    def has(self, provider: str) -> bool:
+        """Whether an execution provider works here: a session of one node is created on it, without the CPU to fall to.
+
+        A provider library that fails to load may take the child with it; that is a no, and the next job starts another.
+        """
+        self.count += 1
+        stem = self.folder / f"{self.count}"
+        job = {"probe": provider, "cpu_s": self.timeout_s, "result": f"{stem}.result"}
+        try:
+            return bool(self._exchange(job, stem)["ok"])
+        except WorkerError:
+            return False
+        finally:
+            for path in self.folder.glob(f"{stem.name}.*"):
+                path.unlink(missing_ok=True)
+
+    def _exchange(self, job: Mapping[str, Any], stem: Path) -> dict[str, Any]:
         request, answer = Path(f"{stem}.job"), Path(f"{stem}.result")
-        request.write_text(json.dumps(_as_json(job, self, trials, answer)), "utf-8")
+        request.write_text(json.dumps(job), "utf-8")
         process = self._alive()
         assert process.stdin is not None
         # A broken pipe means that the child is gone; waiting for it says how it ended.
@@ -209,6 +226,7 @@ def _as_json(job: Job, worker: Worker, trials: list[tuple[Path, Path]], answer: 
         "optimization": job.optimization,
         "jitter": dict(job.jitter) if job.jitter else None,
         "threads": worker.threads,
+        "providers": list(worker.providers),
         "cpu_s": worker.timeout_s * worker.threads + 60,
         "trials": [(str(feeds), str(outputs)) for feeds, outputs in trials],
         "result": str(answer),

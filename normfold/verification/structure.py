@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
+from onnx import defs
+from onnx.defs import OpSchema
 
 from .protos import free_inputs, tensor_type, walk
 
 _OVERRIDABLE_IR = 4
+_FLOATS = ["tensor(float16)", "tensor(bfloat16)", "tensor(float)", "tensor(double)"]
 Infos = Sequence[onnx.ValueInfoProto]
 
 
@@ -47,9 +51,39 @@ def check_wellformed(original: Path, candidate: Path) -> str:
     return f"the ONNX checker refuses the candidate: {problem}" if problem and not _checker(original) else ""
 
 
+@contextmanager
+def _known_to_the_checker() -> Iterator[None]:
+    """onnxruntime registers SimplifiedLayerNormalization in the standard domain, so the checker has to hear of it."""
+    schema = OpSchema(
+        "SimplifiedLayerNormalization",
+        "",
+        1,
+        inputs=[OpSchema.FormalParameter("X", "T"), OpSchema.FormalParameter("scale", "V")],
+        outputs=[
+            OpSchema.FormalParameter("Y", "V"),
+            OpSchema.FormalParameter("InvStdDev", "U", param_option=OpSchema.FormalParameterOption.Optional),
+        ],
+        type_constraints=[(name, _FLOATS, "") for name in "TUV"],
+        attributes=[
+            OpSchema.Attribute("axis", OpSchema.AttrType.INT, required=False),
+            OpSchema.Attribute("epsilon", OpSchema.AttrType.FLOAT, required=False),
+            OpSchema.Attribute("stash_type", OpSchema.AttrType.INT, required=False),
+        ],
+    )
+    if defs.has(schema.name, schema.domain):
+        yield
+        return
+    defs.register_schema(schema)
+    try:
+        yield
+    finally:
+        defs.deregister_schema(schema.name, 1, schema.domain)
+
+
 def _checker(path: Path) -> str:
     try:
-        onnx.checker.check_model(str(path))
+        with _known_to_the_checker():
+            onnx.checker.check_model(str(path))
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         return str(error).strip().splitlines()[0]
     return ""

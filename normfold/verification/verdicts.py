@@ -72,6 +72,9 @@ class VerifyOptions:
         rtol: relative tolerance by output name ("" for every output) instead of the measured noise floor.
         atol: absolute tolerance, likewise.
         improve: accept an output that moved because the rewrite is closer to float64 than the original.
+        require_native: a verdict that rests on an emulated operator is INCONCLUSIVE.
+        target: the deployment target by name; it decides which provider's kernels count.
+        providers: execution providers to run on, () to find out whether the target's is here.
         strict: carried for the caller, who turns INCONCLUSIVE into a refusal; no verdict depends on it.
         keep_repro: folder that receives the models and inputs of what failed, or None.
     """
@@ -86,6 +89,9 @@ class VerifyOptions:
     rtol: Mapping[str, float] = field(default_factory=dict)
     atol: Mapping[str, float] = field(default_factory=dict)
     improve: bool = True
+    require_native: bool = False
+    target: str = "portable"
+    providers: tuple[str, ...] = ()
     strict: bool = False
     keep_repro: Path | None = None
 
@@ -95,8 +101,11 @@ class RegionVerdict:
     """The verdict on one region (level L2).
 
     `max_abs`, `bound` and `ratio` describe the element with the largest |difference| / bound; `rms` is the root mean
-    square difference of its output. Numbers are None where nothing could be measured. `execution` says what computed
-    the two sides, `location` names the element as `output[index]`, `reason` explains every status but PASS.
+    square difference of its output. `error_before` and `error_after` are the largest |difference| from a float64 evaluation
+    of the region as it was, of both sides; they are there where that was asked. Numbers are None where nothing could be
+    measured or no number can express it. `execution` says what computed the two sides: native, expanded (the function body
+    of an operator), emulated (its definition in float64), or what stood in for a type without kernels. `emulated` counts
+    the emulated operators, `location` names the element as `output[index]`, `reason` explains every status but PASS.
     """
 
     edits: tuple[str, ...]
@@ -111,6 +120,9 @@ class RegionVerdict:
     seed: int | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     reason: str = ""
+    error_before: float | None = None
+    error_after: float | None = None
+    emulated: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +175,10 @@ class Verification:
         warnings: what weakens it, one sentence each.
         reason: why the status is not PASS; "" when it is.
         settings: seeds, shapes, versions.
+        emulated_ops: operators that were emulated because their kernel is not here, with the number of nodes.
+        execution: the weakest way in which a norm operator of the whole models was computed: native, expanded, emulated.
+        target_ep: the execution provider that the target's models run on, "" if it names none.
+        target_ep_ran: whether the whole models ran there.
     """
 
     status: Status
@@ -174,6 +190,24 @@ class Verification:
     warnings: tuple[str, ...] = ()
     reason: str = ""
     settings: Settings = field(default_factory=Settings)
+    emulated_ops: Mapping[str, int] = field(default_factory=dict)
+    execution: str = "native"
+    target_ep: str = ""
+    target_ep_ran: bool = False
+
+    @property
+    def level_reached(self) -> str:
+        """The level, and whether it was reached by emulation."""
+        return f"{self.level} (emulated)" if self.emulated_ops and self.level != "L0" else self.level
+
+    @property
+    def text(self) -> str:
+        """The verdict for people. A pass that rests on emulation says so and is never shortened to PASS."""
+        if not (self.status.passed and self.emulated_ops):
+            return self.status.value
+        counts = ", ".join(f"{name} ×{count}" for name, count in sorted(self.emulated_ops.items()))
+        detail = f"emulated: {counts} - graph surgery verified, kernel not run"
+        return f"PASS (improved; {detail})" if self.status is Status.IMPROVED else f"PASS ({detail})"
 
 
 def number(value: float) -> float | None:

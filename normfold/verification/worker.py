@@ -50,6 +50,8 @@ class _Server:
             import onnxruntime  # noqa: F401  one that does not import is a fault of the installation, not of the model
 
             stage = "load"
+            if "probe" in job:
+                return _write_result(Path(job["result"]), {"ok": _works(job["probe"])})
             self._open(job)
             stage = "run"
             for feeds, outputs in job["trials"]:
@@ -60,10 +62,11 @@ class _Server:
         except Exception as error:
             memory = any(word in str(error).lower() for word in _OUT_OF_MEMORY)
             result = _failure("memory" if memory else stage, error)
-        _write_result(Path(job["result"]), result)
+        return _write_result(Path(job["result"]), result)
 
     def _open(self, job: dict[str, Any]) -> None:
-        key = json.dumps([job[part] for part in ("model", "data_dir", "optimization", "threads", "jitter", "fresh")])
+        parts = ("model", "data_dir", "optimization", "threads", "providers", "jitter", "fresh")
+        key = json.dumps([job[part] for part in parts])
         if key == self.key:
             return
         self.key = self.session = None
@@ -100,7 +103,30 @@ def _session(job: dict[str, Any]) -> tuple[Any, dict[str, Any], list[Any]]:
     if isinstance(source, bytes):
         folder = job["data_dir"] or str(Path(job["model"]).parent)
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"]), facts, keep
+    return ort.InferenceSession(source, options, providers=_providers(job["providers"])), facts, keep
+
+
+def _providers(names: list[str]) -> list[Any]:
+    """With TF32 off: it would be most of the difference that is measured."""
+    return [(name, {"use_tf32": "0"}) if name == "CUDAExecutionProvider" else name for name in names]
+
+
+def _works(provider: str) -> bool:
+    """Whether a session of one node can be created on `provider` alone."""
+    import onnxruntime as ort
+    from onnx import TensorProto, helper
+
+    if provider not in ort.get_available_providers():
+        return False
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "probe", infos[:1], infos[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    if provider != "CPUExecutionProvider":
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=_providers([provider]))
+    return bool(session.get_providers()[0] == provider)
 
 
 def _failure(stage: str, error: BaseException) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from cli import app as program
+from cli.options import TargetName
 from cli.plain import plain
 from tests.affine.test_affine_unit_channel import block
 
@@ -89,9 +90,10 @@ class Runner:
 @pytest.fixture
 def normfold(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "1")
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
     yield Runner(capfd, monkeypatch)
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     gc.enable()
 
 
@@ -357,7 +359,7 @@ def test_an_internal_error_is_one_line(normfold: Runner, source: Path, monkeypat
     def broken(*arguments: object, **options: object) -> None:
         raise RuntimeError("first line\nsecond line")
 
-    monkeypatch.setattr(rounds, "plan_model", broken)
+    monkeypatch.setattr(rounds, "plan_everything", broken)
     done = normfold("optimize", source)
     assert (done.code, done.out) == (2, "")
     assert done.err.splitlines() == [
@@ -415,7 +417,7 @@ def test_explain(normfold: Runner, source: Path) -> None:
     assert "folded into Conv 'conv1'" in done.out
     document = normfold("explain", source, "n1", "--format", "json").document
     assert [d["node"] for d in document["decisions"]] == ["bn1"]
-    assert (document["command"], document["schema_version"], document["error"]) == ("explain", "1.1", None)
+    assert (document["command"], document["schema_version"], document["error"]) == ("explain", "1.2", None)
     assert "concerns relu0" in normfold("explain", source, "relu0").out
 
 
@@ -425,6 +427,22 @@ def test_explain_what_is_asked_for(normfold: Runner, tmp_path: Path) -> None:
     onnx.save(block(), path)
     assert normfold("explain", path).out.startswith("refused")
     assert normfold("explain", path, "--aggressive").out.startswith("applied")
+
+
+def test_targets(normfold: Runner) -> None:
+    every = normfold("targets")
+    assert (every.code, every.err) == (0, "")
+    for name in TargetName:
+        one = normfold("targets", name.value)
+        assert one.out.startswith(f"{name.value}: ")
+        assert one.out in every.out
+    assert "unconfirmed on hardware" in normfold("targets", "ort-cuda").out
+    assert "unconfirmed" not in normfold("targets", "ort-cpu").out
+    assert "com.microsoft" not in normfold("targets", "portable").out
+    (target,) = normfold("targets", "ort-cuda", "--format", "json").document["targets"]
+    kernel = next(k for k in target["kernels"] if k["operator"] == "InstanceNormalization")
+    assert (kernel["newest_opset"], kernel["evidence"], kernel["confirmed"]) == (21, "read in source", False)
+    assert {spelling["reason_key"] for norm in target["norms"] for spelling in norm["spellings"]} == {None, "layout"}
 
 
 def test_inspect(normfold: Runner, source: Path) -> None:
@@ -465,13 +483,13 @@ def test_the_user_s_data_are_used(normfold: Runner, source: Path, tmp_path: Path
     assert report["verification"]["random_inputs"] is True
 
 
-@pytest.mark.parametrize("name", ["report", "verify", "inspect", "explain"])
+@pytest.mark.parametrize("name", ["report", "verify", "inspect", "explain", "targets"])
 def test_documents_fit_their_schema(normfold: Runner, source: Path, tmp_path: Path, name: str) -> None:
     from normfold.report import schema
 
     published = normfold("schema", name).document
     kind = {"report": schema.Report, "verify": schema.VerifyReport, "inspect": schema.InspectReport}
-    model_class = {**kind, "explain": schema.ExplainReport}[name]
+    model_class = {**kind, "explain": schema.ExplainReport, "targets": schema.TargetsReport}[name]
     assert published == model_class.model_json_schema()
     out = tmp_path / "o.onnx"
     runs = {
@@ -479,6 +497,7 @@ def test_documents_fit_their_schema(normfold: Runner, source: Path, tmp_path: Pa
         "verify": [["verify", source, source], ["verify", source, "none"]],
         "inspect": [["inspect", source], ["inspect", "none"]],
         "explain": [["explain", source], ["explain", source, "nobody"], ["explain", "none"]],
+        "targets": [["targets"], ["targets", "ort-cuda"], ["targets", "none"]],
     }
     for arguments in runs[name]:
         text = normfold(*arguments, "--format", "json").out
@@ -536,7 +555,7 @@ def test_rule(normfold: Runner) -> None:
     assert (done.code, done.out) == (2, "")
 
 
-@pytest.mark.parametrize("command", ["optimize", "verify", "explain", "inspect", "rule", "schema"])
+@pytest.mark.parametrize("command", ["optimize", "verify", "explain", "inspect", "targets", "rule", "schema"])
 def test_help(normfold: Runner, command: str) -> None:
     done = normfold(command, "--help")
     assert done.code == 0
@@ -633,7 +652,9 @@ def test_plain() -> None:
 # --- signals and pipes ---
 
 
-@pytest.mark.parametrize("arguments", [["explain", "@"], ["optimize", "@", "--verify", "off"], ["rule"], ["schema"]])
+@pytest.mark.parametrize(
+    "arguments", [["explain", "@"], ["optimize", "@", "--verify", "off"], ["targets"], ["rule"], ["schema"]]
+)
 def test_a_closed_pipe(source: Path, arguments: list[str]) -> None:
     command = [sys.executable, "-m", "cli", *[a.replace("@", str(source)) for a in arguments]]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -645,7 +666,7 @@ def test_a_closed_pipe(source: Path, arguments: list[str]) -> None:
     assert error == b""
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: signal.Signals, code: int) -> None:
     """Stopped while the child process is busy: no output, no staging directory, no child."""
     path = tmp_path / "m.onnx"

@@ -184,7 +184,7 @@ def test_data_inside_the_folder_opens(folder, location):
         ("a" * 300, "input.unreadable"),
         ("/dev/stdin", "extdata.escape"),
         ("/proc/self/mem", "extdata.escape"),
-        ("*/_ORT_MEM_ADDR_/*", "extdata.missing"),
+        ("*/_ORT_MEM_ADDR_/*", "extdata.location"),
         ("none.data", "extdata.missing"),
         ("w.data/below", "extdata.missing"),
         ("sub", "input.is_directory"),

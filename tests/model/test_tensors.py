@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from normfold.errors import InputError
-from normfold.model import dtypes, opener, tensors
+from normfold.model import dtypes, opener
+from normfold.model import external as data_files
 from normfold.model.load import load
 from normfold.model.tensors import NewTensor, RangeRefusal, Unreadable, Values
 
@@ -93,17 +94,13 @@ def test_types_without_arithmetic_still_have_bytes(data_type):
         tensor.array()
 
 
-def test_strings_and_unknown_types():
-    for tensor in (
-        helper.make_tensor("w", TensorProto.STRING, [1], [b"a"]),
-        TensorProto(name="w", data_type=99, dims=[1]),
-    ):
-        found = loaded(tensor)
-        assert found.nbytes == 0
-        with pytest.raises(Unreadable):
-            found.raw()
-        with pytest.raises(Unreadable):
-            found.array()
+def test_strings():
+    found = loaded(helper.make_tensor("w", TensorProto.STRING, [1], [b"a"]))
+    assert found.nbytes == 0
+    with pytest.raises(Unreadable):
+        found.raw()
+    with pytest.raises(Unreadable):
+        found.array()
 
 
 def test_segments_are_left_alone():
@@ -115,9 +112,8 @@ def test_segments_are_left_alone():
 
 @pytest.mark.parametrize("size", [0, 1, 15, 17, 4000, 100_000])
 def test_raw_data_of_the_wrong_size(size):
-    tensor = loaded(TensorProto(name="w", data_type=1, dims=[4], raw_data=bytes(size)))
     with pytest.raises(InputError) as caught:
-        tensor.array()
+        loaded(TensorProto(name="w", data_type=1, dims=[4], raw_data=bytes(size)))
     assert caught.value.code == "tensor.size"
 
 
@@ -127,10 +123,9 @@ def test_no_data_at_all_and_too_little_typed_data():
         TensorProto(name="w", data_type=1, dims=[4], float_data=[1, 2]),
         TensorProto(name="w", data_type=1, dims=[2**40], float_data=[1, 2]),
         TensorProto(name="w", data_type=1, dims=[2**40], raw_data=b"1234"),
-        TensorProto(name="w", data_type=1, dims=[2], int64_data=[1, 2]),
     ):
         with pytest.raises(InputError) as caught:
-            loaded(tensor).array()
+            loaded(tensor)
         assert caught.value.code == "tensor.size"
 
 
@@ -177,7 +172,7 @@ def test_an_external_tensor_is_a_view_of_its_file(tmp_path, monkeypatch):
     ("offset", "entry", "code"),
     [
         (0, "20", "tensor.size"),
-        (0, "28", "extdata.truncated"),
+        (0, "28", "tensor.size"),
         (1, "24", "extdata.truncated"),
         (24, "24", "extdata.truncated"),
         (10**15, "24", "extdata.truncated"),
@@ -200,7 +195,7 @@ def test_nobody_opens_what_nobody_reads(tmp_path, monkeypatch):
     def forbidden(*_):
         raise AssertionError("opened")
 
-    monkeypatch.setattr(tensors, "open_data", forbidden)
+    monkeypatch.setattr(data_files, "open_data", forbidden)
     found = with_data(tmp_path, external("w", values, "none.data", 0))
     assert found.dims == (6,)
     assert found.nbytes == 24
@@ -213,14 +208,14 @@ def test_one_file_is_opened_once(tmp_path, monkeypatch):
     model = net([node("Relu", ["x"], ["y"])], {"x": [1]}, ["y"], weights)
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
     count = 0
-    real = tensors.open_data
+    real = data_files.open_data
 
     def counted(*arguments):
         nonlocal count
         count += 1
         return real(*arguments)
 
-    monkeypatch.setattr(tensors, "open_data", counted)
+    monkeypatch.setattr(data_files, "open_data", counted)
     loaded_model = load(tmp_path / "m.onnx")
     for name in weights:
         loaded_model.graph.values[name].tensor.array()

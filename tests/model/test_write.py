@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -297,6 +298,11 @@ WATCHED = [
     (os, "copy_file_range"),
     (os, "pread"),
     (os, "mkdir"),
+    (os, "stat"),
+    (os, "fstat"),
+    (os, "scandir"),
+    (os, "ftruncate"),
+    (fcntl, "flock"),
     (Path, "replace"),
     (Path, "rename"),
     (Path, "mkdir"),
@@ -394,9 +400,15 @@ def prepared(tmp_path):
 
 
 def attempt(candidate, out):
-    with Staging(out) as staging:
-        staged = stage(candidate, staging, "r.onnx")
-        commit(staged, out / "r.onnx", "r.old.data")
+    staging = Staging(out)
+    try:
+        with staging:
+            staged = stage(candidate, staging, "r.onnx")
+            commit(staged, out / "r.onnx", "r.old.data")
+    except Killed:
+        if staging._held is not None:  # the system does that for a process that is gone
+            os.close(staging._held)
+        raise
 
 
 def calls(tmp_path):
@@ -433,7 +445,8 @@ def test_a_failure_anywhere_leaves_a_complete_pair_and_no_litter(tmp_path, numbe
             saved(out, name="r.onnx", location="r.old.data")
             for extra in set(listing(out)) - set(before):
                 (out / extra).unlink()
-    assert failed >= total - 6  # a folder that is there already, and the removal of superseded data, may fail
+    # Looking for litter, taking a lock where there are none, and removing superseded data may fail.
+    assert failed > 0.7 * total
 
 
 def test_death_anywhere_leaves_a_complete_pair_and_litter_that_the_next_run_sweeps(tmp_path):
@@ -457,7 +470,7 @@ def test_death_anywhere_leaves_a_complete_pair_and_litter_that_the_next_run_swee
             pass
         assert not [p for p in out.iterdir() if p.name.startswith(".normfold")]
         saved(out, name="r.onnx", location="r.old.data")
-    assert deaths >= total - 6  # what an earlier death left in place need not be done again
+    assert deaths > 0.7 * total  # what an earlier death left in place need not be done again
 
 
 def test_a_refused_weight_leaves_nothing(tmp_path):

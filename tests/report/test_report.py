@@ -91,7 +91,7 @@ def test_unknown_fields_are_refused() -> None:
 
 
 def test_every_document_has_a_version_and_room_for_an_error() -> None:
-    for kind in (schema.Report, schema.VerifyReport, schema.InspectReport, schema.ExplainReport):
+    for kind in (schema.Report, schema.VerifyReport, schema.InspectReport, schema.ExplainReport, schema.TargetsReport):
         fields = kind.model_fields
         assert {"schema_version", "tool", "version", "command", "error"} <= set(fields)
         assert fields["schema_version"].default == schema.SCHEMA_VERSION

@@ -45,7 +45,7 @@ def refused(site: NormSite, key: str, message: str) -> Decision:
     return Decision(site.end.key, RULE, f"{RULE}.{key}", outcome, site.end.op_type, site.end.label, _labels(site), text)
 
 
-def kept(site: NormSite, choice: Choice, opset: int, obstacle: str, target: Target) -> Decision:
+def kept(site: NormSite, choice: Choice, opset: int, obstacle: str, target: Target, *, is_spelled: bool) -> Decision:
     """The norm stays because there is nothing better for it."""
     end = site.end
     if len(site.dead) == 1:
@@ -53,11 +53,11 @@ def kept(site: NormSite, choice: Choice, opset: int, obstacle: str, target: Targ
         return Decision(
             end.key, _KEEP_RULE, f"{_KEEP_RULE}.single-op", Outcome.KEPT, end.op_type, end.label, (end.label,), text
         )
+    rejected = sorted(choice.rejected, key=lambda item: item.key == "surroundings")  # stable: the telling ones first
     if obstacle and any(lowering.opset > opset for lowering in choice.lowerings):
         key, why = "opset", obstacle
-    elif choice.rejected:
-        first = choice.rejected[0]
-        key, why = first.key, f"{first.operator}: {first.message}"
+    elif rejected and not is_spelled:
+        key, why = rejected[0].key, f"{rejected[0].operator}: {rejected[0].message}"
     else:
         key, why = "target-spelling", f"it is spelled as {target.value} does best"
     text = f"{describe(site.norm)} in {len(site.dead)} nodes; {why}"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from onnx import NodeProto, TensorProto
 
-from normfold.model.graph import Node, Value
+from normfold.model.graph import Node
 from normfold.model.load import Model
 from normfold.norm.recognise import NormSite
+from normfold.surgery.norms.surroundings import Extent
 from normfold.surgery.plan import Decision
 from normfold.targets.lowering import Lowering
 
@@ -25,6 +27,7 @@ class NormEdit:
         nodes: the new nodes, under their final names, for `opset`.
         constants: those that they read and the model does not have.
         gone: the nodes that go, those included that only computed sizes for them.
+        extent: what it takes with it, and where it stands.
         opset: version of the standard domain that the new nodes are written for.
     """
 
@@ -33,6 +36,7 @@ class NormEdit:
     nodes: tuple[NodeProto, ...]
     constants: tuple[TensorProto, ...]
     gone: tuple[Node, ...]
+    extent: Extent
     opset: int
 
     @property
@@ -60,14 +64,15 @@ class NormPlan:
         edits: those that are.
         decisions: one for every norm that was recognised.
         spoken_for: keys of the nodes that these decisions are about: nothing more needs to be said about them.
-        unread: values that have no reader any more.
+        patterns: by key of a node in the inside of a norm that stays as it is spelled, the last node of the norm: runtimes
+            fuse it as a whole or not at all.
     """
 
     model: Model
     edits: tuple[NormEdit, ...] = ()
     decisions: tuple[Decision, ...] = ()
     spoken_for: frozenset[str] = frozenset()
-    unread: tuple[Value, ...] = ()
+    patterns: Mapping[str, Node] = field(default_factory=dict)
 
 
 def edit_id(end: Node) -> str:

@@ -14,7 +14,8 @@ from normfold.model.graph import Node, Scope, Value
 from normfold.model.rewrite import Names
 from normfold.model.tensors import FileTensor, Unreadable
 from normfold.norm.recognise import NormSite
-from normfold.targets.lowering import Constant, Lowering, X, Y
+from normfold.surgery.norms.surroundings import Extent
+from normfold.targets.lowering import SUM, Constant, Lowering, X, Y
 
 # Equal constants of one model are written once, if they are no larger than this.
 _MOST_SHARED = 1 << 16
@@ -31,13 +32,17 @@ class Emitter:
     names: Names
     _made: dict[tuple[object, ...], str] = field(default_factory=dict)
 
-    def emit(self, site: NormSite, lowering: Lowering) -> tuple[tuple[NodeProto, ...], tuple[TensorProto, ...]]:
+    def emit(
+        self, site: NormSite, lowering: Lowering, extent: Extent
+    ) -> tuple[tuple[NodeProto, ...], tuple[TensorProto, ...]]:
         """The nodes of a lowering in the place of a norm, and the constants that are new.
 
         Constants that another norm of the same scope brought already are not among them.
         """
         label = site.end.label
-        known = {"": "", X: site.base.name, Y: site.output.name}
+        known = {"": "", X: site.base.name, Y: extent.output.name}
+        if extent.total is not None:
+            known[SUM] = extent.total.name
         new: list[TensorProto] = []
         for constant in lowering.constants:
             known[constant.name] = self._constant(site, constant, f"{label}/{constant.name}", new)
@@ -120,6 +125,6 @@ def _bytes(tensor: FileTensor) -> bytes | None:
         return None
 
 
-def made_by(nodes: tuple[NodeProto, ...], end: Node) -> list[str]:
+def made_by(nodes: tuple[NodeProto, ...], place: Node) -> list[str]:
     """The keys that new nodes have in the place of another."""
-    return [f"{end.key}~{i}" for i in range(len(nodes))]
+    return [f"{place.key}~{i}" for i in range(len(nodes))]

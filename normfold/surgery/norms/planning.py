@@ -17,7 +17,6 @@ from normfold.model.load import Model
 from normfold.model.rewrite import Names, Rewrite, rewrite, sweep
 from normfold.model.shapes import Shapes
 from normfold.norm.confirm import confirm
-from normfold.norm.meaning import Surroundings
 from normfold.norm.reasons import Refused
 from normfold.norm.recognise import NormSite, Recogniser
 from normfold.norm.seeds import is_seed
@@ -26,6 +25,7 @@ from normfold.surgery.norms.edits import RULE, NormEdit, NormPlan, edit_id
 from normfold.surgery.norms.emit import Emitter, made_by
 from normfold.surgery.norms.opset import Raised, raised
 from normfold.surgery.norms.signature import signature
+from normfold.surgery.norms.surroundings import Around, extent_of, look_around
 from normfold.surgery.plan import Decision
 from normfold.surgery.planner import Exclusions
 from normfold.targets.lower import Options, lower
@@ -64,20 +64,24 @@ class _Planner:
     decisions: dict[str, Decision] = field(default_factory=dict)
     confirmed: set[object] = field(default_factory=set)
     offers: dict[str, tuple[Choice, Lowering | None]] = field(default_factory=dict)  # under the opset of the file
+    around: dict[str, Around] = field(default_factory=dict)
     conversions: dict[Scope, dict[int, Raised]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.names = Names(self.model)
 
     def run(self) -> NormPlan:
-        sites = [site for site in Recogniser(self.model, self.shapes).sites() if self._is_sound(site)]
+        found = list(Recogniser(self.model, self.shapes).sites())
+        sites = [site for site in found if self._is_sound(site)]
         opset, obstacle = self._opset(sites)
         chosen = [(site, self._choose(site, opset, obstacle)) for site in sites]
         edits = self._edits([(site, lowering) for site, lowering in chosen if lowering is not None], opset)
         model = self._carried_out(edits, opset)
         spoken = {node.key for site, _ in chosen for node in site.dead}
-        spoken |= {key for edit in edits for key in made_by(edit.nodes, edit.site.end)}
-        return NormPlan(model, tuple(edits), tuple(self.decisions.values()), frozenset(spoken))
+        spoken |= {key for edit in edits for key in made_by(edit.nodes, edit.extent.place)}
+        written = {id(edit.site) for edit in edits}
+        patterns = {n.key: site.end for site in found if id(site) not in written for n in site.inner}
+        return NormPlan(model, tuple(edits), tuple(self.decisions.values()), frozenset(spoken), patterns)
 
     # --- what is one ---
 
@@ -95,6 +99,7 @@ class _Planner:
                 site.base,
                 site.output,
                 site.norm,
+                operands={value.name: value for value in site.operands},
                 snap=site.snap,
                 thorough=shape not in self.confirmed,
             )
@@ -106,8 +111,14 @@ class _Planner:
 
     # --- what it becomes ---
 
+    def _around(self, site: NormSite) -> Around:
+        found = self.around.get(site.end.key)
+        if found is None:
+            found = self.around[site.end.key] = look_around(self.shapes, site)
+        return found
+
     def _offer(self, site: NormSite, opset: int) -> Choice:
-        return lower(site.norm, self.target, Options(opset, self.threads), Surroundings())
+        return lower(site.norm, self.target, Options(opset, self.threads), self._around(site).meaning)
 
     def _opset(self, sites: Sequence[NormSite]) -> tuple[int, str]:
         """The version that the model will import, and why it is not the one that the target wants."""
@@ -132,19 +143,24 @@ class _Planner:
         for lowering in choice.lowerings:
             if opset is not None and not _is_valid(lowering, opset):
                 continue
-            if _spelled(lowering) == Counter((node.domain, node.op_type) for node in site.dead):
+            if self._is_spelled(site, lowering):
                 return None
-            if self._gains(site, lowering):
+            if self._gains(site, extent_of(site, self._around(site), lowering).dead, lowering):
                 return lowering
         return None
 
-    def _gains(self, site: NormSite, lowering: Lowering) -> bool:
+    def _is_spelled(self, site: NormSite, lowering: Lowering) -> bool:
+        """Whether the norm is spelled so already."""
+        dead = extent_of(site, self._around(site), lowering).dead
+        return _spelled(lowering) == Counter((node.domain, node.op_type) for node in dead)
+
+    def _gains(self, site: NormSite, dead: Sequence[Node], lowering: Lowering) -> bool:
         """Whether fewer operators are left, as many of a better kind, or one that the target has no kernel for goes."""
-        if any(self._lacks(node, site) for node in site.dead):
+        if any(self._lacks(node, site) for node in dead):
             return True
-        if len(lowering.nodes) == len(site.dead):
+        if len(lowering.nodes) == len(dead):
             return lowering.operator.partition(",")[0] != _ELEMENTARY
-        return len(lowering.nodes) < len(site.dead)
+        return len(lowering.nodes) < len(dead)
 
     def _lacks(self, node: Node, site: NormSite) -> bool:
         """Whether the target has no kernel for a node as it stands."""
@@ -159,7 +175,8 @@ class _Planner:
             choice = self._offer(site, opset)
             lowering = self._best(site, choice, opset)
         if lowering is None:
-            self.decisions[site.end.key] = kept(site, choice, opset, obstacle, self.target)
+            is_spelled = bool(choice.lowerings) and self._is_spelled(site, choice.lowerings[0])
+            self.decisions[site.end.key] = kept(site, choice, opset, obstacle, self.target, is_spelled=is_spelled)
         else:
             self.decisions[site.end.key] = applied(site, lowering)
         return lowering
@@ -170,9 +187,11 @@ class _Planner:
         emitter = Emitter(self.names)
         edits: list[NormEdit] = []
         for site, lowering in chosen:
-            nodes, constants = emitter.emit(site, lowering)
+            extent = extent_of(site, self._around(site), lowering)
+            nodes, constants = emitter.emit(site, lowering, extent)
             read = {name for node in nodes for name in node.input}
-            edits.append(NormEdit(site, lowering, nodes, constants, tuple(sweep(site.dead, read)), opset))
+            gone = tuple(sweep(extent.dead, read))
+            edits.append(NormEdit(site, lowering, nodes, constants, gone, extent, opset))
         return edits
 
     def _carried_out(self, edits: Sequence[NormEdit], opset: int) -> Model:
@@ -204,11 +223,10 @@ def _note(changes: dict[int, Rewrite], edit: NormEdit) -> None:
         change = changes.setdefault(id(node.scope), Rewrite())
         change.nodes[node.index] = []
         change.forgotten |= {value.name for value in node.outputs if value is not None}
-    scope = edit.site.end.scope
-    change = changes[id(scope)]
-    change.nodes[edit.site.end.index] = list(edit.nodes)
+    change = changes[id(edit.extent.place.scope)]
+    change.nodes[edit.extent.place.index] = list(edit.nodes)
     change.constants += edit.constants
-    change.forgotten.discard(edit.site.output.name)
+    change.forgotten -= {name for node in edit.nodes for name in node.output}
 
 
 def _imports(model: Model, edits: Sequence[NormEdit], opset: int) -> Mapping[str, Mapping[str, int]]:

@@ -15,11 +15,9 @@ def build(site: Site) -> str:
     """GroupNormalization, between two Reshapes where the kernel does not take the rank of `x`.
 
     Raises:
-        Cannot: the groups are not those of dimension 1; the number of channels is not known; too few groups.
+        Cannot: the groups are not those of dimension 1; the number of channels is not known.
     """
     norm, support, groups = site.norm, site.support(OPERATOR), group_count(site)
-    if groups < support.fewest_groups:
-        raise Cannot("groups", f"{groups} group: {support.note}")
     inner, outer = site.split((1,))
     channels = site.extents((1,), "the scale")[0]
     scale = site.per_channel("scale", inner.gamma, channels, 1.0)

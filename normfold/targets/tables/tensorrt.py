@@ -23,6 +23,7 @@ _MOVED = "Transposes are cheap here: about 50 % faster than the elementary opera
 _LAYOUT = Declined(
     "Transpose, one operator, Transpose", "layout", "whether the Transposes cost less than they save is not known here"
 )
+_ONE_GROUP = Declined(Spelling.GROUP.value, "groups", "1 group is computed as an InstanceNorm (NVIDIA/TensorRT#4756)")
 _RMS = Prefer(Spelling.RMS, "one layer from TensorRT 10.15 on, and the model is at opset 23 already", from_opset=23)
 
 TABLE = Table(
@@ -44,10 +45,9 @@ TABLE = Table(
             "GroupNormalization",
             UP_TO_SINGLE,
             Evidence.REPORTED,
-            "TensorRT 10.9 for opset 21; rank 4; one group is computed as InstanceNorm (NVIDIA/TensorRT#4756)",
+            "TensorRT 10.9 for opset 21; rank 4, more than one group",
             "GroupNormalization: one group, rank 3 and rank 5",
             ranks=(4, 4),
-            fewest_groups=2,
         ),
         Support("InstanceNormalization", UP_TO_SINGLE, _READ, "native", ranks=(3, 99)),
         Support("SimplifiedLayerNormalization", frozenset(), _READ, "no operator of the standard"),
@@ -57,7 +57,7 @@ TABLE = Table(
     rows={
         Form.LAYER: (_LAYER,),
         Form.RMS: (_RMS,),
-        Form.WHOLE: (Prefer(Spelling.GROUP, "one layer from TensorRT 10.9 on"), _LAYER, _IDIOM),
+        Form.WHOLE: (_ONE_GROUP, _LAYER, _IDIOM),
         Form.GROUP: (Prefer(Spelling.GROUP, "one layer from TensorRT 10.9 on"), _IDIOM),
         Form.GROUP_LAST: (_LAYOUT,),
         Form.INSTANCE: (Prefer(Spelling.INSTANCE, "one layer"),),

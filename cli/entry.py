@@ -1,0 +1,82 @@
+"""The process that a shell sees: it waits for the one that does the work, and says how that ended.
+
+A file that is cut short while it is mapped, a native library that stumbles over a model, or a system that runs out of memory
+ends a process without a word; another one has to say what happened. It is split off before anything is imported, which
+takes a millisecond. What the user sends to this process goes on to the other; if this one is killed, the other ends too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import NoReturn
+
+_CAUSES = {
+    "SIGBUS": ("input.changed", "a file was cut short while it was read, or a disk failed"),
+    "SIGKILL": ("process.killed", "the system was probably out of memory"),
+    "SIGXCPU": ("process.killed", "the limit of processor time was reached"),
+    "SIGXFSZ": ("process.killed", "the limit of the size of a file was reached"),
+}
+_CRASHED = ("process.crashed", "a native library stumbled over this model; please report it")
+_FORWARDED = ("SIGTERM", "SIGHUP", "SIGINT")
+
+
+def main() -> NoReturn:
+    """Run the command line in a child process; its exit code is the one of this process."""
+    if not hasattr(os, "fork"):
+        _work()
+    told, tell = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(tell)
+        _end_with(told)
+        _work()
+    os.close(told)
+    for name in _FORWARDED:
+        if signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
+            signal.signal(getattr(signal, name), lambda number, _: _forward(child, number))
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    sys.exit(code if code >= 0 else _died(-code))
+
+
+def _work() -> NoReturn:
+    from .app import main as run
+
+    run()
+
+
+def _forward(child: int, number: int) -> None:
+    try:
+        os.kill(child, number)
+    except ProcessLookupError:
+        return  # it is done
+
+
+def _end_with(told: int) -> None:
+    """End when the other end of the pipe closes: its process is gone, and nobody waits for a result."""
+    from threading import Thread
+
+    def wait() -> None:
+        os.read(told, 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    Thread(target=wait, daemon=True).start()
+
+
+def _died(number: int) -> int:
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    if name in _FORWARDED:
+        return 128 + number  # sent by the user before the child could answer it
+    if name == "SIGPIPE":
+        return 141
+    from normfold.errors import NormfoldError
+
+    from .boundary import asked_for, fail
+
+    code, cause = _CAUSES.get(name, _CRASHED)
+    problem = NormfoldError(
+        code, f"ended by {name}: {cause}", hint="the output is what it was before, or complete; run it again"
+    )
+    fail(*asked_for(sys.argv[1:]), problem)
+    return 2

@@ -21,10 +21,11 @@ from normfold.model.shapes import Shapes
 from normfold.model.tensors import Unreadable
 from normfold.norm.forms import THE_BASE, Coefficient, Form
 from normfold.norm.numbers import Extents
-from normfold.norm.views import UNIT, Axis, View, aligned, extent, sizes
+from normfold.norm.views import UNIT, Axis, View, aligned, extent, is_sound, labelled, real_atoms, sizes
 
 # Nodes from the base that are looked at, and elements of a constant that are.
 _MOST_NODES, _MOST_ELEMENTS = 96, 1 << 22
+_MOST_AXES = 12  # of a tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,6 +83,7 @@ class Frame:
     view: View = ()
     facts: dict[int, Fact] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)  # those that made a fact, in execution order
+    layouts: list[View] = field(default_factory=list)  # views met so far that run over every atom
     close: float = 2.0**-21
 
     def __post_init__(self) -> None:
@@ -100,6 +102,7 @@ class Frame:
         # Four units in the last place of the type that constants are stored in.
         self.close = 8.0 * dtypes.unit_roundoff(kind) if dtypes.is_float(kind) else 2.0**-21
         self.facts = {id(self.base): Fact(THE_BASE, self.view, kind, kind)}
+        self.layouts = [self.view]
 
     # --- what transfer functions ask ---
 
@@ -173,6 +176,8 @@ class Frame:
             return float(values.reshape(())), grown
         view = (UNIT,) * (values.ndim - len(view)) + view
         shape = (1,) * (len(view) - values.ndim) + values.shape
+        if any(size > 1 and not axis.atoms for axis, size in zip(view, shape, strict=True)):
+            view = labelled(view, self.layouts, self.axes)
         result = list(view)
         wanted = [1] * len(self.atoms)
         order: list[int] = []  # atoms that the constant varies along, in its own order
@@ -250,12 +255,17 @@ class Frame:
             made = transfer(self, node)
             found = False
             for value, fact in zip(node.outputs, made or (), strict=False):
-                if value is not None and fact is not None and len(fact.view) <= 12:
+                if value is not None and fact is not None and len(fact.view) <= _MOST_AXES and is_sound(fact.view):
                     self.facts[id(value)] = fact
+                    self._note_layout(fact.view)
                     found = True
                     push(value)
             if found:
                 self.nodes.append(node)
+
+    def _note_layout(self, view: View) -> None:
+        if len(real_atoms(view)) == len(self.atoms) and view not in self.layouts:
+            self.layouts.append(view)
 
     def extent(self, axis: Axis) -> int:
         """How long a dimension is."""

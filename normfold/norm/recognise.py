@@ -122,7 +122,7 @@ class Recogniser:
                     continue
                 nodes = _between(frame, value)
                 dead = _dead(nodes, value)
-                if dead and seed in nodes and not any(id(node) in self._taken for node in nodes):
+                if _saves(dead) and seed in nodes and not any(id(node) in self._taken for node in nodes):
                     inner = [item for item in nodes if not _is_normal(frame, item)]
                     yield NormSite(found[0], base, value, tuple(nodes), tuple(dead), found[1], tuple(inner))
 
@@ -138,7 +138,7 @@ class Recogniser:
                 frame.restart()
                 frame.run(transfer, self._position)
             except SplitError as cut:
-                parts = _finer(parts, cut)
+                parts = finer(parts, cut)
                 continue
             return frame
         return None
@@ -193,7 +193,7 @@ def _operand_behind(shapes: Shapes, site: NormSite, value: Value, op_type: str) 
     return (node, other) if static and shapes.dims(other) == wanted else None
 
 
-def _finer(parts: list[list[int]], cut: SplitError) -> list[list[int]]:
+def finer(parts: list[list[int]], cut: SplitError) -> list[list[int]]:
     """The parts of every dimension with one atom cut in two."""
     finer: list[list[int]] = []
     count = 0
@@ -223,6 +223,11 @@ def _between(frame: Frame, output: Value) -> list[Node]:
         wanted.add(id(node))
         pending += [value for value in node.inputs if value is not None and value is not frame.base]
     return [node for node in frame.nodes if id(node) in wanted]
+
+
+def _saves(dead: Sequence[Node]) -> bool:
+    """Whether a statistic need not be taken any more: an operator in the place of an affine alone would take it again."""
+    return any(is_seed(node) for node in dead)
 
 
 def _dead(nodes: Sequence[Node], output: Value) -> list[Node]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from normfold.model import attributes
@@ -38,10 +39,27 @@ def bases(constants: Constants, seed: Node) -> Iterator[tuple[Value, list[Node]]
         node = value.producer
         if node is None or node.domain or node.scope is not seed.scope or not node.inputs:
             return
-        if node.op_type not in _VIEWS and not _is_square(constants, node):
+        slot = _operand(constants, node)
+        if slot is None:
             return
         path.append(node)
-        value = node.input(0)
+        value = node.input(slot)
+
+
+def _operand(constants: Constants, node: Node) -> int | None:
+    """The input that a node is a view, a square or a scalar multiple of; None if it is nothing of that."""
+    if node.op_type in _VIEWS or node.op_type == "Neg" or _is_square(constants, node):
+        return 0
+    if node.op_type not in ("Mul", "Div") or len(node.inputs) != 2:
+        return None
+    if _is_scalar(constants, node.input(1)):
+        return 0
+    return 1 if node.op_type == "Mul" and _is_scalar(constants, node.input(0)) else None
+
+
+def _is_scalar(constants: Constants, value: Value | None) -> bool:
+    source = constants.get(value)
+    return source is not None and math.prod(source.dims) == 1
 
 
 def _is_square(constants: Constants, node: Node) -> bool:

@@ -8,7 +8,7 @@ be as long (`norm-fusion`, section 2.1).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 Atoms = tuple[int, ...]
@@ -52,6 +52,34 @@ class SplitError(Exception):
 def real_atoms(view: View) -> Atoms:
     """The atoms that a tensor really runs over, in order."""
     return tuple(atom for axis in view for atom in axis.real)
+
+
+def is_sound(view: View) -> bool:
+    """Whether no atom stands twice: two dimensions that run over one are an outer product, `x_i - x_j` and not `x - x`."""
+    atoms = real_atoms(view)
+    return len(set(atoms)) == len(atoms)
+
+
+def labelled(view: View, layouts: Iterable[View], axes: Collection[int]) -> View:
+    """The view with dimensions of extent 1 as ghosts of what stood there before a reduction.
+
+    `keepdims=0` and an Unsqueeze behind it leave dimensions without atoms. Any name is right for a dimension of extent 1;
+    that of the layout that the rest agrees with is the one under which parameters meet it.
+
+    Args:
+        view: where some dimensions of extent 1 have no atoms.
+        layouts: views that run over every atom.
+        axes: atoms that are reduced: no other dimension can have collapsed.
+    """
+    for layout in layouts:
+        pairs = list(zip(view, layout, strict=False))
+        if len(layout) == len(view) and all(_can_be(axis, full, axes) for axis, full in pairs):
+            return tuple(Axis(full.atoms, True) if axis.is_unit and full.atoms else axis for axis, full in pairs)
+    return view
+
+
+def _can_be(axis: Axis, full: Axis, axes: Collection[int]) -> bool:
+    return axis.real == full.real or (axis.is_unit and all(atom in axes for atom in full.atoms))
 
 
 def aligned(a: View, b: View) -> View | None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from normfold.model.dtypes import stored
 from normfold.norm.meaning import Float64, Norm
 from normfold.targets.facts import Form
 
@@ -24,6 +25,15 @@ def canonical(norm: Norm) -> Norm:
     if norm.groups == norm.dims[norm.channel] and norm.axes:
         return replace(norm, groups=None, channel=None)
     return norm
+
+
+def rounded(norm: Norm, data_type: int) -> Norm:
+    """A canonical norm with the parameters as they are stored in a type; one that rounds to nothing is none.
+
+    An exporter's 1/N is not the reciprocal of N, and leaves a gamma of 0.99999997: written out it would be a factor of 1.
+    """
+    gamma, beta = (None if p is None else stored(p, data_type) for p in (norm.gamma, norm.beta))
+    return replace(norm, gamma=_compact(gamma, 1.0), beta=_compact(beta, 0.0))
 
 
 def forms(norm: Norm) -> tuple[Form, ...]:

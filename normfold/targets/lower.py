@@ -11,7 +11,7 @@ from normfold.model.dtypes import BFLOAT16, DOUBLE, FLOAT, FLOAT16, stored, type
 from normfold.norm.meaning import Norm, Surroundings
 from normfold.targets.draft import Draft
 from normfold.targets.facts import EXPECTED, Declined, Form, Prefer, Spelling, Support, Table, Threads
-from normfold.targets.forms import canonical, forms
+from normfold.targets.forms import canonical, forms, rounded
 from normfold.targets.lowering import MICROSOFT, Choice, Lowering, Rejected
 from normfold.targets.names import Target
 from normfold.targets.reasons import Cannot
@@ -196,7 +196,8 @@ class _Attempt:
 
     def _written(self, data_type: int, opset: int) -> Lowering:
         draft = Draft(opset)
-        site = Site(self.norm, data_type, draft, self.table, self.around, self.options.precise)
+        norm = self.norm if self.entry.spelling in _WIDE_PARAMETERS else rounded(self.norm, data_type)
+        site = Site(norm, data_type, draft, self.table, self.around, self.options.precise)
         build = SPELLINGS[self.entry.spelling]
         result = between_transposes(site, build) if self.entry.transposed else build(site)
         if data_type != self.norm.output_type:

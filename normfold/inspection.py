@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,15 @@ from normfold.model import attributes
 from normfold.model.constants import Constants
 from normfold.model.graph import Node
 from normfold.model.load import Model, find_nodes, node_count
+from normfold.norm.recognise import NormSite
 from normfold.norm.sites import is_norm_operator, parameters
 from normfold.pipeline import plan_only
 from normfold.report.schema import InspectReport, NormReport
 from normfold.surgery.calls import Planned
-from normfold.surgery.plan import Decision
+from normfold.surgery.norms import survey
+from normfold.surgery.norms.decisions import describe
+from normfold.surgery.plan import Decision, Outcome
+from normfold.targets.names import Target
 
 Parameter = float | int | str | list[int] | list[float] | None
 
@@ -72,12 +76,15 @@ def inspect(source: str | Path | ModelProto, *, config: Config | None = None) ->
     plan = planned.plan
     decisions = {decision.site: decision for decision in plan.decisions}
     constants = Constants()
+    found = survey(model, Target)
+    known = {node.key for site, _ in found for node in site.dead}
     norms = [
         _norm(node, constants, decisions.get(node.key))
-        for scope in planned.model.scopes()
+        for scope in model.scopes()
         for node in scope.nodes
-        if _is_norm(node)
+        if _is_norm(node) and node.key not in known
     ]
+    norms += [_recognised(site, by_target, decisions.get(site.end.key)) for site, by_target in found]
     return InspectReport(
         version=__version__,
         path="<ModelProto>" if model.path is None else str(model.path),
@@ -116,6 +123,37 @@ def _norm(node: Node, constants: Constants, decision: Decision | None) -> NormRe
         parameters=shown,
         foldable="" if decision is None else f"{decision.outcome.value} {decision.code}: {decision.message}",
     )
+
+
+def _recognised(site: NormSite, by_target: Mapping[Target, Decision], decision: Decision | None) -> NormReport:
+    """A norm that was recognised by what it computes."""
+    norm = site.norm
+    shown: dict[str, Parameter] = {"axes": list(norm.axes), "epsilon": norm.epsilon}
+    if norm.groups is not None:
+        shown["groups"] = norm.groups
+    for name, values, dynamic in (("gamma", norm.gamma, norm.scale), ("beta", norm.beta, norm.bias)):
+        if values is not None:
+            shown[name] = _range(values)
+        elif dynamic is not None:
+            shown[name] = dynamic
+    return NormReport(
+        node=site.end.label,
+        op_type=site.end.op_type,
+        kind="statistics of its input",
+        scope=site.end.scope.path,
+        channels=None,
+        parameters=shown,
+        foldable="" if decision is None else f"{decision.outcome.value} {decision.code}: {decision.message}",
+        nodes=len(site.dead),
+        meaning=describe(norm),
+        targets={target.value: _becomes(found) for target, found in by_target.items()},
+    )
+
+
+def _becomes(decision: Decision) -> str:
+    if decision.outcome is Outcome.APPLIED:
+        return decision.message.partition("nodes became ")[2].partition(";")[0]
+    return f"stays: {decision.message.partition('; ')[2] or decision.message.partition(': ')[2]}"
 
 
 def _plain(values: dict[str, object]) -> dict[str, Parameter]:

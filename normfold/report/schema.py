@@ -170,7 +170,11 @@ class VerifyReport(Document):
 
 
 class NormReport(Value):
-    """One normalisation of a model, with its parameters at a glance."""
+    """One normalisation of a model, with its parameters at a glance.
+
+    `op_type` is the last of its `nodes` operators, `meaning` what they compute together, and `targets` what each deployment
+    target would make of it.
+    """
 
     node: str
     op_type: str
@@ -179,6 +183,9 @@ class NormReport(Value):
     channels: int | None
     parameters: dict[str, float | int | str | list[int] | list[float] | None]
     foldable: str
+    nodes: int = 1
+    meaning: str = ""
+    targets: dict[str, str] = {}
 
 
 class InspectReport(Document):

@@ -7,7 +7,7 @@ that are worth it; where it cannot be raised, each norm takes the best that the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from normfold.affine.reasons import Refused as AffineRefused
@@ -53,6 +53,20 @@ def plan_norms(model: Model, exclusions: Exclusions, target: Target, *, threads:
     return _Planner(model, exclusions, target, threads).run()
 
 
+def survey(model: Model, targets: Iterable[Target]) -> list[tuple[NormSite, dict[Target, Decision]]]:
+    """Every norm of a model, and what each target would make of it; what is no norm after all is left out.
+
+    Raises:
+        InputError: the data of a constant is damaged.
+    """
+    first = _Planner(model, Exclusions({}), Target.PORTABLE, None)
+    sites = [site for site in Recogniser(model, first.shapes).sites() if first.is_sound(site)]
+    planners = {target: _Planner(model, Exclusions({}), target, None, first.shapes) for target in targets}
+    for planner in planners.values():
+        planner.choose(sites)
+    return [(site, {target: p.decisions[site.end.key] for target, p in planners.items()}) for site in sites]
+
+
 @dataclass(slots=True)
 class _Planner:
     model: Model
@@ -72,9 +86,8 @@ class _Planner:
 
     def run(self) -> NormPlan:
         found = list(Recogniser(self.model, self.shapes).sites())
-        sites = [site for site in found if self._is_sound(site)]
-        opset, obstacle = self._opset(sites)
-        chosen = [(site, self._choose(site, opset, obstacle)) for site in sites]
+        sites = [site for site in found if self.is_sound(site)]
+        opset, chosen = self.choose(sites)
         edits = self._edits([(site, lowering) for site, lowering in chosen if lowering is not None], opset)
         model = self._carried_out(edits, opset)
         spoken = {node.key for site, _ in chosen for node in site.dead}
@@ -83,9 +96,14 @@ class _Planner:
         patterns = {n.key: site.end for site in found if id(site) not in written for n in site.inner}
         return NormPlan(model, tuple(edits), tuple(self.decisions.values()), frozenset(spoken), patterns)
 
+    def choose(self, sites: Sequence[NormSite]) -> tuple[int, list[tuple[NormSite, Lowering | None]]]:
+        """The opset that the model will import, and what each norm becomes; None for one that stays."""
+        opset, obstacle = self._opset(sites)
+        return opset, [(site, self._choose(site, opset, obstacle)) for site in sites]
+
     # --- what is one ---
 
-    def _is_sound(self, site: NormSite) -> bool:
+    def is_sound(self, site: NormSite) -> bool:
         """Whether a find may be used: nobody excluded it, and numbers confirm it."""
         end = site.end
         excluded = self.exclusions.sites.get(edit_id(end))

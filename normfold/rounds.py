@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -160,7 +160,7 @@ class Rounds:
             attempt.verification = combine(verdicts, None)
             return unproven(verdicts, merges) | inlined
         repairs = self._repairs(attempt, {e for v in verdicts if v.status is Status.IMPROVED for e in v.edits})
-        whole = self._compare(attempt.staged, repairs)
+        whole = self._compare(attempt.staged, list(repairs.values()))
         if whole.status in (Status.FAIL, Status.SUSPECT, Status.ERROR):
             self._keep(attempt.staged)
             return self._find_culprits(attempt, staging, name, whole, repairs)
@@ -169,13 +169,14 @@ class Rounds:
             return unproven(verdicts, merges) | inlined or self._inconclusive(whole)
         return {}
 
-    def _repairs(self, attempt: Round, improved: Collection[str]) -> list[Repair]:
+    def _repairs(self, attempt: Round, improved: Collection[str]) -> dict[str, Repair]:
         """The norms that are closer to the truth than they were: what is behind them in the original is off as well."""
         from normfold.verification import Repair
         from normfold.verification.norm_edits import NormRegions
 
         edits = [edit for edit in attempt.plan.norms if edit.id in improved]
-        return [Repair.of(region) for region in NormRegions(edits, self.model.ir_version)]
+        regions = NormRegions(edits, self.model.ir_version)
+        return {edit.id: Repair.of(region) for edit, region in zip(edits, regions, strict=True)}
 
     def _inconclusive(self, whole: Verification) -> dict[str, str]:
         if self.config.strict:
@@ -202,7 +203,7 @@ class Rounds:
             )
 
     def _find_culprits(
-        self, attempt: Round, staging: Staging, name: str, whole: Verification, repairs: Sequence[Repair]
+        self, attempt: Round, staging: Staging, name: str, whole: Verification, repairs: Mapping[str, Repair]
     ) -> dict[str, str]:
         """Every region passed and the model did not: halve the edits until the culprits stand alone."""
         from normfold.gate import bisect
@@ -218,7 +219,8 @@ class Rounds:
             round_ = self._attempt(staging, name, {**self.excluded, **others})
             if round_ is None or round_.staged is None:
                 return False
-            return not self._compare(round_.staged, repairs).status.passed
+            left = [repairs[edit.id] for edit in part if edit.id in repairs]
+            return not self._compare(round_.staged, left).status.passed
 
         return {edit.id: reason for edit in bisect(edits, fails)}
 

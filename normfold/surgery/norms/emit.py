@@ -15,7 +15,7 @@ from normfold.model.rewrite import Names
 from normfold.model.tensors import FileTensor, Unreadable
 from normfold.norm.recognise import NormSite
 from normfold.surgery.norms.surroundings import Extent
-from normfold.targets.lowering import SUM, Constant, Lowering, X, Y
+from normfold.targets.lowering import SUM, Constant, Given, Lowering, X, Y
 
 # Equal constants of one model are written once, if they are no larger than this.
 _MOST_SHARED = 1 << 16
@@ -53,7 +53,7 @@ class Emitter:
             nodes.append(
                 helper.make_node(
                     op.op_type,
-                    [known.get(n, n) for n in op.inputs],
+                    [str(n) if isinstance(n, Given) else known[n] for n in op.inputs],
                     outputs,
                     name=name if name == site.end.proto.name else self.names.fresh(name),
                     domain=op.domain or None,

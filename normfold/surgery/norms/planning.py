@@ -33,8 +33,6 @@ from normfold.targets.lowering import Choice, Lowering
 from normfold.targets.names import Target
 from normfold.targets.tables import table_of
 
-_ELEMENTARY = "elementary operators"
-
 
 def plan_norms(model: Model, exclusions: Exclusions, target: Target, *, threads: int | None = None) -> NormPlan:
     """Decide about every norm of a model.
@@ -177,7 +175,7 @@ class _Planner:
         if any(self._lacks(node, site) for node in dead):
             return True
         if len(lowering.nodes) == len(dead):
-            return not _is_elementary(lowering)
+            return not lowering.fallback
         return len(lowering.nodes) < len(dead)
 
     def _lacks(self, node: Node, site: NormSite) -> bool:
@@ -189,12 +187,12 @@ class _Planner:
 
     def _choose(self, site: NormSite, opset: int, obstacle: str) -> Lowering | None:
         choice, lowering = self.offers[site.end.key]
-        if lowering is None or lowering.opset != opset:  # written for another opset than the model will import
+        if lowering is None or not _is_valid(lowering, opset):
             choice = self._offer(site, opset)
             lowering = self._best(site, choice, opset)
         if lowering is None:
             best = next(iter(choice.lowerings), None)
-            is_spelled = best is not None and not _is_elementary(best) and self._is_spelled(site, best)
+            is_spelled = best is not None and not best.fallback and self._is_spelled(site, best)
             self.decisions[site.end.key] = kept(site, choice, opset, obstacle, self.target, is_spelled=is_spelled)
         else:
             self.decisions[site.end.key] = applied(site, lowering)
@@ -228,12 +226,8 @@ class _Planner:
         return rewrite(self.model, changes, _imports(self.model, edits, opset))
 
 
-def _is_elementary(lowering: Lowering) -> bool:
-    return lowering.operator.partition(",")[0] == _ELEMENTARY
-
-
 def _is_valid(lowering: Lowering, opset: int) -> bool:
-    return lowering.opset <= opset <= (lowering.newest or opset)
+    return lowering.opset <= opset <= min(lowering.newest or opset, lowering.valid_until or opset)
 
 
 def _spelled(lowering: Lowering) -> Counter[tuple[str, str]]:

@@ -24,7 +24,7 @@ from normfold.report.schema import DroppedEdit
 from normfold.surgery.apply import apply
 from normfold.surgery.calls import Planned, rests_on_inlining
 from normfold.surgery.everything import Wishes, plan_everything
-from normfold.surgery.norms import NormEdit
+from normfold.surgery.norms import NormEdit, TurnEdit
 from normfold.surgery.plan import Edit, Plan
 from normfold.surgery.planner import Exclusions
 
@@ -174,7 +174,7 @@ class Rounds:
         from normfold.verification import Repair
         from normfold.verification.norm_edits import NormRegions
 
-        edits = [edit for edit in attempt.plan.norms if edit.id in improved]
+        edits = [e for e in attempt.plan.norms if e.id in improved and isinstance(e, NormEdit)]
         regions = NormRegions(edits, self.model.ir_version)
         return {edit.id: Repair.of(region) for edit, region in zip(edits, regions, strict=True)}
 
@@ -213,7 +213,7 @@ class Rounds:
         if not edits:
             raise GateError("gate.failed", reason, hint="--initializers keep leaves the initializers as inputs")
 
-        def fails(part: Sequence[Edit | NormEdit]) -> bool:
+        def fails(part: Sequence[Edit | NormEdit | TurnEdit]) -> bool:
             reason_ = ("verification", "left out while searching")
             others = {key: reason_ for edit in edits if edit not in part for key in edit.keys}
             round_ = self._attempt(staging, name, {**self.excluded, **others})

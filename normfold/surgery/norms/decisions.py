@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from normfold.norm.meaning import Norm
 from normfold.norm.recognise import NormSite
 from normfold.surgery.norms.edits import RULE
@@ -36,6 +38,15 @@ def applied(site: NormSite, lowering: Lowering) -> Decision:
         site.end.key, RULE, RULE, Outcome.APPLIED, site.end.op_type, site.end.label, _labels(site),
         f"{message}; {lowering.reason}", Exactness.ROUNDED, None, notes,
     )  # fmt: skip
+
+
+def turned(site: NormSite, lowering: Lowering, together: int) -> Decision:
+    """The norm became an operator that works channels-last, with the operators around it."""
+    found = applied(site, lowering)
+    inner = len(lowering.nodes) - 2  # its own Transposes cancel
+    message = f"{describe(site.norm)}: {len(site.dead)} nodes became {lowering.operator}"
+    message += f" in {inner} nodes" if inner > 1 else ""
+    return replace(found, message=f"{message}; {together} nodes work channels-last; {lowering.reason}")
 
 
 def refused(site: NormSite, key: str, message: str) -> Decision:

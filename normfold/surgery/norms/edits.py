@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from onnx import NodeProto, TensorProto
 
-from normfold.model.graph import Node
+from normfold.model.graph import Node, Scope
 from normfold.model.load import Model
 from normfold.norm.recognise import NormSite
+from normfold.surgery.norms.layout import TurnEdit
 from normfold.surgery.norms.surroundings import Extent
 from normfold.surgery.plan import Decision
 from normfold.targets.lowering import Lowering
@@ -45,6 +46,16 @@ class NormEdit:
         return edit_id(self.site.end)
 
     @property
+    def scope(self) -> Scope:
+        """In which scope it is."""
+        return self.site.end.scope
+
+    @property
+    def domains(self) -> Mapping[str, int]:
+        """Other domains that must be imported, with the version."""
+        return self.lowering.domains
+
+    @property
     def label(self) -> str:
         """What people call the norm."""
         return self.site.end.label
@@ -66,13 +77,15 @@ class NormPlan:
         spoken_for: keys of the nodes that these decisions are about: nothing more needs to be said about them.
         patterns: by key of a node in the inside of a norm that stays as it is spelled, the last node of the norm: runtimes
             fuse it as a whole or not at all.
+        deferred: keys of the norms that are decided about in a second step.
     """
 
     model: Model
-    edits: tuple[NormEdit, ...] = ()
+    edits: tuple[NormEdit | TurnEdit, ...] = ()
     decisions: tuple[Decision, ...] = ()
     spoken_for: frozenset[str] = frozenset()
     patterns: Mapping[str, Node] = field(default_factory=dict)
+    deferred: frozenset[str] = frozenset()
 
 
 def edit_id(end: Node) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -125,6 +125,6 @@ def _bytes(tensor: FileTensor) -> bytes | None:
         return None
 
 
-def made_by(nodes: tuple[NodeProto, ...], place: Node) -> list[str]:
+def made_by(nodes: Sequence[NodeProto], place: Node) -> list[str]:
     """The keys that new nodes have in the place of another."""
     return [f"{place.key}~{i}" for i in range(len(nodes))]

@@ -20,9 +20,10 @@ from normfold.norm.confirm import confirm
 from normfold.norm.reasons import Refused
 from normfold.norm.recognise import NormSite, Recogniser
 from normfold.norm.seeds import is_seed
-from normfold.surgery.norms.decisions import applied, kept, refused
+from normfold.surgery.norms.decisions import applied, kept, refused, turned
 from normfold.surgery.norms.edits import RULE, NormEdit, NormPlan, edit_id
 from normfold.surgery.norms.emit import Emitter, made_by
+from normfold.surgery.norms.layout import TurnEdit, Turner
 from normfold.surgery.norms.opset import Raised, raised
 from normfold.surgery.norms.signature import signature
 from normfold.surgery.norms.surroundings import Around, extent_of, look_around
@@ -32,6 +33,9 @@ from normfold.targets.lower import Options, lower
 from normfold.targets.lowering import Choice, Lowering
 from normfold.targets.names import Target
 from normfold.targets.tables import table_of
+
+# Targets on which the layout of a norm is decided with that of its neighbours.
+_TURNED = (Target.ORT_CUDA,)
 
 
 def plan_norms(model: Model, exclusions: Exclusions, target: Target, *, threads: int | None = None) -> NormPlan:
@@ -48,7 +52,20 @@ def plan_norms(model: Model, exclusions: Exclusions, target: Target, *, threads:
     """
     if exclusions.excludes(RULE) or not any(is_seed(node) for scope in model.scopes() for node in scope.nodes):
         return NormPlan(model)
-    return _Planner(model, exclusions, target, threads).run()
+    plan = _Planner(model, exclusions, target, threads).run()
+    return _turned(plan, exclusions, target, threads) if plan.deferred else plan
+
+
+def _turned(plan: NormPlan, exclusions: Exclusions, target: Target, threads: int | None) -> NormPlan:
+    """The plan with the norms that work channels-last, or take their second choice because that does not pay."""
+    second = _Planner(plan.model, exclusions, target, threads, turning=plan.deferred).run()
+    return NormPlan(
+        second.model,
+        (*plan.edits, *second.edits),
+        (*plan.decisions, *second.decisions),
+        plan.spoken_for | second.spoken_for,
+        {**plan.patterns, **second.patterns},
+    )
 
 
 def survey(model: Model, targets: Iterable[Target]) -> list[tuple[NormSite, dict[Target, Decision]]]:
@@ -78,21 +95,45 @@ class _Planner:
     offers: dict[str, tuple[Choice, Lowering | None]] = field(default_factory=dict)  # under the opset of the file
     around: dict[str, Around] = field(default_factory=dict)
     conversions: dict[Scope, dict[int, Raised]] = field(default_factory=dict)
+    turning: frozenset[str] | None = None  # in the second step: the norms that are left for it
+    deferred: set[str] = field(default_factory=set)  # in the first step: those that are left for the second
 
     def __post_init__(self) -> None:
         self.names = Names(self.model)
 
     def run(self) -> NormPlan:
         found = list(Recogniser(self.model, self.shapes).sites())
+        if self.turning is not None:
+            found = [site for site in found if site.end.key in self.turning]
         sites = [site for site in found if self.is_sound(site)]
+        turns = self._turns(sites)
+        sites = [site for site in sites if not any(site in turn.sites for turn in turns)]
         opset, chosen = self.choose(sites)
-        edits = self._edits([(site, lowering) for site, lowering in chosen if lowering is not None], opset)
-        model = self._carried_out(edits, opset)
+        free = {id(node) for turn in turns for node in turn.before}
+        wanted = [(s, low) for s, low in chosen if low is not None and not any(id(n) in free for n in s.dead)]
+        edits = self._edits(wanted, opset)
+        model = self._carried_out(edits, turns, opset)
         spoken = {node.key for site, _ in chosen for node in site.dead}
+        spoken |= {node.key for turn in turns for site in turn.sites for node in site.dead}
+        spoken |= {key for t in turns for n in t.before for key in made_by(t.rewrite.nodes.get(n.index, ()), n)}
         spoken |= {key for edit in edits for key in made_by(edit.nodes, edit.extent.place)}
         written = {id(edit.site) for edit in edits}
         patterns = {n.key: site.end for site in found if id(site) not in written for n in site.inner}
-        return NormPlan(model, tuple(edits), tuple(self.decisions.values()), frozenset(spoken), patterns)
+        decisions = tuple(d for key, d in self.decisions.items() if key not in self.deferred)
+        return NormPlan(model, (*turns, *edits), decisions, frozenset(spoken), patterns, frozenset(self.deferred))
+
+    def _turns(self, sites: Sequence[NormSite]) -> list[TurnEdit]:
+        """In the second step, the norms that work channels-last."""
+        if self.turning is None:
+            return []
+        turner = Turner(self.shapes, self.names)
+        for site in sites:
+            turner.offer(site, self._around(site), self._offer(site, self.model.graph.version))
+        turns = turner.turn(self.exclusions.sites)
+        for turn in turns:
+            for site in turn.sites:
+                self.decisions[site.end.key] = turned(site, turner.candidates[site.end.key][1], len(turn.before))
+        return turns
 
     def choose(self, sites: Sequence[NormSite]) -> tuple[int, list[tuple[NormSite, Lowering | None]]]:
         """The opset that the model will import, and what each norm becomes; None for one that stays."""
@@ -157,6 +198,11 @@ class _Planner:
     def _best(self, site: NormSite, choice: Choice, opset: int | None) -> Lowering | None:
         """The first lowering that gains something; with an opset, of those that are valid under it."""
         for lowering in choice.lowerings:
+            if lowering.channels_last and self.target in _TURNED:
+                if self.turning is None:
+                    self.deferred.add(site.end.key)
+                    return None
+                continue
             if self._is_spelled(site, lowering):
                 return None
             if opset is not None and not _is_valid(lowering, opset):
@@ -211,10 +257,10 @@ class _Planner:
             edits.append(NormEdit(site, lowering, nodes, constants, gone, extent, opset))
         return edits
 
-    def _carried_out(self, edits: Sequence[NormEdit], opset: int) -> Model:
-        if not edits:
+    def _carried_out(self, edits: Sequence[NormEdit], turns: Sequence[TurnEdit], opset: int) -> Model:
+        if not edits and not turns:
             return self.model
-        changes: dict[int, Rewrite] = {}
+        changes = {id(turn.scope): turn.rewrite for turn in turns}
         for edit in edits:
             _note(changes, edit)
         for scope, conversions in self.conversions.items():
@@ -223,7 +269,7 @@ class _Planner:
                 if index not in change.nodes:
                     change.nodes[index] = [*conversion.before, conversion.proto]
                     change.constants += conversion.tensors
-        return rewrite(self.model, changes, _imports(self.model, edits, opset))
+        return rewrite(self.model, changes, _imports(self.model, [*edits, *turns], opset))
 
 
 def _is_valid(lowering: Lowering, opset: int) -> bool:
@@ -246,13 +292,13 @@ def _note(changes: dict[int, Rewrite], edit: NormEdit) -> None:
     change.forgotten -= {name for node in edit.nodes for name in node.output}
 
 
-def _imports(model: Model, edits: Sequence[NormEdit], opset: int) -> Mapping[str, Mapping[str, int]]:
+def _imports(model: Model, edits: Sequence[NormEdit | TurnEdit], opset: int) -> Mapping[str, Mapping[str, int]]:
     """The opset imports of the roots in which something changes."""
     domains: dict[str, dict[str, int]] = {}
     for edit in edits:
-        root = _root(edit.site.end.scope)
+        root = _root(edit.scope)
         for path in {root.path, model.graph.path}:
-            domains.setdefault(path, {}).update(edit.lowering.domains)
+            domains.setdefault(path, {}).update(edit.domains)
     found: dict[str, dict[str, int]] = {}
     for root in model.roots:
         new = {**domains.get(root.path, {}), **root.opset}

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from . import explain, inspect, optimize, rule, schema, targets, verify
+from . import doctor, explain, inspect, optimize, rule, schema, targets, verify
 from .boundary import asked_for, closed_pipe, fail
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command()(inspect.inspect)
 app.command()(targets.targets)
 app.command()(rule.rule)
 app.command()(schema.schema)
+app.command()(doctor.doctor)
 
 
 _ENDING = ("SIGTERM", "SIGHUP", "SIGINT")

@@ -62,11 +62,12 @@ def asked_for(arguments: Sequence[str]) -> tuple[str, Format]:
 def _document(command: str, error: NormfoldError) -> str:
     from normfold import __version__
     from normfold.report.build import error_report
+    from normfold.report.doctor import DoctorReport
     from normfold.report.schema import ExplainReport, InspectReport, Report, TargetsReport, VerifyReport
 
     problem = error_report(error)
     status: Literal["refused", "error"] = "refused" if error.exit_code == 1 else "error"
-    document: Report | VerifyReport | InspectReport | ExplainReport | TargetsReport
+    document: Report | VerifyReport | InspectReport | ExplainReport | TargetsReport | DoctorReport
     match command:
         case "verify":
             document = VerifyReport(version=__version__, error=problem)
@@ -76,6 +77,8 @@ def _document(command: str, error: NormfoldError) -> str:
             document = ExplainReport(version=__version__, error=problem)
         case "targets":
             document = TargetsReport(version=__version__, error=problem)
+        case "doctor":
+            document = DoctorReport(version=__version__, error=problem)
         case _:
             document = Report(version=__version__, status=status, error=problem)
     return document.model_dump_json(indent=2)

@@ -20,12 +20,14 @@ class Document(StrEnum):
     INSPECT = "inspect"
     EXPLAIN = "explain"
     TARGETS = "targets"
+    DOCTOR = "doctor"
 
 
 def schema(document: Annotated[Document, typer.Argument(help="Which document.")] = Document.REPORT) -> None:
     """The JSON Schema of what --format json prints."""
     from pydantic import BaseModel
 
+    from normfold.report.doctor import DoctorReport
     from normfold.report.schema import ExplainReport, InspectReport, Report, TargetsReport, VerifyReport
 
     models: dict[Document, type[BaseModel]] = {
@@ -34,6 +36,7 @@ def schema(document: Annotated[Document, typer.Argument(help="Which document.")]
         Document.INSPECT: InspectReport,
         Document.EXPLAIN: ExplainReport,
         Document.TARGETS: TargetsReport,
+        Document.DOCTOR: DoctorReport,
     }
     model = models[document]
     with errors("schema", Format.HUMAN, False):

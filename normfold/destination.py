@@ -114,9 +114,10 @@ def lock(destination: Path) -> Iterator[None]:
     Raises:
         OutputError: `output.locked`, `output.lock_failed`.
     """
-    folder = Path(tempfile.gettempdir()) / f"normfold-{os.getuid() if hasattr(os, 'getuid') else 0}"
     name = f"{hashlib.sha256(os.fsencode(destination)).hexdigest()[:32]}.lock"
+    folder = Path("the temporary directory")
     try:
+        folder = Path(tempfile.gettempdir()) / f"normfold-{os.getuid() if hasattr(os, 'getuid') else 0}"
         folder.mkdir(mode=0o700, exist_ok=True)
         held = FileLock(folder / name, timeout=_LOCK_SECONDS)
         held.acquire()

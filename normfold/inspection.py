@@ -132,7 +132,8 @@ def _batch_norm(node: Node, constants: Constants) -> dict[str, Parameter]:
     for slot, name in enumerate(("gamma", "beta", "mean", "var"), start=1):
         values = constants.array(node.input(slot))
         if values is not None and values.size:
-            result[name] = _range(values.astype(np.float64))
+            with np.errstate(invalid="ignore"):  # signalling NaN
+                result[name] = _range(values.astype(np.float64))
     return result
 
 

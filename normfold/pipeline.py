@@ -15,7 +15,6 @@ from normfold.config import Config, VerifyLevel
 from normfold.destination import VERSION_KEY, check_destination, lock, require_ours, superseded_data
 from normfold.errors import UsageError
 from normfold.model.load import Model, load
-from normfold.model.opener import absolute, open_model
 from normfold.model.patch import Candidate
 from normfold.model.source import Fingerprint, Source
 from normfold.model.splice import METADATA_PREFIX
@@ -118,7 +117,7 @@ def verify(
     settings = config or Config()
     runtime_info()
     for path in (original, candidate):
-        open_model(absolute(path)).close()  # says what a file is that is no model
+        load(path).open_data()  # says what a file is that is no model, and lets no runtime see what names other files
     report = progress or _silent
     return verify_models(
         Path(original), Path(candidate), options(settings), progress=lambda n, of: report("verify", n, of)

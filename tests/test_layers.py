@@ -22,7 +22,7 @@ LAYERS = (
     ("surgery",),
     ("verification",),
     ("report",),
-    ("gate", "destination", "config", "rounds", "pipeline", "inspection"),
+    ("gate", "destination", "config", "rounds", "pipeline", "inspection", "doctor"),
 )
 HEAVY = ("onnx", "numpy", "torch", "onnxruntime", "onnx_graphsurgeon", "ml_dtypes", "google.protobuf")
 
@@ -128,12 +128,13 @@ def test_torch_is_never_imported() -> None:
 
 
 def test_the_runtime_is_loaded_in_the_child_process_only() -> None:
-    """jitter.py is read by the worker: it runs in the child too."""
+    """jitter.py is read by the worker: it runs in the child too; probe.py is a script."""
     assert importers("onnxruntime", "normfold", "cli") <= {
         "normfold/verification/worker.py",
         "normfold/verification/jitter.py",
+        "normfold/verification/probe.py",
     }
-    for name in ("worker.py", "jitter.py"):
+    for name in ("worker.py", "jitter.py", "probe.py"):
         path = ROOT / "normfold/verification" / name
         top = [node for node in _tree(path).body if isinstance(node, (ast.Import, ast.ImportFrom))]
         assert "onnxruntime" not in ast.dump(ast.Module(top, [])), f"{name} imports the runtime before it is asked for"
@@ -141,6 +142,7 @@ def test_the_runtime_is_loaded_in_the_child_process_only() -> None:
 
 def test_only_the_worker_uses_what_loads_the_runtime() -> None:
     users = importers("normfold.verification.worker", "normfold", "cli")
+    users |= importers("normfold.verification.probe", "normfold", "cli")
     assert not users, "the worker is started as a process, never imported"
 
 

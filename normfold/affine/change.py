@@ -216,7 +216,8 @@ def hidden_channels(bias: NewParameter | None, weight: TensorSource, channels: i
     """Which channels' weights the new bias hides if they underflow, shape `[C]`."""
     if bias is None:
         return np.zeros(channels, bool)
-    values = bias.base.array().astype(np.float64) * (1.0 if bias.factor is None else bias.factor)
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        values = bias.base.array().astype(np.float64) * (1.0 if bias.factor is None else bias.factor)
     values = values if bias.offset is None else values + bias.offset
     lowest = np.abs(np.atleast_2d(values)).min(axis=0)
     terms = math.prod(weight.dims) // max(channels, 1)

@@ -51,6 +51,17 @@ def ints(node: Node, name: str) -> list[int] | None:
 
 
 @lru_cache(maxsize=4096)
+def declared_types(op_type: str, domain: str, version: int) -> dict[str, int]:
+    """The type of each attribute that the standard defines for an operator; nothing for one that it does not know."""
+    try:
+        schema = onnx.defs.get_schema(op_type, version, domain)
+    except onnx.defs.SchemaError:
+        return {}
+    kinds = AttributeProto.AttributeType
+    return {name: kinds.Value(str(found.type).rpartition(".")[2]) for name, found in schema.attributes.items()}
+
+
+@lru_cache(maxsize=4096)
 def _defaults(op_type: str, domain: str, version: int) -> dict[str, Any] | None:
     try:
         schema = onnx.defs.get_schema(op_type, version, domain)

@@ -91,6 +91,16 @@ class Model:
         """Whether any tensor lies in another file."""
         return next(self.external(), None) is not None
 
+    def open_data(self) -> None:
+        """Open every data file once, as our own reader would: whatever else reads them must not be led elsewhere.
+
+        Raises:
+            InputError: `extdata.*`, see `DataFiles.get`.
+        """
+        for tensor in self.external():
+            if tensor.external is not None:
+                self.files.get(tensor.external.location, tensor.name)
+
     def require_unchanged(self) -> None:
         """The model and its data are what they were when they were opened.
 

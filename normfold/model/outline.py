@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
-from onnx import AttributeProto, NodeProto, TensorProto
+from onnx import AttributeProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, ValueInfoProto
 
 from normfold.errors import InputError
 from normfold.model.external import DataFiles
@@ -35,6 +35,14 @@ TENSOR_RAW = 9
 FUNCTION_OPSET = 9
 _WITH_HIDDEN_TENSORS = (AttributeProto.TENSORS, AttributeProto.SPARSE_TENSOR, AttributeProto.SPARSE_TENSORS)
 _MOST_ELEMENTS = (1 << 63) - 1
+
+
+_TEXTS: dict[type[Message], tuple[str, ...]] = {
+    OperatorSetIdProto: ("domain",),
+    StringStringEntryProto: ("key", "value"),
+    TensorProto: ("name",),
+    ValueInfoProto: ("name",),
+}
 
 
 class ScopeKind(NamedTuple):
@@ -216,9 +224,22 @@ def parse(kind: type[M], data: bytes) -> M:
     """
     try:
         message: M = kind.FromString(data)
-        return message
     except (DecodeError, UnicodeDecodeError) as error:
         raise InputError("input.malformed", f"not a valid ONNX file: {kind.__name__}: {error}") from None
+    require_text(*(getattr(message, name) for name in _TEXTS.get(kind, ())))
+    if isinstance(message, ValueInfoProto):
+        require_text(*(dim.dim_param for dim in message.type.tensor_type.shape.dim))
+    return message
+
+
+def require_text(*values: object) -> None:
+    """Text of the file is text. Protobuf returns what is not UTF-8 as bytes, where every reader expects a str.
+
+    Raises:
+        InputError: `input.malformed`.
+    """
+    if bytes in map(type, values):
+        raise InputError("input.malformed", "not a valid ONNX file: text that is not UTF-8", hint="export it again")
 
 
 def file_tensor(proto: TensorProto, files: DataFiles, inline: memoryview | None = None) -> FileTensor:
@@ -227,6 +248,7 @@ def file_tensor(proto: TensorProto, files: DataFiles, inline: memoryview | None 
     Raises:
         InputError: `tensor.dims`, `tensor.payload`, `extdata.record`, `extdata.location`, `extdata.escape`.
     """
+    require_text(proto.name)
     dims = proto.dims
     if dims and (min(dims) < 0 or math.prod(dims) > _MOST_ELEMENTS):
         raise InputError("tensor.dims", f"tensor {proto.name!r} cannot have the shape {list(dims)}")
@@ -239,6 +261,7 @@ def file_tensor(proto: TensorProto, files: DataFiles, inline: memoryview | None 
 
 def _external(proto: TensorProto, files: DataFiles) -> External:
     entries = {entry.key: entry.value for entry in proto.external_data}
+    require_text(*entries, *entries.values())
     if len(entries) != len(proto.external_data) or not entries.keys() <= {"location", "offset", "length", "checksum"}:
         raise _record_error(proto, "duplicate or unknown keys")
     location = entries.get("location", "")

@@ -11,12 +11,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 import onnx
-from onnx import TensorProto
+from onnx import AttributeProto, TensorProto
 
 from normfold.errors import InputError
 from normfold.model import dtypes
+from normfold.model.attributes import declared_types
 from normfold.model.graph import Node, Scope
-from normfold.model.outline import MODEL_FUNCTION, MODEL_GRAPH, MODEL_METADATA, MODEL_OPSET, MODEL_TRAINING
+from normfold.model.outline import (
+    MODEL_FUNCTION,
+    MODEL_GRAPH,
+    MODEL_METADATA,
+    MODEL_OPSET,
+    MODEL_TRAINING,
+    require_text,
+)
 from normfold.model.tensors import FileTensor
 from normfold.model.wire import LENGTH, VARINT, Field, malformed
 
@@ -25,6 +33,7 @@ LONGEST_NAME = 1 << 16
 _NO_IMPORTS_BEFORE = 3  # the IR version that introduced them
 _LONGEST_METADATA = 64 << 20  # bytes of one entry; they are copied to be read
 _MODEL_IR_VERSION = 1
+_ATTRIBUTE_TYPES = frozenset(AttributeProto.AttributeType.values()) - {AttributeProto.UNDEFINED}
 _MESSAGES = (MODEL_GRAPH, MODEL_OPSET, MODEL_METADATA, MODEL_TRAINING, MODEL_FUNCTION)
 
 
@@ -99,6 +108,7 @@ def check_scopes(scopes: Sequence[Scope]) -> list[str]:
 
 
 def _check_names(scope: Scope) -> None:
+    require_text(*scope.values)
     longest = max(map(len, scope.values), default=0)
     if longest > LONGEST_NAME:
         raise InputError("graph.name", f"a value has a name of {longest} characters", hint="the model is damaged")
@@ -106,17 +116,35 @@ def _check_names(scope: Scope) -> None:
 
 def _check_node(node: Node) -> None:
     proto = node.proto
+    require_text(proto.name, proto.op_type, proto.domain, proto.overload, *proto.input)
     if not proto.op_type:
         raise InputError("graph.node", f"node {node.label!r} has no operator", hint="the model is damaged")
     if max(len(proto.name), len(proto.op_type), len(proto.domain)) > LONGEST_NAME:
         raise InputError("graph.name", f"a node has a name of more than {LONGEST_NAME} characters")
-    if len(proto.attribute) > 1 and len({attribute.name for attribute in proto.attribute}) != len(proto.attribute):
-        raise InputError(
-            "graph.node", f"node {node.label!r} has an attribute twice", hint="runtimes disagree which one counts"
-        )
+    if proto.attribute:
+        _check_attributes(node)
     if not node.domain and not node.scope.version:
         message = f"node {node.label!r} is a standard operator, and no version of the standard is imported"
         raise InputError("opset.missing", message, hint="export the model again")
+
+
+def _check_attributes(node: Node) -> None:
+    """Each once, and of the type that the standard gives it: a number in the place of a text is no number."""
+    attributes = node.proto.attribute
+    for attribute in attributes:
+        require_text(attribute.name, attribute.ref_attr_name)
+    if len(attributes) > 1 and len({attribute.name for attribute in attributes}) != len(attributes):
+        raise InputError(
+            "graph.node", f"node {node.label!r} has an attribute twice", hint="runtimes disagree which one counts"
+        )
+    known = {} if node.domain else declared_types(node.op_type, "", node.scope.version)
+    for attribute in attributes:
+        if attribute.type not in _ATTRIBUTE_TYPES or known.get(attribute.name, attribute.type) != attribute.type:
+            raise InputError(
+                "graph.node",
+                f"the attribute {attribute.name!r} of node {node.label!r} has the wrong type",
+                hint="export the model again",
+            )
 
 
 def _tensors(scope: Scope) -> Iterator[FileTensor]:

@@ -12,13 +12,15 @@ from pydantic import BaseModel, ConfigDict
 SCHEMA_VERSION = "1.2"
 
 
-class _Value(BaseModel):
+class Value(BaseModel):
+    """A part of a document."""
+
     # Validators are built when a report is made, not when this module is imported. What has the same attributes is read
     # by their names.
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, from_attributes=True)
 
 
-class _Document(_Value):
+class Document(Value):
     """What every document starts with."""
 
     schema_version: str = SCHEMA_VERSION
@@ -26,7 +28,7 @@ class _Document(_Value):
     version: str
 
 
-class DecisionReport(_Value):
+class DecisionReport(Value):
     """What became of one site."""
 
     code: str
@@ -41,7 +43,7 @@ class DecisionReport(_Value):
     notes: tuple[str, ...] = ()
 
 
-class OpCount(_Value):
+class OpCount(Value):
     """Nodes of one operator, in all scopes."""
 
     op_type: str
@@ -49,14 +51,14 @@ class OpCount(_Value):
     after: int
 
 
-class SizeReport(_Value):
+class SizeReport(Value):
     """Bytes of the model with its data."""
 
     before: int
     after: int | None
 
 
-class RegionReport(_Value):
+class RegionReport(Value):
     """The comparison of one changed region. `error_before` and `error_after` are errors against float64."""
 
     edits: tuple[str, ...]
@@ -72,7 +74,7 @@ class RegionReport(_Value):
     error_after: float | None = None
 
 
-class OutputReport(_Value):
+class OutputReport(Value):
     """The comparison of one graph output, end to end."""
 
     name: str
@@ -89,7 +91,7 @@ class OutputReport(_Value):
     reason: str
 
 
-class VerificationReport(_Value):
+class VerificationReport(Value):
     """What verification established.
 
     `verdict` is `PASS`, `PASS (improved)`, `INCONCLUSIVE`, `FAIL` or `OFF`; a pass that rests on emulated operators says so
@@ -115,7 +117,7 @@ class VerificationReport(_Value):
     level_reached: str = ""
 
 
-class DroppedEdit(_Value):
+class DroppedEdit(Value):
     """An edit that verification refused."""
 
     site: str
@@ -123,7 +125,7 @@ class DroppedEdit(_Value):
     reason: str
 
 
-class ErrorReport(_Value):
+class ErrorReport(Value):
     """Why there is no result."""
 
     code: str
@@ -132,7 +134,7 @@ class ErrorReport(_Value):
     hint: str
 
 
-class FileReport(_Value):
+class FileReport(Value):
     """What was read or written."""
 
     path: str
@@ -140,7 +142,7 @@ class FileReport(_Value):
     data: str | None = None
 
 
-class Report(_Document):
+class Report(Document):
     """Everything that one run of `optimize` has to say."""
 
     command: Literal["optimize"] = "optimize"
@@ -157,7 +159,7 @@ class Report(_Document):
     error: ErrorReport | None = None
 
 
-class VerifyReport(_Document):
+class VerifyReport(Document):
     """Everything that one run of `verify` has to say."""
 
     command: Literal["verify"] = "verify"
@@ -167,7 +169,7 @@ class VerifyReport(_Document):
     error: ErrorReport | None = None
 
 
-class NormReport(_Value):
+class NormReport(Value):
     """One normalisation of a model, with its parameters at a glance."""
 
     node: str
@@ -179,7 +181,7 @@ class NormReport(_Value):
     foldable: str
 
 
-class InspectReport(_Document):
+class InspectReport(Document):
     """What is in a model."""
 
     command: Literal["inspect"] = "inspect"
@@ -198,7 +200,7 @@ class InspectReport(_Document):
     error: ErrorReport | None = None
 
 
-class ExplainReport(_Document):
+class ExplainReport(Document):
     """Why each norm and affine was folded, or not."""
 
     command: Literal["explain"] = "explain"
@@ -206,7 +208,7 @@ class ExplainReport(_Document):
     error: ErrorReport | None = None
 
 
-class KernelReport(_Value):
+class KernelReport(Value):
     """An operator of a target, with its limits; no `types` means that there is no kernel.
 
     `newest_opset` is the last version of the standard for which there is one. `confirmed` is false where only a run on the
@@ -224,7 +226,7 @@ class KernelReport(_Value):
     question: str
 
 
-class SpellingReport(_Value):
+class SpellingReport(Value):
     """What a norm may become; `condition` says when, "" for always. A declined one carries its `reason_key`."""
 
     operator: str
@@ -233,14 +235,14 @@ class SpellingReport(_Value):
     reason_key: str | None = None
 
 
-class FormReport(_Value):
+class FormReport(Value):
     """What one form of norm becomes, best first."""
 
     norm: str
     spellings: tuple[SpellingReport, ...]
 
 
-class TargetReport(_Value):
+class TargetReport(Value):
     """A deployment target; `otherwise` says what a norm becomes for which none of its spellings holds."""
 
     target: str
@@ -251,7 +253,7 @@ class TargetReport(_Value):
     kernels: tuple[KernelReport, ...]
 
 
-class TargetsReport(_Document):
+class TargetsReport(Document):
     """The tables of the targets."""
 
     command: Literal["targets"] = "targets"

@@ -49,6 +49,7 @@ SPELLINGS: dict[Spelling, Callable[[Site], str]] = {
 }
 # These have parameters of float32 beside an x of 16 bits, so the type of the parameters does not widen the computation.
 _WIDE_PARAMETERS = (Spelling.CONTRIB_GROUP, Spelling.SKIP_GROUP)
+_ADDS = (Spelling.SKIP_LAYER, Spelling.SKIP_SIMPLIFIED, Spelling.SKIP_GROUP)
 _ELEMENTARY = (Spelling.ELEMENTARY, Spelling.ELEMENTARY_RECIPROCAL)
 _WIDENS = ("element-type", "parameter-range")
 
@@ -75,20 +76,34 @@ def lower(norm: Norm, target: Target, options: Options, around: Surroundings | N
     they read that instead. They are written for the opset of the options, or for the lowest that they need.
     """
     norm, table = canonical(norm), table_of(target)
-    if 0 in norm.dims:
-        axis = norm.dims.index(0)
-        return Choice((), (Rejected("any operator", "empty", f"dimension {axis} has no elements"),))
+    around = around or Surroundings()
+    problem = _ill_formed(norm)
+    if problem is not None:
+        return Choice((), (problem,))
     lowerings: list[Lowering] = []
     rejected: list[Rejected] = []
     for entry in _entries(table, norm, options):
         if isinstance(entry, Declined):
             rejected.append(Rejected(entry.operator, entry.key, entry.message))
             continue
+        if entry.spelling in _ADDS and around.residual is None and around.embedding is None:
+            continue  # nobody asks why an addition that is not there was not taken
         try:
-            lowerings.append(_Attempt(norm, table, options, around or Surroundings(), entry).lowering())
+            lowerings.append(_Attempt(norm, table, options, around, entry).lowering())
         except Cannot as why:
             rejected.append(Rejected(entry.operator, why.key, why.message))
     return Choice(tuple(lowerings), tuple(rejected))
+
+
+def _ill_formed(norm: Norm) -> Rejected | None:
+    """Why no operator computes it at all, None if one may."""
+    if 0 in norm.dims:
+        return Rejected("any operator", "empty", f"dimension {norm.dims.index(0)} has no elements")
+    if norm.groups is not None and norm.channel is not None:
+        channels = norm.dims[norm.channel]
+        if isinstance(channels, int) and channels % norm.groups:
+            return Rejected("any operator", "groups", f"C = {channels} is no multiple of G = {norm.groups}")
+    return None
 
 
 def _entries(table: Table, norm: Norm, options: Options) -> Iterator[Prefer | Declined]:

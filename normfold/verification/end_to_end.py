@@ -13,6 +13,7 @@ from .kernels import Runtime, gravest, weakest
 from .metrics import Difference, difference
 from .model_inputs import VALUES, InputsError, Trial, attempts
 from .noise import Noise, Outputs
+from .norm_regions import normalises
 from .output_judge import UNOPTIMISED, Comparison, EndToEnd
 from .repro import keep_trial
 from .runner import Job, JobResult, Worker
@@ -82,7 +83,8 @@ def _compared(
     if not second.ok:
         reason = f"the original runs, the candidate does not ({second.stage}): {second.message}"
         return EndToEnd(Status.FAIL, reason=reason, settings=settings)
-    noise = Noise(copies[0], trials, level, first.outputs, worker, options)
+    sensitive = normalises(models[0])
+    noise = Noise(copies[0], trials, level, first.outputs, worker, options, inputs_too=sensitive)
     renamed = [(pair[0].scores, pair[1].scores) for pair in chosen]
     compared = Comparison(options, trials, first.outputs, _align(second.outputs, renamed), noise)
     result = compared.result(models[0], chosen, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import onnx
 
 from normfold.errors import UsageError
 
+from .limits import BYTES_PER_ELEMENT, system_memory
 from .protos import FLOATS, TensorType, free_inputs, infer_types, tensor_type, to_elem
 from .ranges import Meaning, draw, meanings
 from .region_inputs import InputsError
@@ -54,7 +56,7 @@ def attempts(model: onnx.ModelProto, options: VerifyOptions, values: str = "norm
 
     Raises:
         InputsError: an input without rank or of a type that cannot be drawn, and no user data for it.
-        UsageError: user data or shapes that do not fit the model.
+        UsageError: user data or shapes that do not fit the model; `resource.estimate`.
     """
     types = _input_types(model, options)
     _check_names(types, options)
@@ -108,6 +110,7 @@ def _trial(
     model: onnx.ModelProto, types: Mapping[str, TensorType], options: VerifyOptions, rung: int, number: int, values: str
 ) -> Trial:
     shapes = _shapes(types, options, rung, number)
+    _require_room(shapes, options)
     said = meanings(model.graph, infer_types(model, shapes)) if any(_drawn(types, options)) else {}
     rng = np.random.default_rng(abs(options.seed) + number)
     feeds = {}
@@ -117,6 +120,20 @@ def _trial(
         else:
             feeds[name] = _draw(rng, name, found, shapes[name], said.get(name), values)
     return Trial(options.seed + number, shapes, feeds)
+
+
+def _require_room(shapes: Mapping[str, Shape], options: VerifyOptions) -> None:
+    """Inputs are drawn in float64 and packed in their own type; half of the memory must be left for the model."""
+    limit = options.memory_limit_bytes or system_memory()
+    needed = BYTES_PER_ELEMENT * sum(math.prod(shape) for name, shape in shapes.items() if name not in options.inputs)
+    if limit is not None and needed * options.trials > limit // 2:
+        largest = max(shapes, key=lambda name: math.prod(shapes[name]))
+        raise UsageError(
+            "resource.estimate",
+            f"{options.trials} trials with input {largest!r} of shape {list(shapes[largest])} "
+            f"take about {needed * options.trials >> 20} MiB, {limit >> 20} MiB are there",
+            hint=f"give --shape {largest}=... or fewer --trials",
+        )
 
 
 def _drawn(types: Mapping[str, TensorType], options: VerifyOptions) -> list[str]:

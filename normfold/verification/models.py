@@ -55,7 +55,7 @@ def verify_models(
     problems = compare_structure(*models, frozen)
     if problems:
         return Verification(Status.FAIL, "L0", reason="; ".join(problems))
-    if malformed := check_wellformed(original, candidate):
+    if malformed := check_wellformed(original, candidate, models[1], options.target):
         return Verification(Status.FAIL, "L0", reason=malformed)
     if broken := broken_limits(*models, options.target):
         return Verification(Status.FAIL, "L0", reason="; ".join(broken))
@@ -66,7 +66,10 @@ def verify_models(
         progress(1, _STEPS)
     repaired = repair(models[0], repairs)
     with Worker(
-        timeout_s=options.timeout_s, memory_limit_bytes=options.memory_limit_bytes, threads=options.threads
+        timeout_s=options.timeout_s,
+        memory_limit_bytes=options.memory_limit_bytes,
+        threads=options.threads,
+        mapped_bytes=max(_mapped(path, model) for path, model in zip((original, candidate), models, strict=True)),
     ) as worker:
         runtime = choose_runtime(options, worker)
         ran = compare_end_to_end(
@@ -113,6 +116,15 @@ def _native(found: Verification, options: VerifyOptions) -> Verification:
     if not (options.require_native and found.emulated_ops and found.status.passed):
         return found
     return dataclasses.replace(found, status=Status.INCONCLUSIVE, reason=emulation_reason(found.emulated_ops))
+
+
+def _mapped(path: Path, model: onnx.ModelProto) -> int:
+    """Bytes of the model and of the data files that its weights name."""
+    names = {path.name}
+    for tensor in model.graph.initializer:
+        names |= {entry.value for entry in tensor.external_data if entry.key == "location"}
+    files = (path.parent / name for name in names)
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _load(path: Path) -> onnx.ModelProto:

@@ -19,13 +19,26 @@ Outputs = Sequence[Mapping[str, Any]]
 
 
 class Noise:
-    """δ per output and trial, from as many jittered runs as were asked for."""
+    """δ per output and trial, from as many jittered runs as were asked for.
+
+    With `inputs_too` the inputs move together with the weights. A norm needs that: it is as sensitive to its input as the
+    input's mean is large, and no weight in front of the first norm, or none of a float64 one, shows it.
+    """
 
     def __init__(
-        self, copy: Copy, trials: Sequence[Trial], level: str, base: Outputs, worker: Worker, options: VerifyOptions
+        self,
+        copy: Copy,
+        trials: Sequence[Trial],
+        level: str,
+        base: Outputs,
+        worker: Worker,
+        options: VerifyOptions,
+        *,
+        inputs_too: bool = False,
     ) -> None:
         self.copy, self.trials, self.level, self.base = copy, trials, level, base
         self.worker, self.options = worker, options
+        self.inputs_too = inputs_too
         self.runs = 0
         self.share = 1.0
         self.on_inputs = False
@@ -60,16 +73,17 @@ class Noise:
 
     def _jittered(self, seed: int) -> JobResult:
         feeds: list[Mapping[str, Array]] = [trial.feeds for trial in self.trials]
+        rng = np.random.default_rng(seed)
+        moved = [{name: _moved(value, rng) for name, value in one.items()} for one in feeds]
         if not self.on_inputs:
             facts = {"seed": seed, "budget": self._budget()}
-            result = self.worker.run(Job(self.copy.path, feeds, None, self.copy.data_dir, self.level, facts))
+            fed = moved if self.inputs_too else feeds
+            result = self.worker.run(Job(self.copy.path, fed, None, self.copy.data_dir, self.level, facts))
             counts = result.facts.get("jitter", {})
             if result.ok and counts.get("moved"):
                 self.share = counts["moved"] / counts["total"]
                 return result
             self.on_inputs = True
-        rng = np.random.default_rng(seed)
-        moved = [{name: _moved(value, rng) for name, value in one.items()} for one in feeds]
         return self.worker.run(Job(self.copy.path, moved, None, self.copy.data_dir, self.level))
 
     def _budget(self) -> int:

@@ -89,18 +89,23 @@ class _Cutter:
         flowing, constants = self._boundary()
         inputs, entries_before, entries_after = self._entries(flowing)
         outputs = [self._port(value) for value in self._outputs()]
-        version = {domain: number for domain, number in self.scope.opset.items() if domain == ""}
         ir_version = self.candidate.model.ir_version
         old = [constant(name, source) for name, source in constants.items()]
         sizing_before = [self._before(node) for node in self.sizing]
         nodes = [*entries_before, *sizing_before, *(self._before(node) for node in self.nodes)]
-        before = cut_out(nodes, old, inputs, outputs, version, ir_version)
+        before = cut_out(nodes, old, inputs, outputs, self._imports(nodes), ir_version)
         new = self._new_tensors()
         kept = [tensor for tensor in old if tensor.name not in {t.name for t in new}]
         nodes = [*entries_after, *(self._patched(node) for node in self.sizing), *self._after()]
         nodes += self._renamed(outputs, {name for node in nodes for name in node.output})
-        after = cut_out(nodes, kept + [constant(t.name, t) for t in new], inputs, outputs, version, ir_version)
+        imports = self._imports(nodes)
+        after = cut_out(nodes, kept + [constant(t.name, t) for t in new], inputs, outputs, imports, ir_version)
         return Region(tuple(edit.id for edit in self.edits), before, after)
+
+    def _imports(self, nodes: list[NodeProto]) -> dict[str, int]:
+        """The version of each domain that the nodes use; one that only the candidate uses is at its first."""
+        used = {"", *(node.domain for node in nodes if node.domain != "ai.onnx")}
+        return {domain: self.scope.opset.get(domain, 1) for domain in sorted(used)}
 
     def _boundary(self) -> tuple[list[Value], dict[str, TensorSource]]:
         """Values that flow in, and constants by name."""

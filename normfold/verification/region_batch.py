@@ -105,7 +105,9 @@ def prepare(
     if widen:  # one rounding per scaling constant on the way, and a little for products of roundings
         unit, storage = UNIT_ROUNDOFF[TensorProto.FLOAT], 1.02 * max(1, scalings) * unit
         elem = TensorProto.FLOAT
-    limits = lines(max(length, other), unit, storage=storage, smallest=SMALLEST_NORMAL[elem])
+    limits = lines(
+        max(length, other), unit, storage=storage, smallest=SMALLEST_NORMAL[elem], statistics=inputs.norm is not None
+    )
     sides = [emulate(side, runtime, known) for side, known in zip((before, after), types, strict=True)]
     return Item(
         index, region, inputs, sides[0].model, sides[1].model, elem, limits, execution, weight_bytes(before),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
+from .limits import BYTES_PER_ELEMENT, system_memory
 from .norm_regions import epsilons, is_lossy, normalises
 from .protos import FLOATS, TensorType, attributes, free_inputs, infer_types, tensor_type, to_elem
 from .ranges import Meaning, draw, meanings
@@ -129,7 +130,7 @@ def plan_inputs(region: onnx.ModelProto, rewritten: onnx.ModelProto) -> RegionIn
     """Choose shapes for the inputs of `region` and of what it was rewritten to.
 
     Raises:
-        InputsError: an input is not a tensor or its rank is unknown.
+        InputsError: an input is not a tensor, its rank is unknown, or it does not fit into memory.
     """
     types = {}
     for info in free_inputs(region.graph):
@@ -145,6 +146,9 @@ def plan_inputs(region: onnx.ModelProto, rewritten: onnx.ModelProto) -> RegionIn
     if len(set(map(str, shapes))) == 1:
         shapes = shapes[:1]
     largest = max((math.prod(shape) for shape in shapes[0].values()), default=0)
+    room = system_memory()
+    if room is not None and largest * BYTES_PER_ELEMENT > room // 4:
+        raise InputsError(f"an input of {largest} elements does not fit into memory")
     whole = any(found.elem not in FLOATS for found in types.values())
     said = meanings(region.graph, infer_types(region, shapes[0])) if whole else {}
     free = {name: TensorType(found.elem, _free_space(found.dims)) for name, found in types.items()}

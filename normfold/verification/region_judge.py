@@ -75,7 +75,8 @@ def _bounded(
 ) -> Finding:
     """Compare two floating outputs; `sizes` are the magnitudes A + A₀ and A."""
     both, own = sizes
-    limit = lines.passing * both + lines.storage * own + lines.underflow
+    allowed = lines.allowed(degenerate=hostile)
+    limit = allowed * both + lines.storage * own + lines.underflow
     finite = np.isfinite(y0) & np.isfinite(y1)
     odd = ~finite & ~((y0 == y1) | (np.isnan(y0) & np.isnan(y1)))
     repaired = odd & ~np.isfinite(y0) & np.isfinite(y1)
@@ -92,7 +93,7 @@ def _bounded(
     ratio = _ratio(gap, limit)
     at = int(np.argmax(ratio))
     better = np.fmin(own, both - own)
-    least = 2 * lines.passing * better + lines.storage * own + lines.underflow
+    least = 2 * allowed * better + lines.storage * own + lines.underflow
     status, reason = _status(gap, ratio, both, own, lines)
     return Finding(
         status,

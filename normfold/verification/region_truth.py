@@ -71,6 +71,10 @@ def _yardstick(item: Item) -> _Yardstick:
     return _Yardstick.OWN if defined or item.inputs.norm.lossy else _Yardstick.BETTER
 
 
+# An error of the original above this part of the largest result says that no digit of the input is left in the result.
+_NOISE = 0.1
+
+
 def _against(
     truths: Sequence[Mapping[str, Array]], sides: Sequence[Sides], limits: Lines, yardstick: _Yardstick
 ) -> Truth:
@@ -107,7 +111,7 @@ def _one(name: str, sides: Sides, truth: Array, limits: Lines, yardstick: _Yards
             np.broadcast_to(side[name + SUFFIX].astype(np.float64), y1.shape) for side in (sides.before, sides.after)
         ]
         own = np.fmin(*sizes) if yardstick is _Yardstick.BETTER else sizes[1]
-        limit = (limits.passing + limits.storage) * own + limits.underflow
+        limit = (limits.allowed(degenerate=sides.hostile) + limits.storage) * own + limits.underflow
         judged = np.isfinite(truth) & np.isfinite(limit)
         e0, e1 = np.abs(y0 - truth), np.abs(y1 - truth)
         e0 = np.where(np.isfinite(e0), e0, np.inf)
@@ -117,7 +121,10 @@ def _one(name: str, sides: Sides, truth: Array, limits: Lines, yardstick: _Yards
             limit = np.maximum(limit, 2 * _worst_by_channel(np.where(judged & np.isfinite(e0), e0, 0.0)))
         if not judged.any():
             return Truth(True, True, 0.0, 0.0)
-        within = bool((e1[judged] <= limit[judged]).all())
+        # Where the original is off by a tenth of everything, its rows differ by a few units in the last place alone: what
+        # any kernel makes of them is noise.
+        noise = np.isfinite(e0) & (e0 > _NOISE * float(np.abs(truth[judged]).max(initial=0.0)))
+        within = bool(((e1 <= limit) | noise)[judged].all())
         before, after = float(e0[judged].max()), float(e1[judged].max())
         closer = within and after <= before and bool(np.mean(e1[judged] ** 2) <= np.mean(e0[judged] ** 2))
     return Truth(within, closer, before, after if np.isfinite(after) else np.inf)

@@ -28,6 +28,7 @@ from typing import Any
 
 from normfold.errors import EnvironmentProblem, WorkerError
 
+from .limits import default_limit
 from .packing import PackError, read_pack, write_pack
 from .verdicts import Array
 
@@ -73,12 +74,32 @@ class JobResult:
 
 
 class Worker:
-    """A child process in an empty temporary folder, started on first use. Use as a context manager."""
+    """A child process in an empty temporary folder, started on first use. Use as a context manager.
 
-    def __init__(self, *, timeout_s: float = 600.0, memory_limit_bytes: int | None = None, threads: int = 1) -> None:
+    Args:
+        timeout_s: seconds that one job may take.
+        memory_limit_bytes: of its address space, and of each file that it writes; None for what the machine has.
+        threads: of onnxruntime.
+        mapped_bytes: of files that it maps; they take addresses and no memory, and come on top of the default.
+
+    Raises:
+        EnvironmentProblem: `environment.temporary`, there is no place for its files.
+    """
+
+    def __init__(
+        self,
+        *,
+        timeout_s: float = 600.0,
+        memory_limit_bytes: int | None = None,
+        threads: int = 1,
+        mapped_bytes: int = 0,
+    ) -> None:
         self.timeout_s, self.threads = timeout_s, threads
-        self.limits = json.dumps({"memory": memory_limit_bytes})
-        self.folder = Path(tempfile.mkdtemp(prefix="normfold-verify-"))
+        self.limits = json.dumps({"memory": memory_limit_bytes or default_limit(mapped_bytes)})
+        try:
+            self.folder = Path(tempfile.mkdtemp(prefix="normfold-verify-"))
+        except OSError as error:
+            raise _no_place(error) from None
         self.process: subprocess.Popen[str] | None = None
         self.count = self.fresh = 0
         self.providers: tuple[str, ...] = ("CPUExecutionProvider",)
@@ -94,7 +115,7 @@ class Worker:
         """Run one job.
 
         Raises:
-            EnvironmentProblem: onnxruntime is installed but cannot be imported.
+            EnvironmentProblem: onnxruntime is installed but cannot be imported; `environment.temporary`.
             WorkerError: the child crashed, timed out, ran out of memory or left no valid result.
         """
         self.count += 1
@@ -107,6 +128,9 @@ class Worker:
             outputs = tuple(read_pack(path) for _, path in trials) if result.pop("ok") else None
         except PackError as error:
             raise WorkerError("worker.no_result", f"the worker left no valid output: {error}") from error
+        except OSError as error:
+            self.stop()
+            raise _no_place(error) from None
         finally:
             for path in self.folder.glob(f"{stem.name}.*"):
                 path.unlink(missing_ok=True)
@@ -208,6 +232,15 @@ class Worker:
             _kill_group(process)
         with contextlib.suppress(BrokenPipeError):
             process.communicate()
+
+
+def _no_place(error: OSError) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        "environment.temporary",
+        f"the files of the child process cannot be written: {(error.strerror or str(error)).lower()}",
+        where=str(error.filename or ""),
+        hint="set TMPDIR to a directory with more space",
+    )
 
 
 def _kill_group(process: subprocess.Popen[str]) -> None:

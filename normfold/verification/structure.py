@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
-from onnx import defs
-from onnx.defs import OpSchema
 
-from .protos import free_inputs, tensor_type, walk
+from .definitions import MICROSOFT, key
+from .protos import free_inputs, opset, tensor_type, walk
 
 _OVERRIDABLE_IR = 4
-_FLOATS = ["tensor(float16)", "tensor(bfloat16)", "tensor(float)", "tensor(double)"]
+_LAYER_NORM = 17  # the opset that introduced LayerNormalization
+_RUNTIMES = ("ort-cpu", "ort-cuda", "directml")  # targets whose models onnxruntime loads
 Infos = Sequence[onnx.ValueInfoProto]
 
 
@@ -45,45 +44,48 @@ def crashes_runtime(model: onnx.ModelProto) -> str:
     return ""
 
 
-def check_wellformed(original: Path, candidate: Path) -> str:
-    """Return why the ONNX checker refuses the candidate but not the original; "" if it does not."""
-    problem = _checker(candidate)
-    return f"the ONNX checker refuses the candidate: {problem}" if problem and not _checker(original) else ""
+def check_wellformed(original: Path, candidate: Path, model: onnx.ModelProto, target: str) -> str:
+    """Return why the ONNX checker refuses the candidate but not the original; "" if it does not.
+
+    Args:
+        original, candidate: the files.
+        model: the candidate without its external data.
+        target: where it will run. onnxruntime registers operators in the standard domain that the standard does not know;
+            where it runs the model, they are no mistake.
+    """
+    borrowed = target in _RUNTIMES and any(_is_borrowed(node, opset(model)) for node in walk(model.graph))
+    problem = _checker(_without_borrowed(model) if borrowed else str(candidate))
+    return f"the ONNX checker refuses the candidate: {problem}" if problem and not _checker(str(original)) else ""
 
 
-@contextmanager
-def _known_to_the_checker() -> Iterator[None]:
-    """onnxruntime registers SimplifiedLayerNormalization in the standard domain, so the checker has to hear of it."""
-    schema = OpSchema(
-        "SimplifiedLayerNormalization",
-        "",
-        1,
-        inputs=[OpSchema.FormalParameter("X", "T"), OpSchema.FormalParameter("scale", "V")],
-        outputs=[
-            OpSchema.FormalParameter("Y", "V"),
-            OpSchema.FormalParameter("InvStdDev", "U", param_option=OpSchema.FormalParameterOption.Optional),
-        ],
-        type_constraints=[(name, _FLOATS, "") for name in "TUV"],
-        attributes=[
-            OpSchema.Attribute("axis", OpSchema.AttrType.INT, required=False),
-            OpSchema.Attribute("epsilon", OpSchema.AttrType.FLOAT, required=False),
-            OpSchema.Attribute("stash_type", OpSchema.AttrType.INT, required=False),
-        ],
-    )
-    if defs.has(schema.name, schema.domain):
-        yield
-        return
-    defs.register_schema(schema)
+def _is_borrowed(node: onnx.NodeProto, version: int) -> bool:
+    domain, kind = key(node)
+    too_early = kind == "LayerNormalization" and version < _LAYER_NORM
+    return not domain and (kind == "SimplifiedLayerNormalization" or too_early)
+
+
+def _without_borrowed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy for the checker: borrowed operators in the domain of their owner, external data as inputs."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for node in walk(copy.graph):
+        if _is_borrowed(node, opset(model)):
+            node.domain = MICROSOFT
+    if all(entry.domain != MICROSOFT for entry in copy.opset_import):
+        copy.opset_import.append(onnx.helper.make_opsetid(MICROSOFT, 1))
+    kept = [tensor for tensor in model.graph.initializer if tensor.data_location != onnx.TensorProto.EXTERNAL]
+    listed = {info.name for info in copy.graph.input}
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL and tensor.name not in listed:
+            copy.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    del copy.graph.initializer[:]
+    copy.graph.initializer.extend(kept)
+    return copy
+
+
+def _checker(subject: str | onnx.ModelProto) -> str:
     try:
-        yield
-    finally:
-        defs.deregister_schema(schema.name, 1, schema.domain)
-
-
-def _checker(path: Path) -> str:
-    try:
-        with _known_to_the_checker():
-            onnx.checker.check_model(str(path))
+        onnx.checker.check_model(subject)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         return str(error).strip().splitlines()[0]
     return ""

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from normfold.errors import InputError, UsageError
 
+from .limits import system_memory
 from .verdicts import Array
+
+# What numpy and zipfile raise over a damaged file, an encrypted one, and one that claims more than there is.
+_DAMAGED = (
+    OSError, ValueError, EOFError, MemoryError, RuntimeError, KeyError, SyntaxError, zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 def load_user_inputs(specs: Sequence[str]) -> dict[str, list[Array]]:
@@ -50,30 +58,47 @@ def _load(spec: str) -> list[tuple[str, Array]]:
 
 
 def _array(path: Path) -> Array:
-    loaded = _numpy(path)
-    if not isinstance(loaded, np.ndarray):
-        hint = f"pass just {path}"
-        raise UsageError("usage.inputs", "an archive names its inputs itself", where=str(path), hint=hint)
-    return loaded
+    with _opened(path) as loaded:
+        if not isinstance(loaded, np.ndarray):
+            hint = f"pass just {path}"
+            raise UsageError("usage.inputs", "an archive names its inputs itself", where=str(path), hint=hint)
+        return loaded
 
 
 def _archive(path: Path) -> list[tuple[str, Array]]:
-    loaded = _numpy(path)
-    if isinstance(loaded, np.ndarray):
-        raise InputError("input.format", "this is not a .npz archive", where=str(path))
-    with loaded:
-        try:
-            return [(name, loaded[name]) for name in loaded.files]
-        except (ValueError, OSError, zipfile.BadZipFile) as error:
-            raise _unreadable(path, error) from error
+    with _opened(path) as loaded:
+        if isinstance(loaded, np.ndarray):
+            raise InputError("input.format", "this is not a .npz archive", where=str(path))
+        members = [] if loaded.zip is None else loaded.zip.infolist()
+        _require_room(path, sum(int(member.file_size) for member in members))
+        return [(name, loaded[name]) for name in loaded.files]
 
 
-def _numpy(path: Path) -> Array | np.lib.npyio.NpzFile:
+def _require_room(path: Path, size: int) -> None:
+    """What an archive unpacks to is what its directory says: no reader goes beyond it."""
+    room = system_memory()
+    if room is not None and size > room // 2:
+        raise InputError(
+            "resource.estimate",
+            f"the archive unpacks to {size >> 20} MiB, {room >> 20} MiB are there",
+            where=str(path),
+            hint="pass fewer or smaller arrays",
+        )
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Array | np.lib.npyio.NpzFile]:
+    """What numpy makes of a file, for as long as it is open."""
     try:
-        loaded: Array | np.lib.npyio.NpzFile = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        with path.open("rb") as stream:
+            loaded: Array | np.lib.npyio.NpzFile = np.load(stream, allow_pickle=False)
+            try:
+                yield loaded
+            finally:
+                if not isinstance(loaded, np.ndarray):
+                    loaded.close()
+    except _DAMAGED as error:
         raise _unreadable(path, error) from error
-    return loaded
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:

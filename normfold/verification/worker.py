@@ -11,6 +11,7 @@ import gc
 import hashlib
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 
 from .packing import read_pack, write_pack
 
-_NO_NEW_PRIVILEGES = 38  # PR_SET_NO_NEW_PRIVS of <linux/prctl.h>
+_PARENT_DEATH_SIGNAL, _NO_NEW_PRIVILEGES = 1, 38  # PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS of <linux/prctl.h>
 _OUT_OF_MEMORY = (
     "bad_alloc", "failed to allocate memory", "out of memory", "cannot allocate memory", "failed to map segment",
 )  # fmt: skip
@@ -150,8 +151,11 @@ def _confine(limits: dict[str, Any]) -> None:
     _lower(resource.RLIMIT_NOFILE, 1024)
     if limits["memory"]:
         _lower(resource.RLIMIT_AS, int(limits["memory"]))
+        _lower(resource.RLIMIT_FSIZE, int(limits["memory"]))  # it writes nothing that it did not hold
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+        control = ctypes.CDLL(None).prctl
+        control(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+        control(_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
 
 
 def _lower(which: int, value: int) -> None:

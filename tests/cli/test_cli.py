@@ -474,6 +474,88 @@ def test_verify(normfold: Runner, source: Path, tmp_path: Path) -> None:
     assert normfold("verify", source, tmp_path / "bad.onnx", "--rtol", "0.5", "--atol", "1").code == 0
 
 
+def normed(tmp_path: Path, *, contrib: bool, channels: int = 8) -> Path:
+    """GroupNorm of [N, H, W, C] in two groups, by onnxruntime's operator or by InstanceNormalization."""
+    gamma, beta = np.linspace(0.5, 2, channels, dtype=np.float32), np.linspace(-1, 1, channels, dtype=np.float32)
+    node, weights = helper.make_node, {"g": gamma, "b": beta}
+    if contrib:
+        nodes = [node("GroupNorm", ["x", "g", "b"], ["y"], "gn", domain="com.microsoft", groups=2, activation=0)]
+    else:
+        weights |= {"one": np.ones(2, np.float32), "zero": np.zeros(2, np.float32), "view": np.array([0, 2, -1])}
+        nodes = [
+            node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]),
+            node("Reshape", ["t", "view"], ["r"]),
+            node("InstanceNormalization", ["r", "one", "zero"], ["n"]),
+            node("Shape", ["t"], ["shape"]),
+            node("Reshape", ["n", "shape"], ["u"]),
+            node("Transpose", ["u"], ["v"], perm=[0, 2, 3, 1]),
+            node("Mul", ["v", "g"], ["w"]),
+            node("Add", ["w", "b"], ["y"]),
+        ]
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", "H", "W", channels]) for name in "xy"]
+    tensors = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "g", info[:1], info[1:], tensors)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    path = tmp_path / f"{'contrib' if contrib else 'plain'}{channels}.onnx"
+    path.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
+    return path
+
+
+def test_a_kernel_that_did_not_run_is_named(normfold: Runner, tmp_path: Path) -> None:
+    plain, contrib = normed(tmp_path, contrib=False), normed(tmp_path, contrib=True)
+    done = normfold("verify", plain, contrib)
+    assert done.code == 0
+    assert "PASS (emulated: com.microsoft.GroupNorm ×1 - graph surgery verified, kernel not run)" in done.out
+    assert "PASSED" not in done.out
+    found = normfold("verify", plain, contrib, "--target", "ort-cuda", "--format", "json").document["verification"]
+    assert found["emulated_ops"] == {"com.microsoft.GroupNorm": 1}
+    assert (found["target_ep"], found["level_reached"]) == ("CUDAExecutionProvider", "L3 (emulated)")
+    for strict, code in (((), 0), (("--strict",), 1)):
+        done = normfold("verify", plain, contrib, "--require-native", *strict)
+        assert done.code == code
+        assert "INCONCLUSIVE" in done.out
+    done = normfold(
+        "verify",
+        normed(tmp_path, contrib=False, channels=6),
+        normed(tmp_path, contrib=True, channels=6),
+        "--target",
+        "ort-cuda",
+    )
+    assert done.code == 1
+    assert "C/G = 3 is odd" in done.out
+
+
+def test_improved_regions_are_shown_with_both_errors(capfd: pytest.CaptureFixture[str]) -> None:
+    from cli import tables
+    from normfold.gate import combine
+    from normfold.report.build import verification_report
+    from normfold.verification import RegionVerdict, Status, Verification
+
+    regions = [
+        RegionVerdict(("norm0",), Status.IMPROVED, error_before=4.5e-4, error_after=1.2e-4),
+        RegionVerdict(("norm1",), Status.IMPROVED, error_after=2e-7),
+        RegionVerdict(("fold",), Status.PASS),
+    ]
+    tables.verified(verification_report(combine(regions, Verification(Status.PASS, "L3"))))
+    shown = capfd.readouterr().out
+    assert "norm0: improved, error against float64 0.00045 before, 0.00012 after" in shown
+    assert "norm1: improved, error against float64 not finite before, 2e-07 after" in shown
+    assert "fold" not in shown
+    assert "2 of them closer to float64 than the original; outputs change on purpose" in shown
+    assert "PASS (improved)" in shown
+
+
+def test_improvements_can_be_refused(normfold: Runner, source: Path) -> None:
+    from normfold import Config
+    from normfold.gate import options
+
+    assert options(Config()).improve
+    assert not options(Config(no_improve=True)).improve
+    assert options(Config(require_native=True, target="ort-cuda")).require_native
+    assert options(Config(target="ort-cuda")).target == "ort-cuda"
+    assert normfold("optimize", source, "--no-improve", "--require-native").code == 0
+
+
 def test_the_user_s_data_are_used(normfold: Runner, source: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(5, 3, 4, 4)).astype(np.float32))
     arguments = ["optimize", source, "-o", tmp_path / "o.onnx", "--format", "json"]
@@ -555,7 +637,7 @@ def test_rule(normfold: Runner) -> None:
     assert (done.code, done.out) == (2, "")
 
 
-@pytest.mark.parametrize("command", ["optimize", "verify", "explain", "inspect", "targets", "rule", "schema"])
+@pytest.mark.parametrize("command", ["optimize", "verify", "explain", "inspect", "targets", "rule", "schema", "doctor"])
 def test_help(normfold: Runner, command: str) -> None:
     done = normfold(command, "--help")
     assert done.code == 0

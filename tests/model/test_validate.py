@@ -157,6 +157,22 @@ def test_an_attribute_twice():
     assert "twice" in refused("graph.node", model)
 
 
+@pytest.mark.parametrize("kind", [0, AttributeProto.INT, AttributeProto.STRING])
+def test_an_attribute_of_another_type(kind):
+    model = net([node("LeakyRelu", ["x"], ["y"], alpha=0.1)], {"x": [1]}, ["y"])
+    load(model)
+    data = model.graph.node[0].attribute[0].SerializeToString() + b"\xa0\x01" + bytes([kind])
+    model.graph.node[0].attribute[0].ParseFromString(data)
+    assert "type" in refused("graph.node", model)
+
+
+def test_attributes_that_the_standard_does_not_know():
+    """Of custom operators, and further ones of standard operators, any type will do; a rule looks at them."""
+    custom = node("Own", ["x"], ["y"], domain="com.example", alpha="text")
+    load(net([custom], {"x": [1]}, ["y"], domains=["com.example"]))
+    load(net([node("LeakyRelu", ["x"], ["y"], further="text")], {"x": [1]}, ["y"]))
+
+
 def test_no_operator():
     refused("graph.node", net([onnx.NodeProto(input=["x"], output=["y"])], {"x": [1]}, ["y"]))
 
@@ -251,6 +267,33 @@ def test_one_branch_is_one_value():
     choose = node("If", ["x"], ["y"])
     choose.attribute.append(graph_attribute("then_branch", body))
     load(net([choose], {"x": [1]}, ["y"]))
+
+
+TEXTS = ["in", "out", "bn", "Relu", "org.x", "w0", "alpha", "key", "value", "N", "dim", "loc"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_that_is_not_utf_8(tmp_path, text):
+    """Protobuf hands such text out as bytes; nothing behind the loader could live with that."""
+    weight = numpy_helper.from_array(np.ones(2, np.float32), "w0")
+    nodes = [
+        node("Add", ["in", "w0"], ["bn"], name="bn"),
+        node("LeakyRelu", ["bn"], ["dim"], alpha=0.5),
+        node("Relu", ["dim"], ["out"], domain="org.x"),
+    ]
+    model = net(nodes, {"in": ["N"]}, ["out"], {"w0": weight}, domains=["org.x"])
+    model.metadata_props.add(key="key", value="value")
+    outside = external("tied", 0, 1, location="loc")
+    model.graph.initializer.append(outside)
+    data = model.SerializeToString()
+    load(bytes_of(tmp_path, data))
+    wrong = b"\xff" * len(text)
+    assert encoded(text) in data
+    refused("input.malformed", bytes_of(tmp_path, data.replace(encoded(text), encoded(text)[:1] + wrong)))
+
+
+def encoded(text):
+    return bytes([len(text)]) + text.encode()
 
 
 # --- odd, and no harm ---

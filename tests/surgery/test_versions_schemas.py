@@ -45,7 +45,7 @@ def test_every_rule_has_a_step() -> None:
 
 
 def test_rules_need_not_ask_for_types() -> None:
-    """`convert` asks for the types of what has no rule only."""
+    """`engine` asks for the types of what has no rule only."""
     assert {key(item) for item in KNOWN if key(item) in TABLE and narrowed(item)} <= {("Scan", 9)}
 
 

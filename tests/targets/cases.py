@@ -56,7 +56,7 @@ def parameter(
 @st.composite
 def cases(draw: Callable[..., Any]) -> Case:
     kind = draw(st.sampled_from(("layer", "instance", "instance last", "group", "group last", "whole", "any")))
-    rank = draw(st.sampled_from((2, 3, 4, 5) if kind in ("layer", "any") else (3, 4, 4, 5)))
+    rank = draw(st.sampled_from((2, 3, 4, 5) if kind in ("layer", "group", "any") else (3, 4, 4, 5)))
     # different primes, so that no extent passes for another by accident; the one that may be cut has factors
     shape = [draw(st.sampled_from((1, 2))), 3, 5, 2, 7][:rank]
     last = rank - 1

@@ -58,7 +58,7 @@ def tolerance(case: Case, lowering: Lowering, wanted: np.ndarray) -> float:
     spread = np.sqrt(rows.min() ** 2 + norm.epsilon)
     condition = 1.0 + np.abs(case.x).max() / max(spread, 0.05)
     lost = condition**2 if ONE_PASS & {node.op_type for node in lowering.nodes} else condition
-    return float(largest * (16.0 * inner * lost * np.sqrt(size(case)) + sum(4.0 * u for u in narrow)))
+    return float(largest * (4.0 * inner * lost * np.sqrt(size(case)) + sum(2.0 * u for u in narrow)))
 
 
 def runnable(lowering: Lowering) -> bool:

@@ -36,7 +36,8 @@ CASES: list[tuple[str, Target, Norm, dict[str, Any], str, str]] = [
     ("precision", CUDA, norms.group_norm(), {"precise": True}, CONTRIB, "E[x²]"),
     ("parameter-range", CPU, norms.layer_norm(gamma=np.full((1, 1, 8), 1e300)), {}, "LayerNormalization", "FLOAT"),
     ("epsilon", P, norms.layer_norm(epsilon=1e-60), {}, "LayerNormalization", "1e-60"),
-    ("surroundings", CPU, norms.layer_norm(), {}, "com.microsoft.SkipLayerNormalization", "addition"),
+    ("epsilon", P, norms.layer_norm(epsilon=1e-60), {}, "elementary operators", "FLOAT"),
+    ("groups", P, norms.norm(("N", 8, 4), (2,), groups=3, channel=1), {}, "any operator", "multiple"),
     ("left-to-target", OV, norms.rms_norm(), {}, "SimplifiedLayerNormalization", "fusion"),
 ]
 
@@ -69,8 +70,15 @@ def test_parameters_that_the_spelling_has_no_place_for() -> None:
     assert found["InstanceNormalization idiom, affine as BatchNormalization"] == "parameters"
 
 
+def test_an_addition_that_the_operator_does_not_take() -> None:
+    around = Surroundings(residual=norms.RESIDUAL)
+    found = {r.operator: r.key for r in rejected(norms.group_norm(), CUDA, around)}
+    assert found["com.microsoft.SkipGroupNorm"] == "surroundings"
+    assert "com.microsoft.SkipGroupNorm" not in {r.operator for r in rejected(norms.group_norm(), CUDA)}
+
+
 def test_every_key_is_tested() -> None:
-    assert {case[0] for case in CASES} | {"empty", "parameters"} == set(TARGET_REASONS)
+    assert {case[0] for case in CASES} | {"empty", "parameters", "surroundings"} == set(TARGET_REASONS)
 
 
 def test_an_operator_that_is_written_for_a_type_starts_where_the_type_does() -> None:

@@ -123,6 +123,38 @@ def beta_minus(*, epsilon=1e-5, h=24):
     return g.model({"x": ["N", "S", h]}, g.op("Add", g.op("Mul", "x", k), shift))
 
 
+def guarded(kind, how="one pass"):
+    """LayerNorm whose variance goes through an operator that must not change it."""
+    gamma, beta = parameters(24)
+    g = Graph()
+    m = g.reduce("ReduceMean", "x", [-1])
+    d = g.op("Sub", "x", m)
+    v = variance(g, "x", m, d, [-1], how)
+    more = {"Clip": (g.const(0.0),), "Expand": (g.op("Shape", "x"),)}.get(kind, ())
+    n = root(g, g.op(kind, v, *more), 1e-5, "rsqrt", d)
+    return g.model({"x": ["N", "S", 24]}, g.op("Add", g.op("Mul", n, g.const(gamma)), g.const(beta)))
+
+
+def unbiased(h=24):
+    """LayerNorm with the unbiased variance, whose N − 1 is asked of the shape."""
+    gamma, beta = parameters(h)
+    g = Graph()
+    d = g.op("Sub", "x", g.reduce("ReduceMean", "x", [-1]))
+    extent = g.op("Cast", g.op("Gather", g.op("Shape", "x"), g.const([2])), to=F32)
+    total = g.reduce("ReduceSum", g.op("Mul", d, d), [-1])
+    n = root(g, g.op("Div", total, g.op("Sub", extent, g.const(1.0))), 1e-5, "sqrt", d)
+    return g.model({"x": ["N", "S", h]}, g.op("Add", g.op("Mul", n, g.const(gamma)), g.const(beta)))
+
+
+def absorbed(h=24, *, forget=False):
+    """What the unbiased variance becomes: N/(N − 1) goes into gamma and into epsilon, which `forget` leaves out."""
+    gamma, beta = parameters(h)
+    g, k = Graph(), (h - 1) / h
+    epsilon = 1e-5 if forget else 1e-5 * k
+    y = g.op("LayerNormalization", "x", g.const(gamma * k**0.5), g.const(beta), epsilon=epsilon, axis=-1)
+    return g.model({"x": ["N", "S", h]}, y)
+
+
 def layer_op(*, epsilon=1e-5, h=24, opset=17, elem=F32, swapped=False, axis=-1, scale=1.0, dims=("N", "S", None)):
     gamma, beta = parameters(h)
     g = Graph(opset, elem)
@@ -216,6 +248,28 @@ def group(kind, *, groups=GROUPS, epsilon=1e-5, elem=F32, swapped=False, silu=Fa
     dims = (c, 1, 1)
     y = g.op("Add", g.op("Mul", n, g.const(gamma.reshape(dims))), g.const(beta.reshape(dims)))
     return g.model({"x": ["N", c, "H", "W"]}, _silu(g, y) if silu else y)
+
+
+def by_layer_norm(*, batch_norm=False, space=(4, 5)):
+    """GroupNorm as LayerNormalization of [N, G, K], with the affine as one BatchNormalization or as Mul and Add."""
+    gamma, beta = parameters(C)
+    g, size = Graph(), C // GROUPS * space[0] * space[1]
+    view = g.op("Reshape", "x", g.const([0, GROUPS, size]))
+    n = g.op("LayerNormalization", view, g.const(np.ones(size)), axis=-1, epsilon=1e-5)
+    n = g.op("Reshape", n, g.const([0, C, *space]))
+    if batch_norm:
+        still = g.const(np.zeros(C)), g.const(np.ones(C))
+        y = g.op("BatchNormalization", n, g.const(gamma), g.const(beta), *still, epsilon=0.0)
+    else:
+        y = g.op("Add", g.op("Mul", n, g.const(gamma.reshape(C, 1, 1))), g.const(beta.reshape(C, 1, 1)))
+    return g.model({"x": ["N", C, *space]}, y)
+
+
+def sized(model, space=(4, 5)):
+    """The model with a fixed size of its input's last two dimensions."""
+    for dim, size in zip(model.graph.input[0].type.tensor_type.shape.dim[2:], space, strict=True):
+        dim.dim_value = size
+    return model
 
 
 def _silu(g, y):

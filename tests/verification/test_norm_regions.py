@@ -1,6 +1,7 @@
 """L2 of norm rewrites: spellings against operators, planted mistakes, and originals that are worse than the rewrite."""
 
 import numpy as np
+import onnx
 import pytest
 
 from normfold.verification import Status, VerifyOptions, region_inputs, verify_regions
@@ -10,16 +11,21 @@ from .norm_builders import (
     F16,
     F32,
     F64,
+    absorbed,
     beta_minus,
+    by_layer_norm,
     group,
+    guarded,
     instance,
     layer_chain,
     layer_op,
     region,
     rms_chain,
     rms_op,
+    sized,
     skip_chain,
     skip_op,
+    unbiased,
 )
 
 HALF_EPSILON = float(np.float16(1e-5))  # what a float16 graph holds of 1e-5
@@ -40,6 +46,12 @@ RIGHT = {
     "layer, bfloat": (layer_chain(elem=BF16, epsilon=BRAIN_EPSILON), layer_op(elem=BF16, epsilon=BRAIN_EPSILON)),
     "layer, long rows": (layer_chain(h=4096), layer_op(h=4096)),
     "layer, decomposed again": (layer_op(), layer_chain()),
+    "layer, clipped": (guarded("Clip", "pow"), layer_op()),
+    "layer, expanded": (guarded("Expand", "mul"), layer_op()),
+    "layer, unbiased": (unbiased(), absorbed()),
+    "layer, no epsilon": (layer_chain(epsilon=None), layer_op(epsilon=0.0)),
+    "layer, two elements": (layer_chain(h=2), layer_op(h=2)),
+    "layer, half, decomposed again": (layer_op(elem=F16, epsilon=HALF_EPSILON), layer_chain(elem=F16)),
     "rms": (rms_chain(), rms_op()),
     "rms, l2": (rms_chain(how="l2"), rms_op()),
     "rms, standard": (rms_chain(how="mul", inverse="sqrt"), rms_op("RMSNormalization")),
@@ -53,6 +65,8 @@ RIGHT = {
     "group, channels first": (group("instance"), group("contrib", last=False)),
     "group, silu": (group("instance", silu=True), group("contrib", silu=True)),
     "group, half": (group("instance", elem=F16), group("contrib", elem=F16, wide=True)),
+    "group, layer": (sized(group("pow")), by_layer_norm()),
+    "group, layer and batch": (sized(group("instance")), by_layer_norm(batch_norm=True)),
     "group 21": (group("GroupNormalization-21"), group("instance")),
     "group 18": (group("GroupNormalization-18"), group("instance")),
     "instance": (instance("pow"), instance("op")),
@@ -64,6 +78,9 @@ RIGHT = {
 BETTER = {
     "layer, one pass": (layer_chain(how="one pass"), layer_op()),
     "layer, one pass, clamped": (layer_chain(how="clamped"), layer_op()),
+    "layer, one pass, relu": (guarded("Relu"), layer_op()),
+    "layer, one pass, clip": (guarded("Clip"), layer_op()),
+    "layer, one pass, abs": (guarded("Abs"), layer_op()),
     "layer, half": (layer_chain(elem=F16), layer_op(elem=F16, epsilon=HALF_EPSILON)),
     "rms, half": (rms_chain(elem=F16, epsilon=1e-5), rms_op(elem=F16, epsilon=HALF_EPSILON)),
     "group, one pass": (group("one pass"), group("instance")),
@@ -76,6 +93,9 @@ WRONG = {
     "epsilon, half in float": (layer_chain(cast=True, elem=F16), layer_op(elem=F16, epsilon=1e-3)),
     "epsilon, double": (layer_chain(elem=F64), layer_op(elem=F64, epsilon=1e-3)),
     "epsilon, bfloat": (layer_chain(elem=BF16, epsilon=BRAIN_EPSILON), layer_op(elem=BF16, epsilon=1e-3)),
+    "epsilon, by one percent": (layer_chain(), layer_op(epsilon=1.01e-5)),
+    "unbiased, epsilon": (unbiased(), absorbed(forget=True)),
+    "unbiased, taken for biased": (unbiased(), layer_op()),
     "no epsilon": (layer_chain(), layer_op(epsilon=0.0)),
     "epsilon invented": (layer_chain(epsilon=None), layer_op(epsilon=1e-5)),
     "swapped": (layer_chain(), layer_op(swapped=True)),
@@ -204,3 +224,17 @@ def test_all_outputs_of_a_residual_norm_are_compared():
     (verdict,) = verify_regions([region(before, after)], VerifyOptions())
     assert verdict.status is Status.FAIL
     assert verdict.location.startswith("y1")
+
+
+def test_a_decision_made_of_values_is_judged_by_its_noise_floor():
+    """Where(v > 0, v, 0) has no rounding bound; it is compared all the same."""
+    before = guarded("Abs", "mul")
+    guard = next(node for node in before.graph.node if node.op_type == "Abs")
+    zero = next(node for node in before.graph.node if node.op_type == "Sub").input[1]
+    guard.op_type = "Where"
+    asked = onnx.helper.make_node("IsNaN", [guard.input[0]], ["nan"])
+    guard.input[:] = ["nan", zero, guard.input[0]]
+    before.graph.node.insert(list(before.graph.node).index(guard), asked)
+    right, wrong = verify_regions([region(before, layer_op()), region(before, layer_op(epsilon=1e-3))], VerifyOptions())
+    assert (right.status, right.execution) == (Status.PASS, "noise floor")
+    assert wrong.status is Status.FAIL

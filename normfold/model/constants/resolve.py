@@ -169,7 +169,8 @@ def float64(source: TensorSource) -> np.ndarray[Any, np.dtype[np.float64]]:
     """
     if not dtypes.is_float(source.data_type):
         raise Unreadable(dtypes.type_name(source.data_type))
-    return source.array().astype(np.float64)
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        return source.array().astype(np.float64)
 
 
 def readable(source: TensorSource) -> bool:

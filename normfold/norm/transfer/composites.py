@@ -24,6 +24,11 @@ Normalised = tuple[Fact | None, Fact | None, Fact | None]  # the result, the mea
 _MVN_EPSILON = 1e-18
 
 
+def epsilon_of(node: Node) -> float:
+    """The epsilon of a norm operator: attributes and their defaults are float32."""
+    return float(np.float32(attributes.get(node, "epsilon", 1e-5)))
+
+
 def normalised(frame: Frame, fact: Fact, axes: Collection[int], epsilon: float, *, centred: bool) -> Normalised:
     """`(x - mean) / sqrt(variance + epsilon)`, or `x / sqrt(mean square + epsilon)`."""
     average = mean(frame, fact, axes, keep=True)
@@ -73,7 +78,7 @@ def _over_suffix(frame: Frame, node: Node, *, centred: bool) -> Facts:
     axes = trailing(node, len(fact.view))
     if axes is None or attributes.get(node, "stash_type", 1) != 1:
         return None
-    epsilon = float(attributes.get(node, "epsilon", 1e-5))
+    epsilon = epsilon_of(node)
     result, average, inverse = normalised(frame, fact, axes, epsilon, centred=centred)
     outputs = [affine(frame, result, node, None), average, inverse] if centred else [affine(frame, result, node, None)]
     return [typed(frame, item, value) for item, value in zip(outputs, node.outputs, strict=False)]
@@ -95,7 +100,7 @@ def _instance_norm(frame: Frame, node: Node) -> Facts:
     fact = frame.fact(node.input(0))
     if fact is None or len(fact.view) < 3 or attributes.unexpected(node, ("epsilon",)) or node.scope.version < 6:
         return None
-    epsilon, rank = float(attributes.get(node, "epsilon", 1e-5)), len(fact.view)
+    epsilon, rank = epsilon_of(node), len(fact.view)
     result, _, _ = normalised(frame, fact, range(2, rank), epsilon, centred=True)
     return [affine(frame, result, node, _per_channel(rank))]
 
@@ -125,7 +130,7 @@ def _group_norm(frame: Frame, node: Node) -> Facts:
         return None
     if attributes.get(node, "stash_type", 1) != 1:
         return None
-    result = grouped(frame, fact, groups, 1, float(attributes.get(node, "epsilon", 1e-5)))
+    result = grouped(frame, fact, groups, 1, epsilon_of(node))
     rank, channels = len(fact.view), frame.extent(fact.view[1])
     for slot, step in ((1, multiply), (2, add)):
         found = frame.constant(node.input(slot))
@@ -162,7 +167,7 @@ def _batch_norm(frame: Frame, node: Node) -> Facts:
         or attributes.get(node, "training_mode", 0)
     ):
         return None
-    epsilon = float(attributes.get(node, "epsilon", 1e-5))
+    epsilon = epsilon_of(node)
     average, variance = (_statistic(frame, fact, value) for value in node.inputs[3:5])
     centred = add(frame, fact, average, -1.0)
     inverse = _inverse_root(frame, variance, epsilon)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from normfold.model import attributes
 from normfold.model.graph import Node
 from normfold.norm.frame import Constant, Fact, Frame, Transfer
-from normfold.norm.transfer.composites import grouped
+from normfold.norm.transfer.composites import epsilon_of, grouped
 from normfold.norm.transfer.elementwise import add, multiply
 
 Facts = Sequence[Fact | None] | None
@@ -22,7 +22,7 @@ def _group_norm(frame: Frame, node: Node) -> Facts:
     if attributes.get(node, "activation", 0):
         return None
     channel = 3 if attributes.get(node, "channels_last", 1) else 1
-    groups, epsilon = int(attributes.get(node, "groups", 0)), float(attributes.get(node, "epsilon", 1e-5))
+    groups, epsilon = int(attributes.get(node, "groups", 0)), epsilon_of(node)
     result = grouped(frame, fact, groups, channel, epsilon)
     for slot, step in ((1, multiply), (2, add)):
         found = frame.constant(node.input(slot))

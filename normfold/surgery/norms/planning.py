@@ -141,10 +141,10 @@ class _Planner:
     def _best(self, site: NormSite, choice: Choice, opset: int | None) -> Lowering | None:
         """The first lowering that gains something; with an opset, of those that are valid under it."""
         for lowering in choice.lowerings:
-            if opset is not None and not _is_valid(lowering, opset):
-                continue
             if self._is_spelled(site, lowering):
                 return None
+            if opset is not None and not _is_valid(lowering, opset):
+                continue
             if self._gains(site, extent_of(site, self._around(site), lowering).dead, lowering):
                 return lowering
         return None
@@ -159,7 +159,7 @@ class _Planner:
         if any(self._lacks(node, site) for node in dead):
             return True
         if len(lowering.nodes) == len(dead):
-            return lowering.operator.partition(",")[0] != _ELEMENTARY
+            return not _is_elementary(lowering)
         return len(lowering.nodes) < len(dead)
 
     def _lacks(self, node: Node, site: NormSite) -> bool:
@@ -175,7 +175,8 @@ class _Planner:
             choice = self._offer(site, opset)
             lowering = self._best(site, choice, opset)
         if lowering is None:
-            is_spelled = bool(choice.lowerings) and self._is_spelled(site, choice.lowerings[0])
+            best = next(iter(choice.lowerings), None)
+            is_spelled = best is not None and not _is_elementary(best) and self._is_spelled(site, best)
             self.decisions[site.end.key] = kept(site, choice, opset, obstacle, self.target, is_spelled=is_spelled)
         else:
             self.decisions[site.end.key] = applied(site, lowering)
@@ -207,6 +208,10 @@ class _Planner:
                     change.nodes[index] = [*conversion.before, conversion.proto]
                     change.constants += conversion.tensors
         return rewrite(self.model, changes, _imports(self.model, edits, opset))
+
+
+def _is_elementary(lowering: Lowering) -> bool:
+    return lowering.operator.partition(",")[0] == _ELEMENTARY
 
 
 def _is_valid(lowering: Lowering, opset: int) -> bool:

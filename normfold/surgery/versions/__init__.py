@@ -6,7 +6,7 @@ node, or under which condition nothing has. What neither the table nor an automa
 is refused.
 """
 
-from normfold.surgery.versions.convert import convert, raise_opset
+from normfold.surgery.versions.engine import convert, raise_opset
 from normfold.surgery.versions.form import Converted, Fresh
 
 __all__ = ["Converted", "Fresh", "convert", "raise_opset"]

@@ -134,21 +134,14 @@ class Form:
         """Give an attribute a value."""
         self._attributes[name] = helper.make_attribute(name, value)
 
-    def make_explicit(self, name: str, default: Any) -> None:
-        """Write out the default of the old version, because the new one has another."""
-        if not self.has(name):
-            self.give(name, default)
-
     def rename(self, op_type: str) -> None:
         """The same node under another operator."""
         self.op_type = op_type
 
     def put(self, slot: int, name: str) -> None:
-        """Read a value in an input slot; trailing empty slots go."""
+        """Read a value in an input slot, "" to leave it out."""
         self.inputs += [""] * (slot + 1 - len(self.inputs))
         self.inputs[slot] = name
-        while self.inputs and not self.inputs[-1]:
-            self.inputs.pop()
 
     def insert(self, slot: int, name: str) -> None:
         """Read a value in a new input slot, which moves those behind it up."""

@@ -18,6 +18,9 @@ REVIEWED = 28
 
 StepRule = Callable[[Form], None]
 
+# Operators that a runtime has under the standard's name for whatever opset. Others were withdrawn at some version.
+OF_A_RUNTIME = frozenset({"SimplifiedLayerNormalization"})
+
 _REDUCTIONS = (
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
     "ReduceSumSquare",

@@ -37,8 +37,8 @@ def transposed_pads(form: Form) -> None:
     if not automatic and not form.has("output_shape"):
         return
     totals = _totals(form)
-    if totals is None or any(total % 2 for total in totals):
-        form.refuse("its padding may be odd, and which end gets the larger part was stated in two ways")
+    if totals is None or any(total % 2 or total < 0 for total in totals):
+        form.refuse("its padding may be odd or negative, and how it is split was stated in two ways")
 
 
 def _totals(form: Form) -> list[int] | None:

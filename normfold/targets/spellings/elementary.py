@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from normfold.model.dtypes import BFLOAT16, FLOAT16
+from normfold.model.dtypes import BFLOAT16, FLOAT16, stored, type_name
 from normfold.norm.meaning import Norm
 from normfold.targets.reasons import Cannot
 from normfold.targets.regroup import Grouped, first_grouped, grouped
@@ -19,7 +19,7 @@ def division(site: Site) -> str:
     """Sub, Pow, ReduceMean, Add, Sqrt, Div, in float32 at least: the square of a float16 overflows beyond 255.
 
     Raises:
-        Cannot: the type is a narrow one; the groups cannot be written as a Reshape.
+        Cannot: the type is a narrow one; epsilon is lost in it; the groups cannot be written as a Reshape.
     """
     return _build(site, reciprocal=False)
 
@@ -48,11 +48,18 @@ def _build(site: Site, *, reciprocal: bool) -> str:
 def _normalised(site: Site, value: str, rank: int, axes: tuple[int, ...], reciprocal: bool) -> str:
     deviation = site.op("Sub", value, _mean(site, value, rank, axes), rank=rank) if site.norm.centred else value
     square = site.op("Pow", deviation, site.constant("two", np.array(2.0)), rank=rank)
-    epsilon = site.constant("epsilon", np.array(site.norm.epsilon))
+    epsilon = _epsilon(site)
     root = site.op("Sqrt", site.op("Add", _mean(site, square, rank, axes), epsilon, rank=rank), rank=rank)
     if reciprocal:
         return site.op("Mul", deviation, site.op("Reciprocal", root, rank=rank), rank=rank)
     return site.op("Div", deviation, root, rank=rank)
+
+
+def _epsilon(site: Site) -> str:
+    value = np.array(site.norm.epsilon)
+    if value > 0.0 and stored(value, site.data_type) == 0.0:
+        raise Cannot("epsilon", f"epsilon = {site.norm.epsilon:g} is 0 in {type_name(site.data_type)}")
+    return site.constant("epsilon", value)
 
 
 def _mean(site: Site, value: str, rank: int, axes: tuple[int, ...]) -> str:

@@ -11,8 +11,8 @@ from normfold.model.constants import Constants
 from normfold.model.graph import Node, Scope
 from normfold.model.shapes import Shapes
 from normfold.surgery.versions.form import Converted, Form, Fresh
-from normfold.surgery.versions.schemas import Step, is_compatible, narrowed, steps, type_text
-from normfold.surgery.versions.table import OLDEST, REVIEWED, TABLE
+from normfold.surgery.versions.schemas import Step, history, is_compatible, narrowed, steps, type_text
+from normfold.surgery.versions.table import OF_A_RUNTIME, OLDEST, REVIEWED, TABLE
 
 
 def raise_opset(
@@ -69,6 +69,8 @@ def convert(node: Node, wanted: int, constants: Constants, shapes: Shapes, fresh
     if node.domain or node.is_call or not _is_affected(node.op_type, node.scope.version, wanted):
         return None
     form = Form(node, wanted, constants, shapes, fresh)
+    if not history(node.op_type):
+        form.refuse("it is no operator of the standard")
     version = node.scope.version
     while True:
         step = next(steps(form.op_type, version, wanted), None)
@@ -80,7 +82,9 @@ def convert(node: Node, wanted: int, constants: Constants, shapes: Shapes, fresh
 
 @lru_cache(maxsize=1024)
 def _is_affected(op_type: str, have: int, wanted: int) -> bool:
-    """Whether an operator changes at all in between."""
+    """Whether an operator changes in between, as far as is known."""
+    if not history(op_type):
+        return have < wanted and op_type not in OF_A_RUNTIME
     return next(steps(op_type, have, wanted), None) is not None
 
 

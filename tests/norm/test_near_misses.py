@@ -86,21 +86,17 @@ NEAR_MISSES = {
         v=[VARIANCE, node("Equal", ["v", "zero"], ["is"])],
         n=[node("Where", ["is", "two", "r"], ["rr"]), node("Div", ["d", "rr"], ["n"])],
     ),
-    "norm of the norm": layer(n=[node("Div", ["d", "r"], ["n_"]), node("Tanh", ["n_"], ["n"])], r=[SQRT], v=VARIANCE),
+    "clamped norm": layer(n=[node("Div", ["d", "r"], ["n_"]), node("Max", ["n_", "two"], ["n"])], r=[SQRT], v=VARIANCE),
 }
 # These hold a norm of x, without what makes them a near-miss.
-HOLD_A_NORM = {"norm of the norm": "n_"}
+HOLD_A_NORM = {"clamped norm": "n_"}
 
 
 @pytest.mark.parametrize("name", NEAR_MISSES)
 def test_near_misses(name):
     model = NEAR_MISSES[name]
     assert set(norms_of_x(model)) == {HOLD_A_NORM[name]} if name in HOLD_A_NORM else not norms_of_x(model)
-    if name in ("negative epsilon", "root over deviation", "cube root"):
-        feeds = feed(model, SIZES)
-        assert_close(run(rewritten(model)[0], feeds), run(model, feeds), 2e-5)
-    elif name != "clamped from above":
-        unchanged(model)
+    unchanged(model)
 
 
 # --- one for every mistake of section 7 of the norm reference ---------------------------------------------
@@ -121,7 +117,7 @@ def test_epsilon_is_read_from_either_operand(epsilon, first):
     unchanged(model)
 
 
-@pytest.mark.parametrize("extents", [(H, H, H), (2, H, H)])
+@pytest.mark.parametrize("extents", [(H, H, H), (H, H)])
 def test_dropped_dimensions_meet_others_of_the_same_extent(extents):
     """keepdims=0: the mean of row i is subtracted from column i."""
     model = layer(
@@ -277,7 +273,7 @@ def test_contrib_group_norm_only_where_there_is_a_kernel(target):
     model = net(nodes, {"x": ["n", 12, 4, 4]}, ["y"], {"g": vector(12), "b": vector(12, 1)}, opset=21)
     result, _ = stable(model, target)
     assert "GroupNorm" not in operators(result)
-    assert target is Target.TENSORRT or "GroupNormalization" not in operators(result)
+    assert target in (Target.TENSORRT, Target.OPENVINO) or "GroupNormalization" not in operators(result)
 
 
 def test_a_residual_is_no_bias():
@@ -325,11 +321,11 @@ def test_epsilon_and_parameters_of_group_normalization(opset, epsilon, groups):
     for target in Target:
         result, _ = stable(model, target)
         kept = [item for item in result.graph.node if item.op_type == "GroupNormalization"]
-        if opset < 21 and target is Target.TENSORRT and kept:
-            scale = next(t for t in result.graph.initializer if t.name == kept[0].input[1])
-            assert list(scale.dims) == [12]
-            stored = {a.name: a.f for a in kept[0].attribute}
-            assert stored["epsilon"] == pytest.approx(1e-5 if epsilon is None else epsilon, rel=1e-6)
+        for item in kept:
+            scale = next(t for t in result.graph.initializer if t.name == item.input[1])
+            assert list(scale.dims) == [12 if result.opset_import[0].version >= 21 else groups]
+            stored = {a.name: a.f for a in item.attribute}
+            assert stored.get("epsilon", 1e-5) == pytest.approx(1e-5 if epsilon is None else epsilon, rel=1e-6)
 
 
 def test_rms_does_not_swallow_a_layer_norm():
@@ -377,7 +373,8 @@ def test_deviations_beyond_the_range_of_float16():
     info = [helper.make_tensor_value_info("x", TensorProto.FLOAT16, DIMS)]
     model = net([*LAYER.values(), *END], info, ["y"], half, elem=TensorProto.FLOAT16)
     feeds = feed(model, SIZES, spread=600)
-    assert not np.isfinite(run(model, feeds)[0]).all() or True
+    with pytest.raises(AssertionError, match="off by"):
+        assert_close(run(model, feeds), exact(model, feeds), 5e-3)
     result, _ = stable(model)
     assert_close(run(result, feeds), exact(model, feeds), 5e-3)
 

@@ -10,15 +10,16 @@ import heapq
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeGuard
 
 import numpy as np
-from onnx import numpy_helper
 
 from normfold.errors import InputError
-from normfold.model import attributes, dtypes
+from normfold.model import dtypes
 from normfold.model.graph import Node, Scope, Value
 from normfold.model.shapes import Shapes
 from normfold.model.tensors import Unreadable
+from normfold.norm.filled import collapsed, filled, is_filled
 from normfold.norm.forms import THE_BASE, Coefficient, Form
 from normfold.norm.numbers import Extents
 from normfold.norm.views import UNIT, Axis, View, aligned, extent, is_sound, labelled, real_atoms, sizes
@@ -118,12 +119,14 @@ class Frame:
         return fact if fact is not None else self.constant(value)
 
     def constant(self, value: Value | None) -> Constant | None:
-        """The elements of a float constant, or of a number computed of extents."""
+        """The elements of a float constant, of a number computed of extents, or of ones and zeros in a computed shape."""
         if value is None:
             return None
         source = self.shapes.constants.get(value)
         if source is None:
             numbers = self.extents.numbers(value, self.known_extents)
+            if numbers is None:
+                numbers = filled(self.extents, value, self.known_extents)
             if numbers is None or numbers.dtype == object:
                 return None
             return Constant(numbers, self.shapes.data_type(value) or dtypes.FLOAT)
@@ -136,21 +139,6 @@ class Frame:
         if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
             return None
         return Constant(np.asarray(array, np.float64), source.data_type)
-
-    def parameter(self, value: Value | None) -> Constant | None:
-        """A constant parameter of an operator; one that is the same everywhere may have a shape that is computed."""
-        found = self.constant(value)
-        node = None if value is None or found is not None else value.producer
-        if node is None or node.domain or attributes.is_bound_by_caller(node):
-            return found
-        if node.op_type in ("Expand", "Identity", "Reshape"):
-            inner = self.parameter(node.input(0))
-            return inner if inner is not None and inner.values.size == 1 else None
-        if node.op_type != "ConstantOfShape" or attributes.unexpected(node, ("value",)):
-            return None
-        fill = node.attributes.get("value")
-        array = np.zeros(1, np.float32) if fill is None else numpy_helper.to_array(fill.t)
-        return Constant(np.asarray(array, np.float64), dtypes.FLOAT) if array.dtype == np.float32 else None
 
     def known_extents(self, value: Value) -> list[int] | None:
         """The extents of a tensor that has a fact."""
@@ -169,7 +157,8 @@ class Frame:
     def meets(self, values: np.ndarray, view: View) -> tuple[Coefficient, View] | None:
         """A constant as a coefficient of a tensor, and the view of their elementwise result.
 
-        None where the constant would enlarge the tensor.
+        One number stands for ones and zeros of any shape: they vary along nothing. None where the constant would enlarge
+        the tensor.
         """
         if values.size == 1:
             grown = (UNIT,) * max(0, values.ndim - len(view)) + view
@@ -193,6 +182,9 @@ class Frame:
             wanted[atom] = self.atoms[atom]
         if len(set(order)) != len(order):
             return None
+        different = collapsed(values)
+        if (different == different.flat[0]).all():
+            return float(different.flat[0]), tuple(result)
         array = values.reshape([self.atoms[atom] for atom in order])
         array = array.transpose(np.argsort(order)) if order != sorted(order) else array
         return np.ascontiguousarray(array).reshape(wanted), tuple(result)
@@ -203,7 +195,7 @@ class Frame:
         if met is None:
             return None
         coefficient, view = met
-        kind = constant.data_type if constant.values.size > 1 else 0
+        kind = 0 if is_filled(constant.values) else constant.data_type
         return coefficient, replace(fact, view=view, parameters=wider(fact.parameters, kind))
 
     def together(self, a: Fact, b: Fact) -> Fact | None:
@@ -249,19 +241,23 @@ class Frame:
 
         push(self.base)
         count = 0
-        while heap and count < _MOST_NODES:
-            _, _, node = heapq.heappop(heap)
-            count += 1
-            made = transfer(self, node)
-            found = False
-            for value, fact in zip(node.outputs, made or (), strict=False):
-                if value is not None and fact is not None and len(fact.view) <= _MOST_AXES and is_sound(fact.view):
-                    self.facts[id(value)] = fact
-                    self._note_layout(fact.view)
-                    found = True
+        with np.errstate(all="ignore"):  # what is not finite has no form
+            while heap and count < _MOST_NODES:
+                _, _, node = heapq.heappop(heap)
+                count += 1
+                made = transfer(self, node)
+                kept = [value for value, fact in zip(node.outputs, made or (), strict=False) if self._keep(value, fact)]
+                for value in kept:
                     push(value)
-            if found:
-                self.nodes.append(node)
+                if kept:
+                    self.nodes.append(node)
+
+    def _keep(self, value: Value | None, fact: Fact | None) -> TypeGuard[Value]:
+        if value is None or fact is None or len(fact.view) > _MOST_AXES or not is_sound(fact.view):
+            return False
+        self.facts[id(value)] = fact
+        self._note_layout(fact.view)
+        return True
 
     def _note_layout(self, view: View) -> None:
         if len(real_atoms(view)) == len(self.atoms) and view not in self.layouts:

@@ -16,7 +16,8 @@ def sites(model):
     loaded, shapes = load(model), Shapes(Constants())
     found = list(Recogniser(loaded, shapes).sites())
     for site in found:
-        confirm(shapes.constants, site.base, site.output, site.norm, snap=site.snap, thorough=False)
+        operands = {value.name: value for value in site.operands}
+        confirm(shapes.constants, site.base, site.output, site.norm, operands=operands, snap=site.snap, thorough=False)
     return found
 
 

@@ -240,14 +240,14 @@ def batch_norm_of_computed_statistics():
         node("Div", ["q", "count"], ["v"]),
         node("Shape", ["m"], ["rows"]),
         node("ConstantOfShape", ["rows"], ["zeros"]),
-        node("Exp", ["zeros"], ["ones"]),
+        node("Expand", ["one", "rows"], ["ones"]),
         node("BatchNormalization", ["r", "ones", "zeros", "m", "v"], ["z"], epsilon=1e-5),
         node("Shape", ["x"], ["shape"]),
         node("Reshape", ["z", "shape"], ["n"]),
         node("Mul", ["n", "g"], ["t"]),
         node("Add", ["t", "b"], ["y"]),
     ]
-    weights = scalars(tall=np.int64([1, -1, H, 1]), count=np.float32(H))
+    weights = scalars(tall=np.int64([1, -1, H, 1]), count=np.float32(H), one=np.float32([1]))
     dims = ("batch", H)
     norm = norm_of(dims, [1], gamma=G.reshape(1, -1), beta=B.reshape(1, -1))
     return Case(nodes, {"x": list(dims)}, weights, norm)

@@ -10,7 +10,9 @@ import numpy as np
 from normfold.model import attributes
 from normfold.model.graph import Node, Value
 from normfold.norm import forms
+from normfold.norm.filled import collapsed, is_filled, mapped
 from normfold.norm.frame import Constant, Fact, Frame, Operand, Transfer
+from normfold.norm.meaning import Float64
 from normfold.norm.transfer.elementwise import add, multiply, power
 from normfold.norm.transfer.reductions import mean
 from normfold.norm.transfer.view_ops import reshape_to
@@ -48,7 +50,7 @@ def affine(frame: Frame, fact: Fact | None, node: Node, shape: Sequence[int] | N
         value = node.input(slot)
         if value is None:
             continue
-        found = frame.parameter(value)
+        found = frame.constant(value)
         if found is None or fact is None:
             return None
         values = found.values if shape is None else found.values.reshape(shape)
@@ -131,14 +133,17 @@ def _group_norm(frame: Frame, node: Node) -> Facts:
     result = grouped(frame, fact, groups, 1, epsilon_of(node))
     rank, channels = len(fact.view), frame.extent(fact.view[1])
     for slot, step in ((1, multiply), (2, add)):
-        found = frame.parameter(node.input(slot))
+        found = frame.constant(node.input(slot))
         if found is None or result is None:
             return None
-        values = found.values
-        if node.scope.version < 21 and values.size > 1:
-            values = np.repeat(values, channels // groups)
+        values = found.values if node.scope.version >= 21 else _repeated(found.values, channels // groups)
         result = step(frame, result, Constant(values.reshape(_per_channel(rank)), found.data_type))
     return [result]
+
+
+def _repeated(values: Float64, count: int) -> Float64:
+    """One element per channel, of one per group."""
+    return np.broadcast_to(collapsed(values), len(values) * count) if is_filled(values) else np.repeat(values, count)
 
 
 def _mean_variance_norm(frame: Frame, node: Node) -> Facts:
@@ -182,8 +187,10 @@ def _statistic(frame: Frame, fact: Fact, value: Value | None) -> Operand:
 
 def _inverse_root(frame: Frame, variance: Operand, epsilon: float) -> Operand:
     if isinstance(variance, Constant):
-        total = variance.values + epsilon
-        return Constant(total**-0.5, variance.data_type) if (total > 0).all() else None
+        total = mapped(variance.values, lambda values: values + epsilon)
+        if not (collapsed(total) > 0).all():
+            return None
+        return Constant(mapped(total, lambda values: values**-0.5), variance.data_type)
     shifted = add(frame, variance, Constant(np.array(epsilon), 0))
     return power(shifted, -0.5)
 

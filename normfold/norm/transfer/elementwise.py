@@ -8,6 +8,7 @@ from dataclasses import replace
 from normfold.model import attributes, dtypes
 from normfold.model.graph import Node
 from normfold.norm import forms
+from normfold.norm.filled import collapsed, mapped
 from normfold.norm.forms import Form
 from normfold.norm.frame import Constant, Fact, Frame, Operand, Transfer, narrower
 
@@ -112,9 +113,9 @@ def reciprocal(frame: Frame, operand: Operand) -> Operand:
     """`1 / operand`."""
     if isinstance(operand, Fact):
         return power(operand, -1.0)
-    if operand is None or not operand.values.all():
+    if operand is None or not collapsed(operand.values).all():
         return None
-    return Constant(1.0 / operand.values, operand.data_type)
+    return Constant(mapped(operand.values, lambda values: 1.0 / values), operand.data_type)
 
 
 def _operands(frame: Frame, node: Node) -> tuple[Operand, Operand] | None:
@@ -170,9 +171,10 @@ def _pow(frame: Frame, node: Node) -> Facts:
     fact = frame.fact(node.input(0))
     if fact is None or exponent is None or not exponent.values.size:
         return None
-    value = float(exponent.values.reshape(-1)[0])
+    exponents = collapsed(exponent.values)
+    value = float(exponents.flat[0])
     met = frame.meets(exponent.values, fact.view)
-    if met is None or met[1] != fact.view or (exponent.values != value).any():
+    if met is None or met[1] != fact.view or (exponents != value).any():
         return None
     return [power(fact, value)]
 
@@ -198,7 +200,7 @@ def _max(frame: Frame, node: Node) -> Facts:
             met = frame.meets(bound.values, fact.view)
             if met is None or met[1] != fact.view:
                 return None
-            return _at_least(fact, float(bound.values.max()))
+            return _at_least(fact, float(collapsed(bound.values).max()))
     return None
 
 

@@ -47,6 +47,8 @@ _GROUP = (
     Prefer(Spelling.GROUP_WIDE, _WIDE, types=_NOT_SINGLE, widen=False),
     Prefer(Spelling.IDIOM, "the size of the groups is not known, which LayerNormalization would need"),
 )
+# Ones of the size of a sample and an affine behind them are no smaller than a scale and a bias of that size.
+_WHOLE = Prefer(Spelling.LAYER, "one kernel, several threads; the groups are whole samples")
 _INSTANCE = (
     Prefer(Spelling.INSTANCE, "one kernel", types=_SINGLE),
     Prefer(Spelling.GROUP_WIDE, _WIDE, types=_NOT_SINGLE, widen=False),
@@ -105,7 +107,7 @@ TABLE = Table(
     rows={
         Form.LAYER: (Prefer(Spelling.SKIP_LAYER, "one kernel for the addition and the norm"), _LAYER),
         Form.RMS: (Prefer(Spelling.SKIP_SIMPLIFIED, "one kernel for the addition and the norm"), *_RMS),
-        Form.WHOLE: (*_GROUP, _LAYER),
+        Form.WHOLE: (*_GROUP[:2], _WHOLE, *_GROUP[3:]),
         Form.GROUP: _GROUP,
         Form.GROUP_RMS: (Prefer(Spelling.GROUP_LAYER, "one kernel, several threads"),),
         Form.GROUP_LAST: _transposed(_GROUP),

@@ -7,26 +7,30 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
-SCHEMA_VERSION = "1.1"
+from normfold.documents import SCHEMA_VERSION, Document, DocumentValue, ErrorReport, FileReport
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "DecisionReport",
+    "DroppedEdit",
+    "ErrorReport",
+    "ExplainReport",
+    "FileReport",
+    "InspectReport",
+    "NormReport",
+    "OpCount",
+    "OutputReport",
+    "RegionReport",
+    "Report",
+    "SizeReport",
+    "VerificationReport",
+    "VerifyReport",
+]
 
 
-class _Value(BaseModel):
-    # Validators are built when a report is made, not when this module is imported. What has the same attributes is read
-    # by their names.
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, from_attributes=True)
-
-
-class _Document(_Value):
-    """What every document starts with."""
-
-    schema_version: str = SCHEMA_VERSION
-    tool: Literal["normfold"] = "normfold"
-    version: str
-
-
-class DecisionReport(_Value):
+class DecisionReport(DocumentValue):
     """What became of one site."""
 
     code: str
@@ -41,7 +45,7 @@ class DecisionReport(_Value):
     notes: tuple[str, ...] = ()
 
 
-class OpCount(_Value):
+class OpCount(DocumentValue):
     """Nodes of one operator, in all scopes."""
 
     op_type: str
@@ -49,14 +53,14 @@ class OpCount(_Value):
     after: int
 
 
-class SizeReport(_Value):
+class SizeReport(DocumentValue):
     """Bytes of the model with its data."""
 
     before: int
     after: int | None
 
 
-class RegionReport(_Value):
+class RegionReport(DocumentValue):
     """The comparison of one changed region."""
 
     edits: tuple[str, ...]
@@ -70,7 +74,7 @@ class RegionReport(_Value):
     reason: str
 
 
-class OutputReport(_Value):
+class OutputReport(DocumentValue):
     """The comparison of one graph output, end to end."""
 
     name: str
@@ -87,7 +91,7 @@ class OutputReport(_Value):
     reason: str
 
 
-class VerificationReport(_Value):
+class VerificationReport(DocumentValue):
     """What verification established. `verdict` is `PASS`, `PASS (improved)`, `INCONCLUSIVE`, `FAIL` or `OFF`."""
 
     verdict: str
@@ -104,7 +108,7 @@ class VerificationReport(_Value):
     optimization: str
 
 
-class DroppedEdit(_Value):
+class DroppedEdit(DocumentValue):
     """An edit that verification refused."""
 
     site: str
@@ -112,24 +116,7 @@ class DroppedEdit(_Value):
     reason: str
 
 
-class ErrorReport(_Value):
-    """Why there is no result."""
-
-    code: str
-    message: str
-    where: str
-    hint: str
-
-
-class FileReport(_Value):
-    """What was read or written."""
-
-    path: str
-    sha256: str | None
-    data: str | None = None
-
-
-class Report(_Document):
+class Report(Document):
     """Everything that one run of `optimize` has to say."""
 
     command: Literal["optimize"] = "optimize"
@@ -146,7 +133,7 @@ class Report(_Document):
     error: ErrorReport | None = None
 
 
-class VerifyReport(_Document):
+class VerifyReport(Document):
     """Everything that one run of `verify` has to say."""
 
     command: Literal["verify"] = "verify"
@@ -156,7 +143,7 @@ class VerifyReport(_Document):
     error: ErrorReport | None = None
 
 
-class NormReport(_Value):
+class NormReport(DocumentValue):
     """One normalisation of a model, with its parameters at a glance."""
 
     node: str
@@ -168,13 +155,13 @@ class NormReport(_Value):
     foldable: str
 
 
-class InspectReport(_Document):
+class InspectReport(Document):
     """What is in a model."""
 
     command: Literal["inspect"] = "inspect"
     path: str = ""
     ir_version: int = 0
-    opsets: dict[str, int] = {}
+    opsets: dict[str, int] = Field(default_factory=dict)
     nodes: int = 0
     functions: int = 0
     parameters_bytes: int = 0
@@ -187,7 +174,7 @@ class InspectReport(_Document):
     error: ErrorReport | None = None
 
 
-class ExplainReport(_Document):
+class ExplainReport(Document):
     """Why each norm and affine was folded, or not."""
 
     command: Literal["explain"] = "explain"

@@ -136,6 +136,8 @@ class _Writer:
                 out.copy(outline.buffer, item.tag, item.end)
         if pending_added:
             self._added(out, patch.added)
+        for output in patch.added_outputs:
+            out.message(kind.output, output.SerializeToString())
         return out
 
     # --- nodes ---

@@ -13,7 +13,7 @@ from normfold.statistics.collect import Array, Batch, Collected, DataSource
 from normfold.statistics.exact_sums import Float64
 from normfold.statistics.moments import Moments
 from normfold.statistics.probes.instrument import BATCH, STORED, Form, Instrumented, Probe, instrument
-from normfold.statistics.probes.passes import Limits, Outputs, Runtime
+from normfold.statistics.probes.passes import DEFAULT_LIMITS, Limits, Outputs, Runtime
 from normfold.statistics.subject import Subject
 
 Progress = Callable[[int, int | None], None]
@@ -34,7 +34,7 @@ def collect(
     form: Form = STORED,
     *,
     runtime: Runtime | None = None,
-    limits: Limits = Limits(),
+    limits: Limits = DEFAULT_LIMITS,
     only: Collection[str] | None = None,
     wanted: Wanted | None = None,
     progress: Progress | None = None,

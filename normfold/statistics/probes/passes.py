@@ -38,10 +38,13 @@ class Limits:
     threads: int = 1
 
 
+DEFAULT_LIMITS = Limits()
+
+
 class Runtime:
     """The child process of one examination. Use as a context manager."""
 
-    def __init__(self, limits: Limits = Limits()) -> None:
+    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
         self._worker = Worker(
             timeout_s=limits.timeout_s, memory_limit_bytes=limits.memory_bytes, threads=limits.threads
         )

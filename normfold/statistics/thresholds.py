@@ -55,6 +55,9 @@ class Thresholds(DocumentValue):
     false_discovery_rate: float = Field(0.01, gt=0, lt=1, description="q of Benjamini-Hochberg")
     equivalence_mean: float = Field(0.1, gt=0, description="PASS: the interval of the shift lies inside ± this")
     equivalence_log_std: float = Field(0.10, gt=0, description="PASS: the interval of ρ lies inside ± this")
+    equivalence_share: float = Field(
+        0.9, gt=0.5, le=1, description="PASS: of the γ² of a layer, so much must be in channels that are equivalent"
+    )
     confidence: float = Field(0.95, gt=0.5, lt=1, description="of every interval")
     independent_samples: float = Field(50.0, gt=0, description="recalibration is refused below this n_eff")
 

@@ -76,8 +76,8 @@ def test_a_folder_of_samples_or_of_batches(tmp_path: Path) -> None:
         np.savez(archives / f"{i}.npz", x=X[2 * i : 2 * i + 2], mask=np.ones((2, 4)), who=np.array([f"p{i}"] * 2))
     source = opened(archives, TWO, batch=4, group_key="who")
     np.testing.assert_array_equal(read(source), X)
-    assert [batch.groups for batch in source.batches()][0] == ("p0", "p0", "p1", "p1")
-    assert [batch.groups for batch in opened(archives, TWO, group_key="file").batches()][0][2] == "1.npz"
+    assert next(batch.groups for batch in source.batches()) == ("p0", "p0", "p1", "p1")
+    assert next(batch.groups for batch in opened(archives, TWO, group_key="file").batches())[2] == "1.npz"
 
 
 def test_a_seed_shuffles_and_a_limit_ends() -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from normfold.model.constants import float64, readable
 from normfold.statistics.collect import Array, DataSource
 from normfold.statistics.data.inputs import ModelInput, model_inputs
 from normfold.statistics.data.views import View
@@ -248,11 +247,11 @@ class Preprocessing:
 
     def _global_scale(self, effects: Sequence[Effect]) -> float | None:
         """exp of the median of ½ ln(v̂/v), if all channels agree on it and it is not 1."""
-        usable = [e for e in effects if e.measured and e.site.var is not None]
+        usable = [(e, e.site.var) for e in effects if e.measured and e.site.var is not None]
         if not usable:
             return None
         with np.errstate(all="ignore"):
-            logs = np.concatenate([0.5 * np.log(e.estimate.var / e.site.var)[e.weight > 0] for e in usable])
+            logs = np.concatenate([0.5 * np.log(e.estimate.var / var)[e.weight > 0] for e, var in usable])
         logs = logs[np.isfinite(logs)]
         if not logs.size or spread(logs) > self.thresholds.scale_spread:
             return None
@@ -273,13 +272,13 @@ class Preprocessing:
         conv = site.x.producer
         if conv is None or conv.op_type != "Conv" or site.mean is None:
             return None
-        source = conv.inputs[0]
-        weight = readable(self.subject.constants, conv.input(1))
-        bias = readable(self.subject.constants, conv.input(2)) if conv.input(2) is not None else None
-        if source is None or not source.is_input or weight is None or (conv.input(2) is not None and bias is None):
+        source, constants = conv.inputs[0], self.subject.constants
+        weight = constants.array(conv.input(1))
+        bias = np.zeros(site.mean.size) if conv.input(2) is None else constants.array(conv.input(2))
+        if source is None or not source.is_input or weight is None or bias is None:
             return None
-        taps = float64(weight).sum(axis=tuple(range(2, len(weight.dims))))  # [O, C/groups]
-        target = site.mean - (0.0 if bias is None else float64(bias))
+        taps = weight.astype(np.float64).sum(axis=tuple(range(2, weight.ndim)))  # [O, C/groups]
+        target = site.mean - bias.astype(np.float64)
         if "group" in conv.attributes and conv.attributes["group"].i != 1:
             return None
         if not np.isfinite(target).all() or len(taps) < taps.shape[1]:

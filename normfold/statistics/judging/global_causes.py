@@ -1,0 +1,203 @@
+"""Causes that explain many layers at once: a moving average, an epsilon, a batch size, one batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from normfold.statistics.data.views import View
+from normfold.statistics.exact_sums import Float64
+from normfold.statistics.judging.case import SAMPLES, Case, Cause, median, stored_statistics
+from normfold.statistics.judging.distributions import weighted_quantile
+from normfold.statistics.judging.effects import effect
+from normfold.statistics.judging.layers import Verdict
+from normfold.statistics.moments import Estimate
+from normfold.statistics.probes.collector import collect
+from normfold.statistics.probes.instrument import Form
+from normfold.statistics.sites import StatSite
+
+_EPSILONS = (1e-3, 1e-5, 1e-4, 1e-6, 1e-12)
+_SMALL_BATCHES = (2, 4)
+# χ² with one degree of freedom has this median.
+_CHI2_MEDIAN = 0.4549
+# A moving average of p = 0.1 over batches of 8 is worth 152 samples; the last batch alone rarely has as many.
+_FEW_SAMPLES = 100.0
+# Of the two ways to estimate it, and over the layers, such a number may differ by this factor.
+_AGREEMENT = 2.5
+
+
+def under_trained(case: Case) -> Cause | None:
+    """S10: μ = a·m̂ and v − 1 = a·(v̂ − 1) with one a for all layers: what a moving average is that began at 0 and 1."""
+    keys = [key for key, verdict in case.repaired.items() if verdict.effect.measured]
+    if not keys:
+        return None
+
+    def score(a: float) -> float:
+        found = []
+        for key in keys:
+            mean, var = stored_statistics(case.sites[key])
+            found.append(case.layer_j(key, mean / a, np.maximum((var - 1 + a) / a, 0.0)))
+        return median(found)
+
+    rough = min(np.arange(0.02, 1.0, 0.02), key=score)
+    factor = float(min(np.arange(rough - 0.02, rough + 0.021, 0.002), key=lambda a: score(a) if a > 0.01 else math.inf))
+    now, then = score(1.0), score(factor)
+    t = case.thresholds
+    if factor >= 0.95 or then >= t.j_warn or now < t.hypothesis_ratio * then or now < t.j_warn / 2:
+        return None
+    possible = all((stored_statistics(case.sites[key])[1] >= 1 - factor).all() for key in keys)
+    repair = (
+        "μ/a and (v − 1 + a)/a would remove the bias, but estimating them on data is safer (normfold recalibrate)"
+        if possible
+        else ""
+    )
+    return Cause(
+        "S10",
+        f"the moving averages hold {factor:.0%} of the data and {1 - factor:.0%} of what they began with, in all layers alike",
+        tuple(keys), "share a of the data in the moving averages", factor, 0.95, None, repair,
+    )  # fmt: skip
+
+
+def other_epsilon(case: Case) -> Cause | None:
+    """S06: with another epsilon in every layer, the stored statistics fit."""
+    shifted = [key for key, verdict in case.stored.items() if verdict.shifted]
+    if not shifted:
+        return None
+    now = _total(case, None)
+    best = min(((_total(case, e), e) for e in _epsilons(case)), default=None)
+    t = case.thresholds
+    if best is None or best[0] > now / t.hypothesis_ratio or best[0] / len(case.sites) >= t.j_warn:
+        return None
+    old = sorted({site.epsilon for site in case.sites.values() if site.epsilon is not None})
+    stored = ", ".join(f"{e:g}" for e in old)
+    return Cause(
+        "S06", f"epsilon is {stored}; with {best[1]:g} the statistics fit the data (J drops from {now:.3g} to {best[0]:.3g})",
+        tuple(shifted), "sum of J over the layers, with the other epsilon", best[0], now / t.hypothesis_ratio, None,
+        f"export again with epsilon {best[1]:g}, the one of training",
+    )  # fmt: skip
+
+
+def _epsilons(case: Case) -> list[float]:
+    """Those that would change the scale of some layer by more than the limit of PASS."""
+
+    def changes(site: StatSite, e: float) -> bool:
+        assert site.var is not None and site.epsilon is not None
+        with np.errstate(all="ignore"):
+            ratio = np.abs(np.log((site.var + e) / (site.var + site.epsilon))) / 2
+        weight = case.stored[site.key].effect.weight
+        return weighted_quantile(ratio, weight, 0.75) > case.thresholds.equivalence_log_std
+
+    return [e for e in _EPSILONS if any(changes(site, float(np.float32(e))) for site in case.sites.values())]
+
+
+def _total(case: Case, epsilon: float | None) -> float:
+    """Sum of J over the layers in pass E, on some of the data."""
+    found = collect(
+        case.subject, View(case.source, limit=SAMPLES), Form(epsilon=epsilon), runtime=case.runtime, cut=True
+    )
+    effects = (
+        effect(case.sites[key], m.estimate(), case.thresholds, epsilon)
+        for key, m in found.moments.items()
+        if key in case.sites
+    )
+    return sum(_finite(weighted_quantile(e.j, e.weight)) for e in effects)
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else 1e6
+
+
+def small_batch(case: Case) -> Cause | None:
+    """S14: pass B with small batches fits what pass B with these batches does not."""
+    if not case.shuffled or case.source.batch_size <= _SMALL_BATCHES[0] * 2 or not case.attribution.roots:
+        return None
+    now = sum(_finite(verdict.j) for verdict in case.repaired.values())
+    scores = {}
+    for size in _SMALL_BATCHES:
+        if size * 2 > case.source.batch_size:
+            continue
+        view = View(case.source, limit=SAMPLES, size=size)
+        moments = collect(case.subject, view, Form(batch=True), runtime=case.runtime, cut=True).moments
+        found = {key: m.estimate() for key, m in moments.items() if key in case.sites}
+        scores[size] = sum(
+            _finite(case.layer_j(key, *stored_statistics(case.sites[key]), seed_estimate(e, size)))
+            for key, e in found.items()
+        )
+    if not scores:
+        return None
+    best = min(scores, key=lambda size: scores[size])
+    if scores[best] > now / case.thresholds.hypothesis_ratio:
+        return None
+    return Cause(
+        "S14", f"the statistics are those of batches of about {best} samples (J drops from {now:.3g} to {scores[best]:.3g})",
+        case.attribution.roots, "sum of J over the layers, with small batches", scores[best],
+        now / case.thresholds.hypothesis_ratio,
+    )  # fmt: skip
+
+
+def seed_estimate(e: Estimate, batch: int) -> Estimate:
+    """With the variance that training averages: m/(m−1)·E_B[σ²_B], m values in a batch (§4.3)."""
+    m = e.count / e.samples * batch
+    with np.errstate(all="ignore"):
+        return replace(e, var=np.where(m > 1, e.batch_var * m / (m - 1), e.batch_var))
+
+
+def last_batch(case: Case) -> Cause | None:
+    """S11: mean and variance scatter in every layer as those of few samples do, with no trend over depth."""
+    keys = [key for key, verdict in case.repaired.items() if verdict.effect.measured]
+    by_mean, by_var = (
+        np.array([worth(case.repaired[k], *stored_statistics(case.sites[k]), mean_wanted=which) for k in keys])
+        for which in (True, False)
+    )
+    usable = np.isfinite(by_mean) & np.isfinite(by_var) & (by_mean > 0) & (by_var > 0)
+    if usable.sum() < 2 or usable.sum() < 0.8 * len(keys):
+        return None
+    logs = np.log(np.concatenate((by_mean[usable], by_var[usable])))
+    samples = float(np.exp(np.median(logs)))
+    clusters = min(case.estimate(key).clusters for key in keys)
+    apart = abs(float(np.median(np.log(by_mean[usable])) - np.median(np.log(by_var[usable]))))
+    half = max(int(usable.sum()) // 2, 1)
+    early, late = (np.median(np.log(part)) for part in (by_mean[usable][:half], by_mean[usable][-half:]))
+    limit = math.log(_AGREEMENT)
+    if (
+        not 1.5 <= samples <= _FEW_SAMPLES
+        or clusters < 3 * samples
+        or apart > limit
+        or abs(float(early - late)) > limit
+    ):
+        return None
+    return Cause(
+        "S11", f"the statistics scatter like those of {samples:.0f} samples in every layer: they are those of the last batch",
+        tuple(keys), "samples that the statistics are worth", samples, _FEW_SAMPLES,
+        case.severity(keys) if case.attribution.roots else None,
+    )  # fmt: skip
+
+
+def worth(verdict: Verdict, mean: Float64, var: Float64, *, mean_wanted: bool) -> float:
+    """How many samples a stored statistic is worth, by how far it lies from the measured one; ∞ where that is noise."""
+    e = verdict.effect.estimate
+    error = e.se_mean if mean_wanted else e.se_var
+    distance = mean - e.mean if mean_wanted else var - e.var_unbiased
+    single = error**2 * e.clusters  # variance of one sample
+    if mean_wanted:
+        # Batches that are normalised in front vary less than independent samples would.
+        factor = weighted_quantile(e.shuffling, verdict.effect.weight)
+        single = single * (factor if math.isfinite(factor) and 0.05 < factor < 1 else 1.0)
+    with np.errstate(all="ignore"):
+        ratio = weighted_quantile((distance**2 - error**2 * _CHI2_MEDIAN) / single, verdict.effect.weight)
+    return _CHI2_MEDIAN / ratio if ratio > 0 else math.inf
+
+
+GLOBAL: tuple[Callable[[Case], Cause | None], ...] = (under_trained, other_epsilon, small_batch)
+
+
+def looks_like_few_samples(judged: Mapping[str, Verdict], sites: Mapping[str, StatSite]) -> bool:
+    """Whether the first layer scatters so much that it is worth a closer look (S11), although no layer is shifted."""
+    key = next(iter(judged), None)
+    if key is None or not judged[key].effect.measured:
+        return False
+    found = worth(judged[key], *stored_statistics(sites[key]), mean_wanted=True)
+    return found <= _FEW_SAMPLES and judged[key].effect.estimate.clusters >= 3 * found

@@ -1,0 +1,147 @@
+"""Causes that concern single layers or a part of the model, when nothing explains all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+import numpy as np
+
+from normfold.statistics.judging.case import Case, Cause, stored_statistics
+from normfold.statistics.schema import Status
+from normfold.statistics.sites import MEAN, StatSite
+
+# Up to this share of the layers, or this number, faults are isolated ones.
+_ISOLATED_SHARE, _ISOLATED = 0.25, 2
+# From this share on, a shift that begins at the input is one of the data.
+_MOST = 0.8
+_SMALLEST_PART = 3
+# §3.2, S12: below this the convention does not matter.
+_CONVENTION = 0.01
+
+
+def local_causes(case: Case, known: Collection[str]) -> Iterator[Cause]:
+    """A cause for every root cause.
+
+    Args:
+        case: with root causes that no common cause explains.
+        known: keys whose statistics are known to be wrong from the file; they are not named again.
+    """
+    roots = [key for key in case.attribution.roots if key not in known]
+    for shared in _shared(case, roots):
+        yield shared
+        roots = [key for key in roots if key not in shared.keys]
+    if not roots:
+        return
+    order = list(case.sites)
+    if len(roots) <= max(_ISOLATED, _ISOLATED_SHARE * len(order)):
+        yield from (_isolated(case, key) for key in roots)
+        return
+    yield _part_of_the_model(case, roots, order)
+
+
+def _shared(case: Case, roots: Sequence[str]) -> Iterator[Cause]:
+    """S08: several sites read one mean, and one of them at least does not fit."""
+    by_value: dict[int, list[str]] = {}
+    for key, site in case.sites.items():
+        value = site.parameter(MEAN)
+        if value is not None:
+            by_value.setdefault(id(value), []).append(key)
+    for keys in by_value.values():
+        wrong = [key for key in keys if key in roots]
+        if len(keys) > 1 and wrong:
+            worst = max(case.repaired[key].j for key in wrong)
+            labels = ", ".join(case.sites[key].label for key in keys)
+            yield Cause(
+                "S08", f"{len(keys)} layers read the same statistics and their inputs differ (J up to {worst:.2g}): {labels}",
+                tuple(wrong), "largest J", worst, case.thresholds.j_warn,
+            )  # fmt: skip
+
+
+def _isolated(case: Case, key: str) -> Cause:
+    """S13: the layers around it fit. Perhaps the statistics are those of another layer, or of other channels."""
+    verdict = case.repaired[key]
+    owner = _whose(case, key)
+    if owner is not None:
+        what = f"the statistics are those of {case.sites[owner].label!r}"
+    elif _is_permuted(case, key):
+        what = "the channels of the statistics are in another order than those of the data"
+    elif _is_default(case.sites[key]):
+        return Cause(
+            "S01", f"mean 0 and variance 1 were never updated: J = {verdict.j:.2g} on this data, the layers around it fit",
+            (key,), "J behind repaired layers", verdict.j, case.thresholds.j_warn,
+        )  # fmt: skip
+    else:
+        what = "the statistics do not belong to this layer"
+    message = f"{what}: J = {verdict.j:.2g}, mean off by {verdict.mean_shift:.2g} σ; the layers in front of it fit"
+    return Cause("S13", message, (key,), "J behind repaired layers", verdict.j, case.thresholds.j_warn)
+
+
+def _is_default(site: StatSite) -> bool:
+    mean, var = stored_statistics(site)
+    return bool((mean == 0).all() and (var == 1).all())
+
+
+def _whose(case: Case, key: str) -> str | None:
+    """The layer that the stored statistics of this one fit best, if they fit well."""
+    mean, var = stored_statistics(case.sites[key])
+    others = [other for other in case.sites if other != key and case.estimate(other).mean.size == mean.size]
+    scores = {other: case.layer_j(other, mean, var) for other in others}
+    best = min(scores, key=lambda other: scores[other], default=None)
+    return best if best is not None and scores[best] < case.thresholds.j_warn else None
+
+
+def _is_permuted(case: Case, key: str) -> bool:
+    mean, var = stored_statistics(case.sites[key])
+    e = case.estimate(key)
+    if mean.size < 3:
+        return False
+    with np.errstate(all="ignore"):
+        distance = np.abs(np.sort(mean) - np.sort(e.mean)) / np.sqrt(np.median(e.var))
+        ratio = np.abs(np.log(np.sort(var) / np.sort(e.var))) / 2
+    t = case.thresholds
+    return bool(np.median(distance) < t.mean_shift_warn and np.median(ratio) < t.log_std_ratio_warn)
+
+
+def _part_of_the_model(case: Case, roots: Sequence[str], order: Sequence[str]) -> Cause:
+    worst = max(roots, key=lambda key: case.repaired[key].j)
+    j = case.repaired[worst].j
+    share = len(roots) / len(order)
+    at_input = any(key in roots for key in case.ancestry.first())
+    numbers = f"{len(roots)} of {len(order)} layers do not fit, J up to {j:.2g} at {case.sites[worst].label!r}"
+    evidence = ("largest J behind repaired layers", j, case.thresholds.j_warn)
+    keys = tuple(roots)
+    if share >= _MOST:
+        if at_input and (case.implied_r2 is None or case.implied_r2 >= 0.5):
+            message = (
+                f"{numbers}, from the first one on, and no transform of the input explains it: other data than in training, "
+                "or statistics that were taken before the weights were final"
+            )
+            return Cause("D02", message, keys, *evidence)
+        return Cause(
+            "S09", f"{numbers}, without a pattern: the statistics are not those of these weights", keys, *evidence
+        )
+    numbers_of = [order.index(key) for key in roots]
+    contiguous = numbers_of[-1] - numbers_of[0] + 1 == len(roots) >= _SMALLEST_PART
+    if contiguous and (numbers_of[0] == 0 or numbers_of[-1] == len(order) - 1):
+        part = "first" if numbers_of[0] == 0 else "last"
+        return Cause("S15", f"the {part} {len(roots)} of {len(order)} layers do not fit, the others do (J up to {j:.2g})",
+                     keys, *evidence)  # fmt: skip
+    return Cause("S09", f"{numbers}: the statistics are not those of these weights", keys, *evidence)
+
+
+def variance_convention(case_sites: Sequence[tuple[StatSite, np.ndarray, Status]]) -> Iterator[tuple[StatSite, float]]:
+    """S12: stored over measured variance is one factor above 1 in all channels of a layer, as n/(n−1) is.
+
+    Args:
+        case_sites: site, measured population variance and status of each layer.
+    """
+    for site, measured, status in case_sites:
+        _, var = stored_statistics(site)
+        if status is not Status.PASS or var.size < 4:
+            continue
+        with np.errstate(all="ignore"):
+            logs = np.log(var / measured)
+        if np.isfinite(logs).all():
+            middle = float(np.median(logs))
+            if middle > _CONVENTION and float(np.median(np.abs(logs - middle))) < 0.1 * middle:
+                yield site, float(np.exp(middle))

@@ -1,4 +1,4 @@
-"""The examination with data: do the stored statistics fit what the model is run on, and if not, which layer is at fault, and why?
+"""The examination with data: do the stored statistics fit what the model is run on, which layer is at fault, and why?
 
     determinism, batch invariance                          the model as it is written
     pass E: stored statistics                              which layers are shifted
@@ -12,7 +12,7 @@ A model whose layers all fit costs the first two.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from normfold.errors import InputError
@@ -200,7 +200,9 @@ class _Examination:
             self.subject, self.thresholds, self.runtime, source, present, judged, fitted, attribution, ancestry,
             examined.shuffling.fine, None if diagnosis is None else diagnosis.report.implied_r2,
         )  # fmt: skip
-        causes = self._causes(case)
+        # What a transform leaves of the first layers' shift is the transform's inaccuracy.
+        explained = set(ancestry.first()) if source is not self.source else set()
+        causes = self._causes(case, explained)
         return replace(
             examined, diagnosis=diagnosis, repaired=fitted, fitting=judged, attribution=attribution, causes=tuple(causes),
             method=method, outcome=self._outcome(source, stored, repaired, attribution),
@@ -212,22 +214,19 @@ class _Examination:
         size = fixed or self.source.batch_size
         return "batch" if size >= SMALLEST_BATCH and shuffled.fine else "sequential"
 
-    def _causes(self, case: Case) -> list[Cause]:
+    def _causes(self, case: Case, explained: Collection[str]) -> list[Cause]:
         """One cause for everything if there is one; else one for each part."""
         self.progress("causes", 0, 0)
-        open_roots = [key for key in case.attribution.roots if key not in self.known]
-        shifted = open_roots or any(
-            v.shifted and case.attribution.collateral.get(key, "") is None for key, v in case.stored.items()
-        )
-        if shifted and not (self.known and set(case.attribution.roots) <= self.known):
+        said = self.known | set(explained)
+        unexplained = [key for key, root in case.attribution.collateral.items() if root is None and key not in said]
+        roots = [key for key in case.attribution.roots if key not in said]
+        if roots or (unexplained and not self.known):
             for search in GLOBAL:
                 cause = search(case)
                 if cause is not None:
                     return [cause]
-        scatter = last_batch(case)
-        if scatter is not None and not self.known:
-            return [scatter]
-        return list(local_causes(case, self.known))
+        scatter = None if said else last_batch(case)
+        return [scatter] if scatter is not None else list(local_causes(case, said))
 
     def _outcome(
         self, source: DataSource, stored: Collected, repaired: Collected, attribution: Attribution

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from normfold.statistics.collect import Collected, DataSource
+from normfold.statistics.data.views import View
 from normfold.statistics.judging.ancestry import Ancestry
 from normfold.statistics.judging.layers import Verdict
 from normfold.statistics.moments import Moments
@@ -26,6 +27,8 @@ from normfold.statistics.subject import Subject
 Method = Literal["batch", "sequential"]
 # Batches below this size have statistics that are too noisy to stand for the population.
 SMALLEST_BATCH = 8
+# There is a pass for each level of the network: as many samples as the statistics of a channel need, and no more.
+_SEQUENTIAL_SAMPLES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +76,9 @@ def repaired_pass(
     """
     if method == "batch":
         return collect(subject, source, BATCH, runtime=runtime)
+    source = View(source, limit=_SEQUENTIAL_SAMPLES)
     moments: dict[str, Moments] = {}
     given: dict[str, Statistics] = {}
-    found: Collected | None = None
     for level in ancestry.levels():
         found = collect(subject, source, Form(statistics=given), runtime=runtime, only=level, cut=True)
         moments |= found.moments

@@ -22,7 +22,9 @@ from normfold.statistics.subject import Subject
 from normfold.statistics.thresholds import Thresholds
 
 # Hypotheses that need passes of their own are tried on so many samples.
-SAMPLES = 512
+SAMPLES = 256
+# Up to this share of the layers, or this number, faults are isolated ones.
+_ISOLATED_SHARE, _ISOLATED = 0.25, 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,3 +103,8 @@ def median(values: Sequence[float]) -> float:
     """Median of what is a number; infinite where nothing is."""
     finite = [v for v in values if not np.isnan(v)]
     return float(np.median(finite)) if finite else float("inf")
+
+
+def is_isolated(roots: int, layers: int) -> bool:
+    """Whether so few layers are at fault that each has a cause of its own."""
+    return roots <= max(_ISOLATED, _ISOLATED_SHARE * layers)

@@ -10,13 +10,14 @@ import numpy as np
 
 from normfold.statistics.data.views import View
 from normfold.statistics.exact_sums import Float64
-from normfold.statistics.judging.case import SAMPLES, Case, Cause, median, stored_statistics
+from normfold.statistics.judging.case import SAMPLES, Case, Cause, is_isolated, median, stored_statistics
 from normfold.statistics.judging.distributions import weighted_quantile
 from normfold.statistics.judging.effects import effect
 from normfold.statistics.judging.layers import Verdict
 from normfold.statistics.moments import Estimate
 from normfold.statistics.probes.collector import collect
 from normfold.statistics.probes.instrument import Form
+from normfold.statistics.schema import Severity
 from normfold.statistics.sites import StatSite
 
 _EPSILONS = (1e-3, 1e-5, 1e-4, 1e-6, 1e-12)
@@ -25,8 +26,10 @@ _SMALL_BATCHES = (2, 4)
 _CHI2_MEDIAN = 0.4549
 # A moving average of p = 0.1 over batches of 8 is worth 152 samples; the last batch alone rarely has as many.
 _FEW_SAMPLES = 100.0
-# Of the two ways to estimate it, and over the layers, such a number may differ by this factor.
-_AGREEMENT = 2.5
+# The number may differ by this factor between the first layers and the last.
+_TREND = 3.0
+# A pass with small batches takes as long as many samples do.
+_SMALL_BATCH_SAMPLES = 128
 
 
 def under_trained(case: Case) -> Cause | None:
@@ -112,14 +115,14 @@ def _finite(value: float) -> float:
 
 def small_batch(case: Case) -> Cause | None:
     """S14: pass B with small batches fits what pass B with these batches does not."""
-    if not case.shuffled or case.source.batch_size <= _SMALL_BATCHES[0] * 2 or not case.attribution.roots:
+    if not case.shuffled or is_isolated(len(case.attribution.roots), len(case.sites)):
         return None
     now = sum(_finite(verdict.j) for verdict in case.repaired.values())
     scores = {}
     for size in _SMALL_BATCHES:
         if size * 2 > case.source.batch_size:
             continue
-        view = View(case.source, limit=SAMPLES, size=size)
+        view = View(case.source, limit=_SMALL_BATCH_SAMPLES, size=size)
         moments = collect(case.subject, view, Form(batch=True), runtime=case.runtime, cut=True).moments
         found = {key: m.estimate() for key, m in moments.items() if key in case.sites}
         scores[size] = sum(
@@ -146,48 +149,37 @@ def seed_estimate(e: Estimate, batch: int) -> Estimate:
 
 
 def last_batch(case: Case) -> Cause | None:
-    """S11: mean and variance scatter in every layer as those of few samples do, with no trend over depth."""
+    """S11: the means scatter in every layer as those of few samples do, with no trend over depth."""
     keys = [key for key, verdict in case.repaired.items() if verdict.effect.measured]
-    by_mean, by_var = (
-        np.array([worth(case.repaired[k], *stored_statistics(case.sites[k]), mean_wanted=which) for k in keys])
-        for which in (True, False)
-    )
-    usable = np.isfinite(by_mean) & np.isfinite(by_var) & (by_mean > 0) & (by_var > 0)
-    if usable.sum() < 2 or usable.sum() < 0.8 * len(keys):
+    found = np.array([worth(case.repaired[k], stored_statistics(case.sites[k])[0]) for k in keys])
+    usable = found[np.isfinite(found)]
+    if len(usable) < max(2.0, 0.8 * len(keys)):
         return None
-    logs = np.log(np.concatenate((by_mean[usable], by_var[usable])))
+    logs = np.log(usable)
     samples = float(np.exp(np.median(logs)))
     clusters = min(case.estimate(key).clusters for key in keys)
-    apart = abs(float(np.median(np.log(by_mean[usable])) - np.median(np.log(by_var[usable]))))
-    half = max(int(usable.sum()) // 2, 1)
-    early, late = (np.median(np.log(part)) for part in (by_mean[usable][:half], by_mean[usable][-half:]))
-    limit = math.log(_AGREEMENT)
-    if (
-        not 1.5 <= samples <= _FEW_SAMPLES
-        or clusters < 3 * samples
-        or apart > limit
-        or abs(float(early - late)) > limit
-    ):
+    half = max(len(logs) // 2, 1)
+    trend = abs(float(np.median(logs[:half]) - np.median(logs[-half:])))
+    if not 1.5 <= samples <= _FEW_SAMPLES or clusters < 3 * samples or trend > math.log(_TREND):
         return None
     return Cause(
-        "S11", f"the statistics scatter like those of {samples:.0f} samples in every layer: they are those of the last batch",
-        tuple(keys), "samples that the statistics are worth", samples, _FEW_SAMPLES,
-        case.severity(keys) if case.attribution.roots else None,
+        "S11", f"the means scatter like those of {samples:.0f} samples in every layer, as statistics of the last batch would",
+        tuple(keys), "samples that the means are worth", samples, _FEW_SAMPLES,
+        case.severity(keys) if case.attribution.roots else Severity.WARNING,
     )  # fmt: skip
 
 
-def worth(verdict: Verdict, mean: Float64, var: Float64, *, mean_wanted: bool) -> float:
-    """How many samples a stored statistic is worth, by how far it lies from the measured one; ∞ where that is noise."""
+def worth(verdict: Verdict, mean: Float64) -> float:
+    """How many samples a stored mean is worth, by how far it lies from the measured one; ∞ where that is noise.
+
+    Batches that were normalised in front vary less than independent samples would: by R, which the batches show.
+    """
     e = verdict.effect.estimate
-    error = e.se_mean if mean_wanted else e.se_var
-    distance = mean - e.mean if mean_wanted else var - e.var_unbiased
-    single = error**2 * e.clusters  # variance of one sample
-    if mean_wanted:
-        # Batches that are normalised in front vary less than independent samples would.
-        factor = weighted_quantile(e.shuffling, verdict.effect.weight)
-        single = single * (factor if math.isfinite(factor) and 0.05 < factor < 1 else 1.0)
+    factor = weighted_quantile(e.shuffling, verdict.effect.weight)
+    squared = e.se_mean**2 * (min(factor, 1.0) if math.isfinite(factor) else 1.0)
     with np.errstate(all="ignore"):
-        ratio = weighted_quantile((distance**2 - error**2 * _CHI2_MEDIAN) / single, verdict.effect.weight)
+        share = ((mean - e.mean) ** 2 - squared * _CHI2_MEDIAN) / (squared * e.clusters)
+    ratio = weighted_quantile(share, verdict.effect.weight)
     return _CHI2_MEDIAN / ratio if ratio > 0 else math.inf
 
 
@@ -199,5 +191,5 @@ def looks_like_few_samples(judged: Mapping[str, Verdict], sites: Mapping[str, St
     key = next(iter(judged), None)
     if key is None or not judged[key].effect.measured:
         return False
-    found = worth(judged[key], *stored_statistics(sites[key]), mean_wanted=True)
+    found = worth(judged[key], stored_statistics(sites[key])[0])
     return found <= _FEW_SAMPLES and judged[key].effect.estimate.clusters >= 3 * found

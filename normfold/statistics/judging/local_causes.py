@@ -6,15 +6,15 @@ from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
-from normfold.statistics.judging.case import Case, Cause, stored_statistics
+from normfold.statistics.exact_sums import Float64
+from normfold.statistics.judging.case import Case, Cause, is_isolated, stored_statistics
 from normfold.statistics.schema import Status
 from normfold.statistics.sites import MEAN, StatSite
 
-# Up to this share of the layers, or this number, faults are isolated ones.
-_ISOLATED_SHARE, _ISOLATED = 0.25, 2
 # From this share on, a shift that begins at the input is one of the data.
 _MOST = 0.8
 _SMALLEST_PART = 3
+_UNSPECIFIC = "the statistics do not belong to this layer"
 # §3.2, S12: below this the convention does not matter.
 _CONVENTION = 0.01
 
@@ -33,9 +33,11 @@ def local_causes(case: Case, known: Collection[str]) -> Iterator[Cause]:
     if not roots:
         return
     order = list(case.sites)
-    if len(roots) <= max(_ISOLATED, _ISOLATED_SHARE * len(order)):
-        yield from (_isolated(case, key) for key in roots)
-        return
+    if is_isolated(len(roots), len(order)):
+        names = [_isolated(case, key) for key in roots]
+        if not _from_the_input(case, roots, names):
+            yield from names
+            return
     yield _part_of_the_model(case, roots, order)
 
 
@@ -61,19 +63,24 @@ def _isolated(case: Case, key: str) -> Cause:
     """S13: the layers around it fit. Perhaps the statistics are those of another layer, or of other channels."""
     verdict = case.repaired[key]
     owner = _whose(case, key)
+    what, code = _UNSPECIFIC, "S13"
     if owner is not None:
         what = f"the statistics are those of {case.sites[owner].label!r}"
     elif _is_permuted(case, key):
         what = "the channels of the statistics are in another order than those of the data"
     elif _is_default(case.sites[key]):
-        return Cause(
-            "S01", f"mean 0 and variance 1 were never updated: J = {verdict.j:.2g} on this data, the layers around it fit",
-            (key,), "J behind repaired layers", verdict.j, case.thresholds.j_warn,
-        )  # fmt: skip
-    else:
-        what = "the statistics do not belong to this layer"
-    message = f"{what}: J = {verdict.j:.2g}, mean off by {verdict.mean_shift:.2g} σ; the layers in front of it fit"
-    return Cause("S13", message, (key,), "J behind repaired layers", verdict.j, case.thresholds.j_warn)
+        what, code = "mean 0 and variance 1 were never updated", "S01"
+    where = "this is the first layer, so the data may be to blame as well" if key in case.ancestry.first() else (
+        "the layers in front of it fit"
+    )  # fmt: skip
+    message = f"{what}: J = {verdict.j:.2g}, mean off by {verdict.mean_shift:.2g} σ; {where}"
+    return Cause(code, message, (key,), "J behind repaired layers", verdict.j, case.thresholds.j_warn)
+
+
+def _from_the_input(case: Case, roots: Sequence[str], names: Sequence[Cause]) -> bool:
+    """Whether the fault begins at the input and goes on behind it, and nothing particular is wrong with any layer."""
+    first = case.ancestry.first()
+    return len(roots) > 1 and roots[0] in first and all(_UNSPECIFIC in cause.message for cause in names)
 
 
 def _is_default(site: StatSite) -> bool:
@@ -87,19 +94,28 @@ def _whose(case: Case, key: str) -> str | None:
     others = [other for other in case.sites if other != key and case.estimate(other).mean.size == mean.size]
     scores = {other: case.layer_j(other, mean, var) for other in others}
     best = min(scores, key=lambda other: scores[other], default=None)
-    return best if best is not None and scores[best] < case.thresholds.j_warn else None
+    limit = min(case.thresholds.j_warn, case.repaired[key].j / case.thresholds.hypothesis_ratio)
+    return best if best is not None and scores[best] < limit else None
 
 
 def _is_permuted(case: Case, key: str) -> bool:
+    """Whether the statistics fit when both are sorted, and far better than as they are."""
     mean, var = stored_statistics(case.sites[key])
-    e = case.estimate(key)
-    if mean.size < 3:
+    e, t = case.estimate(key), case.thresholds
+    if mean.size < _SMALLEST_PART:
         return False
-    with np.errstate(all="ignore"):
-        distance = np.abs(np.sort(mean) - np.sort(e.mean)) / np.sqrt(np.median(e.var))
-        ratio = np.abs(np.log(np.sort(var) / np.sort(e.var))) / 2
-    t = case.thresholds
-    return bool(np.median(distance) < t.mean_shift_warn and np.median(ratio) < t.log_std_ratio_warn)
+    sigma = np.sqrt(np.median(e.var))
+
+    def distance(*parts: tuple[Float64, Float64]) -> tuple[float, float]:
+        (m, v), (m_hat, v_hat) = parts
+        with np.errstate(all="ignore"):
+            logs = np.abs(np.log(v / v_hat)) / 2
+        return float(np.median(np.abs(m - m_hat)) / sigma), float(np.median(logs))
+
+    sorted_ = distance((np.sort(mean), np.sort(var)), (np.sort(e.mean), np.sort(e.var)))
+    given = distance((mean, var), (e.mean, e.var))
+    fits = sorted_[0] < t.mean_shift_warn and sorted_[1] < t.log_std_ratio_warn
+    return fits and sum(given) > t.hypothesis_ratio * sum(sorted_)
 
 
 def _part_of_the_model(case: Case, roots: Sequence[str], order: Sequence[str]) -> Cause:
@@ -110,7 +126,7 @@ def _part_of_the_model(case: Case, roots: Sequence[str], order: Sequence[str]) -
     numbers = f"{len(roots)} of {len(order)} layers do not fit, J up to {j:.2g} at {case.sites[worst].label!r}"
     evidence = ("largest J behind repaired layers", j, case.thresholds.j_warn)
     keys = tuple(roots)
-    if share >= _MOST:
+    if share >= _MOST or (at_input and is_isolated(len(roots), len(order))):
         if at_input and (case.implied_r2 is None or case.implied_r2 >= 0.5):
             message = (
                 f"{numbers}, from the first one on, and no transform of the input explains it: other data than in training, "

@@ -66,7 +66,10 @@ class Thresholds(DocumentValue):
     equivalence_mean: float = Field(default=0.1, gt=0, description="PASS: the interval of the shift lies inside ± this")
     equivalence_log_std: float = Field(default=0.10, gt=0, description="PASS: the interval of ρ lies inside ± this")
     equivalence_share: float = Field(
-        default=0.9, gt=0.5, le=1, description="PASS: so much of the γ² of a layer must be in channels that are equivalent"
+        default=0.9,
+        gt=0.5,
+        le=1,
+        description="PASS: so much of the γ² of a layer must be in channels that are equivalent",
     )
     confidence: float = Field(default=0.95, gt=0.5, lt=1, description="of every interval")
     independent_samples: float = Field(default=50.0, gt=0, description="recalibration is refused below this n_eff")

@@ -8,7 +8,7 @@ import numpy as np
 
 from normfold.statistics.exact_sums import Float64
 from normfold.statistics.judging.case import Case, Cause, is_isolated, stored_statistics
-from normfold.statistics.schema import Status
+from normfold.statistics.schema import Severity, Status
 from normfold.statistics.sites import MEAN, StatSite
 
 # From this share on, a shift that begins at the input is one of the data.
@@ -27,6 +27,14 @@ def local_causes(case: Case, known: Collection[str]) -> Iterator[Cause]:
         known: keys whose statistics are known to be wrong from the file; they are not named again.
     """
     roots = [key for key in case.attribution.roots if key not in known]
+    default = [key for key in roots if _is_default(case.sites[key])]
+    if len(default) > 1:
+        worst = max(case.repaired[key].j for key in default)
+        yield Cause(
+            "S01", f"mean 0 and variance 1 were never updated in {len(default)} layers: J up to {worst:.2g} on this data",
+            tuple(default), "largest J behind repaired layers", worst, case.thresholds.j_warn, Severity.ERROR,
+        )  # fmt: skip
+        roots = [key for key in roots if key not in default]
     for shared in _shared(case, roots):
         yield shared
         roots = [key for key in roots if key not in shared.keys]

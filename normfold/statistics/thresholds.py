@@ -34,7 +34,7 @@ class Thresholds(DocumentValue):
 
     # --- data-free predictor ---
     predictor_correlation: float = Field(
-        0.3, description="S13, S09: a layer below this is not explained by its weights"
+        default=0.3, description="S13, S09: a layer below this is not explained by its weights"
     )
     predictor_healthy: float = Field(default=0.8, description="S13: median correlation of a model whose statistics fit")
     predictor_slope_low: float = Field(default=0.8, gt=0, description="S10: common slope below this")

@@ -109,9 +109,11 @@ def judge(predictions: tuple[Prediction, ...], thresholds: Thresholds) -> Iterat
         return
     if median < thresholds.predictor_healthy:
         return
-    for prediction in judged:
-        if prediction.correlation < thresholds.predictor_correlation:
-            yield _isolated(prediction, median, thresholds)
+    wrong = [p for p in judged if p.correlation < thresholds.predictor_correlation]
+    healthy = sum(p.correlation >= thresholds.predictor_healthy for p in judged)
+    # Half-explained layers in between say that the chain itself is badly modelled here, so nobody is to blame.
+    if healthy >= thresholds.predictor_clear * (len(judged) - len(wrong)):
+        yield from (_isolated(prediction, median, thresholds) for prediction in wrong)
     yield from _scaled(judged, thresholds)
 
 
@@ -140,5 +142,8 @@ def _scaled(judged: list[Prediction], thresholds: Thresholds) -> Iterator[Findin
     if inside or deviation > thresholds.predictor_slope_spread:
         return
     limit = thresholds.predictor_slope_low if slope < 1 else thresholds.predictor_slope_high
-    message = f"all stored means are {slope:.2f} times what the weights before them predict ({len(slopes)} layers agree within {deviation:.2f})"
+    message = (
+        f"all stored means are {slope:.2f} times what the weights before them predict "
+        f"({len(slopes)} layers agree within {deviation:.2f})"
+    )
     yield finding("S10", message, evidence=(Evidence(name="common slope", value=slope, threshold=limit),))

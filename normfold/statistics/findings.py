@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from normfold.statistics.codes import RULES
 from normfold.statistics.schema import Evidence, Finding, Origin, Severity
-from normfold.statistics.sites import StatelessSite, StatSite
+
+
+class Place(Protocol):
+    """A site or a node: what a finding can be about."""
+
+    @property
+    def key(self) -> str: ...  # noqa: D102
+    @property
+    def label(self) -> str: ...  # noqa: D102
 
 
 def finding(
     code: str,
     message: str,
     *,
-    site: StatSite | StatelessSite | None = None,
+    site: Place | None = None,
     severity: Severity | None = None,
     fix: str = "",
     origin: Origin = Origin.FILE,
@@ -24,7 +34,7 @@ def finding(
     Args:
         code: of the catalogue.
         message: one sentence without a full stop.
-        site: the norm that it is about; None for the model.
+        site: the norm or node that it is about; None for the model.
         severity, fix: other than the usual.
         origin, evidence, nodes, channels: as in `Finding`.
     """

@@ -34,9 +34,12 @@ class Thresholds(DocumentValue):
 
     # --- data-free predictor ---
     predictor_correlation: float = Field(
-        0.3, description="S13, S09: a layer below this is not explained by its weights"
+        default=0.3, description="S13, S09: a layer below this is not explained by its weights"
     )
     predictor_healthy: float = Field(default=0.8, description="S13: median correlation of a model whose statistics fit")
+    predictor_clear: float = Field(
+        default=0.9, ge=0, le=1, description="S13: share of the other layers that must be healthy before one is blamed"
+    )
     predictor_slope_low: float = Field(default=0.8, gt=0, description="S10: common slope below this")
     predictor_slope_high: float = Field(default=1.25, gt=0, description="S10: common slope above this")
     predictor_slope_spread: float = Field(default=0.1, gt=0, description="S10: median deviation of a common slope")

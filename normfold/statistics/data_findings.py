@@ -197,7 +197,10 @@ class DataReporter:
         if ratio is None:
             return
         failing = ratio < self.e.thresholds.information_fail
-        message = f"answers tell {o.information_eval:.2g} nats about the input, with re-estimated statistics {o.information_batch:.2g}"
+        message = (
+            f"answers tell {o.information_eval:.2g} nats about the input, and {o.information_batch:.2g} with "
+            "re-estimated statistics"
+        )
         evidence = Evidence(name="I with stored over I with re-estimated statistics", value=ratio,
                             threshold=self.e.thresholds.information_fail)  # fmt: skip
         made = finding(

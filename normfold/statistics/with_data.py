@@ -56,8 +56,8 @@ _SAID_BY_FILE = frozenset(("S01", "S02", "S03", "S07", "S16"))
 class Training:
     """What the user says about the preparation in training; () where nothing."""
 
-    mean: Sequence[float] = ()
-    std: Sequence[float] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

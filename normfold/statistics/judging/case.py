@@ -25,6 +25,8 @@ from normfold.statistics.thresholds import Thresholds
 SAMPLES = 256
 # Up to this share of the layers, or this number, faults are isolated ones.
 _ISOLATED_SHARE, _ISOLATED = 0.25, 2
+# In networks with fewer layers two are many.
+_FEW_LAYERS = 6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,4 +109,4 @@ def median(values: Sequence[float]) -> float:
 
 def is_isolated(roots: int, layers: int) -> bool:
     """Whether so few layers are at fault that each has a cause of its own."""
-    return roots <= max(_ISOLATED, _ISOLATED_SHARE * layers)
+    return roots <= max(_ISOLATED if layers >= _FEW_LAYERS else 1, _ISOLATED_SHARE * layers)

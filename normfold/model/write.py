@@ -14,9 +14,9 @@ from normfold.model.output_file import OutputFile, create, sync
 from normfold.model.patch import Candidate
 from normfold.model.splice import METADATA_PREFIX, Piece, splice
 from normfold.model.staging import Staged, Staging, cannot_write, commit
-from normfold.model.tensors import NewTensor
+from normfold.model.tensors import FileTensor, NewTensor
 
-__all__ = ["DATA_KEY", "Staged", "Staging", "commit", "stage", "to_bytes"]
+__all__ = ["DATA_KEY", "Staged", "Staging", "commit", "stage", "to_bytes", "write_to_run"]
 
 DATA_KEY = METADATA_PREFIX + "data"
 # A part of the model file that is smaller is not worth handing to another thread.
@@ -110,6 +110,21 @@ def to_bytes(candidate: Candidate) -> bytes:
     if pieces.length >= 1 << 31:
         raise InputError("input.proto_2gib", "the result is larger than 2 GiB", hint="write it to a file instead")
     return b"".join(bytes(chunk) for piece in pieces for chunk in _chunks(piece))
+
+
+def write_to_run(candidate: Candidate, path: Path) -> None:
+    """Write a candidate that is only to be run: external data stays where it is, named as the original names it.
+
+    Whoever loads it must look for external data in the folder of the original.
+
+    Args:
+        candidate: model and changes; its new tensors are small.
+        path: a file that is overwritten.
+    """
+    pieces = splice(candidate, lambda tensor: tensor.external if isinstance(tensor, FileTensor) else None)
+    with path.open("wb") as stream:
+        for piece in pieces:
+            stream.writelines(_chunks(piece))
 
 
 def _write_model(candidate: Candidate, path: Path, places: Places) -> int:

@@ -68,6 +68,9 @@ def html(report: CheckReport) -> str:
         explained=_explained(report),
         details=_details(worst),
         layers=worst,
+        blamed=[
+            layer for layer in worst if layer.is_root_cause or (layer.status is Status.FAIL and not layer.collateral_of)
+        ],
         rules=RULES,
         most_nodes=_MOST_NODES,
     )
@@ -130,8 +133,9 @@ def _explained(report: CheckReport) -> Markup:
 
 
 def _details(worst: Sequence[LayerReport]) -> list[Detail]:
-    found = ((layer, _plots(layer)) for layer in worst)
-    return [Detail(layer, plots) for layer, plots in found if plots][:_MOST_DETAILS]
+    wanted = [layer for layer in worst if layer.j is not None or layer.status in (Status.FAIL, Status.WARN)]
+    found = ((layer, _plots(layer)) for layer in wanted[:_MOST_DETAILS])
+    return [Detail(layer, plots) for layer, plots in found if plots]
 
 
 def _plots(layer: LayerReport) -> tuple[Markup, ...]:
@@ -149,5 +153,6 @@ def _plots(layer: LayerReport) -> tuple[Markup, ...]:
         plots = [
             charts.scatter(channels.mean, channels.predicted_mean, "running mean", "predicted from the weights"),
             charts.histogram([("stored", channels.var)], "running variance"),
+            charts.histogram([("stored", [None if g is None else abs(g) for g in channels.gamma])], "|gamma|"),
         ]
     return tuple(plot for plot in plots if plot)

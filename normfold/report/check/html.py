@@ -60,7 +60,7 @@ def html(report: CheckReport) -> str:
     worst = sorted(
         report.layers, key=lambda layer: (_WORST_FIRST.index(layer.status), -(layer.j or 0.0), layer.position)
     )
-    return environment.get_template("check.html.j2").render(
+    page = environment.get_template("check.html.j2").render(
         report=report,
         groups=_groups(report.findings),
         chain=charts.path_through(report.layers) if report.layers else "",
@@ -74,6 +74,7 @@ def html(report: CheckReport) -> str:
         rules=RULES,
         most_nodes=_MOST_NODES,
     )
+    return "".join("�" if (c < " " and c not in "\n\t") or c == "\x7f" else c for c in page)
 
 
 def write_html(report: CheckReport, path: Path) -> None:

@@ -19,6 +19,7 @@ from rich.table import Table
 from .plain import plain
 from .terminal import console as _console
 from .terminal import safe as _safe
+from .terminal import wide_console
 
 if TYPE_CHECKING:
     from normfold import InspectReport, Report
@@ -42,7 +43,6 @@ _COLOUR = {
     "OFF": "yellow",
 }
 _MOST_OUTPUTS = 12
-_WIDE = 200  # where nobody looks at a terminal, lines need not break
 _SHOWN = 3  # norms of a group that are named
 
 
@@ -210,7 +210,7 @@ def _listed(norms: Sequence[NormReport]) -> str:
 
 def targets(report: TargetsReport) -> None:
     """The result of `targets`."""
-    console = _Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False, emoji=False)
+    console = wide_console()
     for number, target in enumerate(report.targets):
         if number:
             console.print()

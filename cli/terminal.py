@@ -9,6 +9,8 @@ from rich.markup import escape
 
 from .plain import plain
 
+_WIDE = 200
+
 
 def safe(text: str, limit: int = 200) -> str:
     """Text that came from a model: no escape sequences, and no markup."""
@@ -25,3 +27,8 @@ class _Console(Console):
 def console() -> Console:
     """Where results go."""
     return _Console(soft_wrap=not sys.stdout.isatty(), highlight=False, emoji=False)
+
+
+def wide_console() -> Console:
+    """Where tables with long texts go: where nobody looks at a terminal, their lines need not break."""
+    return _Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False, emoji=False)

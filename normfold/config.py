@@ -44,6 +44,7 @@ class Config(BaseModel):
         rtol, atol: tolerances by output name, "" for all; None measures the model's own noise floor.
         strict: an inconclusive verdict is a refusal.
         all_or_nothing: a failing edit refuses everything instead of being dropped.
+        overlay: write only what changed, and leave the other external weights in the data files of the original.
         metadata: write provenance into `metadata_props`.
         timeout_s: seconds that one job in the worker process may take.
         memory_limit: bytes of address space of the worker process, None for no limit.
@@ -65,6 +66,7 @@ class Config(BaseModel):
     atol: Mapping[str, float] = Field(default_factory=dict)
     strict: bool = False
     all_or_nothing: bool = False
+    overlay: bool = False
     metadata: bool = True
     timeout_s: float = Field(default=600.0, gt=0)
     memory_limit: int | None = Field(default=None, gt=0)

@@ -1,4 +1,4 @@
-"""The four cases. Each takes a folder to work in and the number of runs, and returns its figures."""
+"""The cases. Each takes a folder to work in and the number of runs, and returns its figures."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from benchmarks.generate.large import chain, cnn, write_external
 from benchmarks.measure.process import median, run
 from benchmarks.scale.goal import Figure, growth, ratio
 from benchmarks.scale.runs import ORT, Done, interleaved, once, typically
+from benchmarks.scale.trust import TRUST_CASES
 from benchmarks.tools import NORMFOLD, Tool, normfold_program, normfold_works
 
 MB = 1e6
@@ -121,4 +122,10 @@ def help_case(work: Path, runs: int) -> list[Figure]:
     return [Figure("help", "normfold --help", ours and ours.wall, 0.3, "s", not normfold_works())]
 
 
-CASES: dict[str, Case] = {"cnn": cnn_case, "chain": chain_case, "external": external_case, "help": help_case}
+CASES: dict[str, Case] = {
+    "cnn": cnn_case,
+    "chain": chain_case,
+    "external": external_case,
+    "help": help_case,
+    **TRUST_CASES,
+}

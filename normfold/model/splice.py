@@ -294,12 +294,12 @@ class _Writer:
     def _moved(self, buffer: memoryview, item: Field, tensor: FileTensor) -> Pieces:
         """An external tensor with its record pointing into the new data file, or with its payload taken in."""
         out = Pieces()
-        if tensor.external is None:
+        place = None if tensor.external is None else self.relocate(tensor)
+        if tensor.external is None or place is tensor.external:  # it stays where it is
             out.copy(buffer, item.start, item.end)
             return out
         proto = parse(TensorProto, bytes(buffer[item.start : item.end]))
         del proto.external_data[:]
-        place = self.relocate(tensor)
         if place is not None:
             _set_external(proto, place)
             out.add(proto.SerializeToString())

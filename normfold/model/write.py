@@ -24,17 +24,18 @@ _WORTH_A_THREAD = 1 << 20
 _COPY = 8 << 20
 
 
-def stage(candidate: Candidate, staging: Staging, name: str) -> Staged:
+def stage(candidate: Candidate, staging: Staging, name: str, *, overlay: bool = False) -> Staged:
     """Write the candidate into the staging directory.
 
     Args:
         candidate: model and changes.
         staging: an entered `Staging`.
         name: file name that the model will have.
+        overlay: leave external weights that did not change in the data files of the original.
 
     Raises:
         RangeRefusal: a folded weight leaves the range of its type.
-        OutputError: the disk is full or not writable.
+        OutputError: the disk is full or not writable; `output.overlay`, the original's data are not beside the result.
         InputError: external data is missing or truncated.
     """
     staging.clear()
@@ -42,15 +43,46 @@ def stage(candidate: Candidate, staging: Staging, name: str) -> Staged:
     try:
         if candidate.is_original:
             return _stage_original(candidate, staging, path)
-        places, data = write_data(candidate, staging, Path(name).stem)
+        if overlay:
+            _require_beside(candidate, staging)
+        places, data = write_data(candidate, staging, Path(name).stem, overlay=overlay)
         if data is not None:
             candidate.metadata[DATA_KEY] = data
         size = _write_model(candidate, path, places)
         data_bytes = 0 if data is None else (staging.path / data).stat().st_size
         files = () if data is None else (data,)
-        return Staged(staging.path, path, data, size, data_bytes, files, _equal(staging, data))
+        stay = external_tensors(candidate) if overlay else ()
+        refers = {(t.external.location, t.external.offset, t.nbytes) for t in stay if t.external is not None}
+        for location in sorted({location for location, _, _ in refers}):
+            _lend(candidate, staging, location)
+        data_bytes += sum(length for _, _, length in refers)
+        lent = frozenset(location for location, _, _ in refers)
+        return Staged(staging.path, path, data, size, data_bytes, files, _equal(staging, data), lent)
     except OSError as error:
         raise cannot_write(staging.beside, error, _needed(candidate)) from None
+
+
+def _require_beside(candidate: Candidate, staging: Staging) -> None:
+    """A model may only name data in its own directory, so the result has to lie in that of the original."""
+    path = candidate.model.path
+    if candidate.model.has_external_data() and (path is None or not path.parent.samefile(staging.beside)):
+        raise OutputError(
+            "output.overlay",
+            "an overlay refers to the data of the original, which lie in another directory",
+            where=str(staging.beside),
+            hint="write the result beside the original, or leave out --overlay",
+        )
+
+
+def _lend(candidate: Candidate, staging: Staging, location: str) -> None:
+    """Show a data file of the original to whoever reads the staged model: the same file under a second name."""
+    source = candidate.model.files.get(location, location)
+    target = staging.path / location
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.path, target)
+    except OSError:  # no such links here, or not to a file of somebody else
+        target.symlink_to(source.path)
 
 
 def _equal(staging: Staging, data: str | None) -> Stamp | None:

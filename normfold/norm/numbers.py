@@ -130,6 +130,12 @@ def _squeezed(node: Node, operands: list[Numbers]) -> Numbers | None:
     return operands[0].reshape(()) if operands[0].size == 1 else _vector(node, operands)
 
 
+def _reshape(node: Node, operands: list[Numbers]) -> Numbers | None:
+    if attributes.unexpected(node, ("allowzero",)) or len(operands) != 2:
+        return None
+    return operands[0].reshape([int(size) for size in operands[1].reshape(-1)])
+
+
 def _concat(node: Node, operands: list[Numbers]) -> Numbers | None:
     if attributes.unexpected(node, ("axis",)) or any(o.ndim != 1 for o in operands):
         return None
@@ -189,6 +195,7 @@ _RULES: Mapping[str, Callable[..., Numbers | None]] = {
     "Cast": _cast,
     "Unsqueeze": _vector,
     "Squeeze": _squeezed,
+    "Reshape": _reshape,
     "Concat": _concat,
     "Gather": _gather,
     "Slice": _slice,

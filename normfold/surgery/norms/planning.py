@@ -263,6 +263,8 @@ class _Planner:
         changes = {id(turn.scope): turn.rewrite for turn in turns}
         for edit in edits:
             _note(changes, edit)
+        for node in _shared(edits):
+            _forget(changes, node)
         for scope, conversions in self.conversions.items():
             change = changes.setdefault(id(scope), Rewrite())
             for index, conversion in conversions.items():
@@ -280,12 +282,23 @@ def _spelled(lowering: Lowering) -> Counter[tuple[str, str]]:
     return Counter((op.domain, op.op_type) for op in lowering.nodes)
 
 
+def _shared(edits: Sequence[NormEdit]) -> list[Node]:
+    """Nodes that no norm took with it, because others needed them, and that nobody needs once all are gone."""
+    gone = {id(node): node for edit in edits for node in edit.gone}
+    read = {name for edit in edits for node in edit.nodes for name in node.input}
+    return [node for node in sweep(list(gone.values()), read) if id(node) not in gone]
+
+
+def _forget(changes: dict[int, Rewrite], node: Node) -> None:
+    change = changes.setdefault(id(node.scope), Rewrite())
+    change.nodes[node.index] = []
+    change.forgotten |= {value.name for value in node.outputs if value is not None}
+
+
 def _note(changes: dict[int, Rewrite], edit: NormEdit) -> None:
     """One edit among the changes of its scope."""
     for node in edit.gone:
-        change = changes.setdefault(id(node.scope), Rewrite())
-        change.nodes[node.index] = []
-        change.forgotten |= {value.name for value in node.outputs if value is not None}
+        _forget(changes, node)
     change = changes[id(edit.extent.place.scope)]
     change.nodes[edit.extent.place.index] = list(edit.nodes)
     change.constants += edit.constants

@@ -127,8 +127,9 @@ def test_group_normalization_has_no_kernel_in_onnxruntime(opset, target) -> None
     assert result.opset == opset
     if target is DIRECTML:
         assert result.array(result.node("GroupNorm").input[1]).tolist() == (
-            [1, 1, 2, 2, 3, 3] if opset == 18 else result.original.graph.initializer[0].float_data[:]
-            or result.array("g").tolist()
+            [1, 1, 2, 2, 3, 3]
+            if opset == 18
+            else result.original.graph.initializer[0].float_data[:] or result.array("g").tolist()
         )
 
 

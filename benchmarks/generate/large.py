@@ -1,4 +1,4 @@
-"""The models of the scale goals: a wide CNN, a long chain, and one larger than a protobuf may be."""
+"""The models of the scale goals: a wide CNN, a long chain, one of norms, and one larger than a protobuf may be."""
 
 from __future__ import annotations
 
@@ -31,6 +31,26 @@ def _stack(blocks: int, channels: int, kernel: int, seed: int) -> onnx.ModelProt
         y = sheet.add("Relu", sheet.norm(sheet.conv(y, channels, channels, kernel), channels))
     dims: Dims = ("N", channels, 16, 16)
     return sheet.model(dims, {y: dims})
+
+
+def transformer(nodes: int = 30_000, width: int = 32, seed: int = 0) -> onnx.ModelProto:
+    """`nodes / 10` decomposed LayerNorms, in turns in front of a MatMul and of the Add that closes a residual block."""
+    sheet, y = Sheet(seed), "x"
+    for _ in range(nodes // 20):
+        inner = sheet.add("MatMul", _layer_norm(sheet, y, width), sheet.weight(width, width))
+        y = sheet.add("Add", y, _layer_norm(sheet, inner, width))
+    dims: Dims = ("N", 16, width)
+    return sheet.model(dims, {y: dims})
+
+
+def _layer_norm(sheet: Sheet, x: str, width: int) -> str:
+    """The nine nodes of torch's export below opset 17."""
+    two, epsilon = sheet.constant(np.float32(2)), sheet.constant(np.float32(1e-5))
+    scale, bias = (sheet.constant(sheet.rng.uniform(low, low + 1, width).astype(np.float32)) for low in (0.5, -0.5))
+    deviation = sheet.add("Sub", x, sheet.add("ReduceMean", x, axes=[-1]))
+    variance = sheet.add("ReduceMean", sheet.add("Pow", deviation, two), axes=[-1])
+    core = sheet.add("Div", deviation, sheet.add("Sqrt", sheet.add("Add", variance, epsilon)))
+    return sheet.add("Add", sheet.add("Mul", core, scale), bias)
 
 
 class ExternalSheet(Sheet):

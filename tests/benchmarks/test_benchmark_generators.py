@@ -7,8 +7,12 @@ from pathlib import Path
 import onnx
 import pytest
 
+<<<<<<< HEAD
 from benchmarks.generate.large import chain, cnn, write_external, write_inline, write_many
 from benchmarks.generate.shapes import FORMS
+=======
+from benchmarks.generate.large import chain, cnn, transformer, write_external
+>>>>>>> wt-normtests
 from benchmarks.generate.small import BUILDERS
 from benchmarks.measure.process import run
 from benchmarks.measure.session import plain
@@ -23,8 +27,8 @@ def test_small_models_are_valid_and_reproducible(name: str) -> None:
     assert model.SerializeToString() == BUILDERS[name](3).SerializeToString()
 
 
-def test_the_cnn_and_the_chain_are_valid() -> None:
-    for model, nodes in ((cnn(blocks=4, channels=6), 12), (chain(nodes=30), 30)):
+def test_the_cnn_the_chain_and_the_transformer_are_valid() -> None:
+    for model, nodes in ((cnn(blocks=4, channels=6), 12), (chain(nodes=30), 30), (transformer(nodes=40), 40)):
         onnx.checker.check_model(model, full_check=True)
         assert len(model.graph.node) == nodes
 

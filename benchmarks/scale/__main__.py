@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """`python -m benchmarks.scale [--case NAME]`: the scale goals; exit 1 when one is missed."""
-=======
-"""`python -m benchmarks.scale [--case cnn|chain|transformer|external|help]`: the scale goals; exit 1 when one is missed."""
->>>>>>> wt-normtests
 
 from __future__ import annotations
 

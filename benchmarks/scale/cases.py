@@ -150,13 +150,8 @@ def help_case(work: Path, runs: int) -> list[Figure]:
 CASES: dict[str, Case] = {
     "cnn": cnn_case,
     "chain": chain_case,
-<<<<<<< HEAD
-    "external": external_case,
-    "help": help_case,
-    **TRUST_CASES,
-=======
     "transformer": transformer_case,
     "external": external_case,
     "help": help_case,
->>>>>>> wt-normtests
+    **TRUST_CASES,
 }

@@ -7,12 +7,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-<<<<<<< HEAD
-from benchmarks.generate.large import chain, cnn, write_external, write_inline, write_many
+from benchmarks.generate.large import chain, cnn, transformer, write_external, write_inline, write_many
 from benchmarks.generate.shapes import FORMS
-=======
-from benchmarks.generate.large import chain, cnn, transformer, write_external
->>>>>>> wt-normtests
 from benchmarks.generate.small import BUILDERS
 from benchmarks.measure.process import run
 from benchmarks.measure.session import plain

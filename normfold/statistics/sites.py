@@ -25,6 +25,9 @@ from normfold.norm.sites import is_norm_operator
 
 BATCH_NORM = "BatchNormalization"
 GAMMA, BETA, MEAN, VAR = 1, 2, 3, 4  # input slots
+# A variance of 1 - epsilon, stored as float32.
+_ROUNDED = 2.0**-23
+
 _SLOTS = {"gamma": GAMMA, "beta": BETA, "mean": MEAN, "var": VAR}
 # A LayerNormalization and its like have an epsilon; these operators have none or one of another meaning.
 _WITHOUT_EPSILON = frozenset(("LRN", "LpNormalization", "MeanVarianceNormalization"))
@@ -153,10 +156,22 @@ def stat_sites(
     found: list[StatSite | StatelessSite] = []
     for node in execution_order(model):
         if is_batch_norm(node) and node.input(0) is not None:
-            found.append(_stat_site(node, len(found), constants, shapes))
+            site = _stat_site(node, len(found), constants, shapes)
+            if not is_affine(site):
+                found.append(site)
         elif is_norm_operator(node) and not node.is_call:
             found.append(_stateless(node, len(found), shapes))
     return tuple(found)
+
+
+def is_affine(site: StatSite) -> bool:
+    """Whether a BatchNormalization only writes an affine: mean 0 and variance 1 - epsilon, so that nothing is normalised.
+
+    Converters write a Scale layer so, and a GroupNorm for onnxruntime on one thread ends with one.
+    """
+    if site.mean is None or site.var is None or site.epsilon is None or site.uses_batch or (site.mean != 0).any():
+        return False
+    return bool((np.abs(site.var + site.epsilon - 1.0) <= _ROUNDED).all())
 
 
 def _stat_site(node: Node, position: int, constants: Constants, shapes: Shapes) -> StatSite:

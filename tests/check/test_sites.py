@@ -94,3 +94,18 @@ def test_data_that_is_missing_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         open_subject(path)
     assert error.value.code == "extdata.missing"
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "var", "seen"), [(0.0, 1.0, 0), (1e-3, 1.0 - 1e-3, 0), (1e-5, 1.0, 1), (0.0, 0.5, 1)]
+)
+def test_an_affine_in_the_dress_of_a_norm_is_none(epsilon: float, var: float, seen: int) -> None:
+    values = batch_norm(4)
+    values |= {"m": np.zeros(4, np.float32), "v": np.full(4, var, np.float32)}
+    model = build(
+        f"z = BatchNormalization <epsilon: float = {epsilon}> (x, g, b, m, v)",
+        "float[N,4,3] x",
+        "float[N,4,3] z",
+        values,
+    )
+    assert len(open_subject(model).sites) == seen

@@ -36,7 +36,7 @@ from normfold.statistics.vectors import number, vector
 Check = Callable[[Subject, Thresholds], Iterable[Finding]]
 
 # Each with the codes that it is responsible for.
-_CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
+CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("M01", "M02", "M03"), training_mode),
     (("M04",), batch_statistics),
     (("M05",), random_operators),
@@ -53,13 +53,13 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("N01",), no_statistics),
     (("N02", "N03"), stateless_epsilons),
 )
-_PREDICTED = ("S09", "S10", "S13")
+PREDICTED = ("S09", "S10", "S13")
 
 
 def from_file(subject: Subject, thresholds: Thresholds) -> Part:
     """Findings, the layers as they are stored, and which rules ran."""
     predictions = predict(subject)
-    checks = (*_CHECKS, (_PREDICTED, lambda _, limits: judge(predictions, limits)))
+    checks = (*CHECKS, (PREDICTED, lambda _, limits: judge(predictions, limits)))
     findings: list[Finding] = []
     ran: dict[str, list[Finding]] = {}
     for codes, examine in checks:

@@ -14,10 +14,7 @@ def summary(report: CheckReport) -> str:
     """Root cause and evidence, or why there is none."""
     causes = [finding for finding in report.counted() if finding.is_root_cause]
     if report.verdict in (Status.FAIL, Status.WARN):
-        first = causes[0]
-        alike = [finding for finding in causes if finding.code == first.code]
-        title = RULES[first.code].title
-        return f"{title[0].upper()}{title[1:]} ({first.code}): {_where(alike, report.layers)}{first.message}."
+        return _cause(causes, report.layers)
     with_statistics = [layer for layer in report.layers if layer.op_type == _BATCH_NORM]
     if report.verdict is Status.INCONCLUSIVE:
         return _undecided(report)
@@ -53,16 +50,15 @@ def next_step(report: CheckReport) -> str:
     return "Nothing to do."
 
 
-def _where(findings: Sequence[Finding], layers: Sequence[LayerReport]) -> str:
-    """Which nodes, for the start of a sentence."""
-    nodes = [finding.node for finding in findings if finding.node]
-    if not nodes:
-        return ""
-    if len(nodes) == 1:
-        return f"{nodes[0]}: "
+def _cause(causes: Sequence[Finding], layers: Sequence[LayerReport]) -> str:
+    """The worst finding in one sentence, and in how many layers it was found."""
+    first = causes[0]
+    title = RULES[first.code].title
+    nodes = [f.node for f in causes if (f.code, f.severity) == (first.code, first.severity) and f.node]
     total = sum(layer.op_type == _BATCH_NORM for layer in layers)
-    of = f" of {total}" if total >= len(nodes) else ""
-    return f"{nodes[0]} and {len(nodes) - 1} more{of}: "
+    many = f" in {len(nodes)} of {total} layers" if 1 < len(nodes) <= total else ""
+    place = f"{'first ' if len(nodes) > 1 else ''}{first.node}: " if first.node else ""
+    return f"{title[0].upper()}{title[1:]} ({first.code}){many}: {place}{first.message}."
 
 
 def _count(number: int, what: str) -> str:

@@ -10,13 +10,12 @@ import numpy as np
 from normfold.model import attributes
 from normfold.model.graph import Node
 from normfold.model.tensors import Float64
-from normfold.statistics.file_rules.gaussian import Activation, activated, clipped, rectified
+from normfold.statistics.file_rules.gaussian import Activation, activated, clipped, leaky, rectified
 from normfold.statistics.subject import Subject
 
 _ERF = np.vectorize(math.erf, otypes=[np.float64])
 # name -> (attribute defaults, function of x and those)
 _TABLE: dict[str, tuple[dict[str, float], Callable[..., Float64]]] = {
-    "LeakyRelu": ({"alpha": 0.01}, lambda x, alpha: np.where(x > 0, x, alpha * x)),
     "Elu": ({"alpha": 1.0}, lambda x, alpha: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))),
     "Celu": ({"alpha": 1.0}, lambda x, alpha: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / alpha))),
     "Selu": (
@@ -59,8 +58,9 @@ def moments(subject: Subject, node: Node, mean: Float64, std: Float64) -> tuple[
         slope = subject.constants.array(node.input(1))
         if slope is None or slope.size not in (1, mean.size):
             return None
-        alpha = slope.astype(np.float64).reshape(-1, 1)
-        return activated(lambda x: np.where(x > 0, x, alpha * x), mean, std)
+        return leaky(slope.astype(np.float64).reshape(-1), mean, std)
+    if node.op_type == "LeakyRelu":
+        return leaky(np.float64(attributes.get(node, "alpha", 0.01)) * np.ones(1), mean, std)
     f = function(node)
     return None if f is None else activated(f, mean, std)
 

@@ -51,9 +51,16 @@ def _reduces_batch(subject: Subject, node: Node) -> bool:
         return 0 in (subject.constants.ints(node.input(1)) or attributes.ints(node, "axes") or ())
     if len(dims) < 2 or 0 not in (reduce_axes(subject.shapes, node, len(dims)) or ()):
         return False
-    # A leading 1 that a Reshape made is no batch: that is how norms over rows are written.
-    made = data.producer is not None and data.producer.op_type in ("Reshape", "Unsqueeze", "Transpose")
-    return not (dims[0] == 1 and made)
+    return not (dims[0] == 1 and _is_reshaped(data))
+
+
+def _is_reshaped(value: Value) -> bool:
+    """Whether a leading 1 was made by a Reshape: it is no batch then, but how norms over rows are written."""
+    node = value.producer
+    while node is not None and (node.op_type in _SQUARES or node.op_type == "Sub"):
+        first = node.input(0)
+        node = None if first is None else first.producer
+    return node is not None and node.op_type in ("Reshape", "Unsqueeze", "Transpose")
 
 
 def _normalises(node: Node, dynamic: set[int]) -> Node | None:

@@ -17,6 +17,7 @@ Activation = Callable[[Float64], Float64]
 # Gauss-Hermite rule of 32 nodes: E f(X) = π^(−½)·Σ w_j·f(mean + √2·std·t_j).
 _NODES, _WEIGHTS = np.polynomial.hermite.hermgauss(32)
 _ERF = np.vectorize(math.erf, otypes=[np.float64])
+_NARROWEST, _FAR = 1e-150, 1e3  # beyond them nothing of a normal variable is on the other side of 0
 _ONE_PER_ROOT_TWO_PI = 1.0 / math.sqrt(2.0 * math.pi)
 
 
@@ -32,11 +33,19 @@ def distribution(z: Float64) -> Float64:
 
 def rectified(mean: Float64, std: Float64) -> tuple[Float64, Float64]:
     """Mean and variance of ReLU: g = β·Φ(z) + s·φ(z), E[f²] = (β² + s²)·Φ(z) + β·s·φ(z), z = β/s."""
-    z = mean / np.maximum(std, np.finfo(np.float64).tiny)
+    z = np.clip(mean / np.maximum(std, _NARROWEST), -_FAR, _FAR)
     upper, bell = distribution(z), density(z)
     first = mean * upper + std * bell
     second = (mean**2 + std**2) * upper + mean * std * bell
     return first, np.maximum(second - first**2, 0.0)
+
+
+def leaky(slope: Float64, mean: Float64, std: Float64) -> tuple[Float64, Float64]:
+    """Mean and variance of x above 0 and slope·x below: α·β + (1−α)·g(β, s), and likewise for the squares."""
+    first, spread = rectified(mean, std)
+    second = slope**2 * (mean**2 + std**2) + (1 - slope**2) * (spread + first**2)
+    result = slope * mean + (1 - slope) * first
+    return result, np.maximum(second - result**2, 0.0)
 
 
 def activated(f: Activation, mean: Float64, std: Float64) -> tuple[Float64, Float64]:

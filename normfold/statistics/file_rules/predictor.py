@@ -109,12 +109,24 @@ def judge(predictions: tuple[Prediction, ...], thresholds: Thresholds) -> Iterat
         return
     if median < thresholds.predictor_healthy:
         return
-    wrong = [p for p in judged if p.correlation < thresholds.predictor_correlation]
-    healthy = sum(p.correlation >= thresholds.predictor_healthy for p in judged)
-    # Half-explained layers in between say that the chain itself is badly modelled here, so nobody is to blame.
-    if healthy >= thresholds.predictor_clear * (len(judged) - len(wrong)):
-        yield from (_isolated(prediction, median, thresholds) for prediction in wrong)
+    yield from (_isolated(prediction, median, thresholds) for prediction in _outliers(judged, thresholds))
     yield from _scaled(judged, thresholds)
+
+
+def _outliers(judged: list[Prediction], thresholds: Thresholds) -> list[Prediction]:
+    """Layers that are not explained among such that clearly are; nobody is blamed where many are, or are half explained.
+
+    A few layers hold statistics of others; a whole stretch of them says that its inputs are modelled badly here.
+    """
+    wrong = [
+        p
+        for p in judged
+        if p.correlation < thresholds.predictor_correlation
+        or (p.r2 < 0 and p.correlation < thresholds.predictor_healthy)
+    ]
+    healthy = sum(p.correlation >= thresholds.predictor_healthy for p in judged)
+    few = len(wrong) <= max(2, (1 - thresholds.predictor_clear) * len(judged))
+    return wrong if few and healthy >= thresholds.predictor_clear * (len(judged) - len(wrong)) else []
 
 
 def _isolated(prediction: Prediction, median: float, thresholds: Thresholds) -> Finding:

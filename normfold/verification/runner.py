@@ -51,6 +51,7 @@ class Job:
         data_dir: folder of the external data when `model` is a rewritten copy that lives elsewhere.
         optimization: a name of onnxruntime.GraphOptimizationLevel.
         jitter: {"seed", "budget"} to run with weights moved by one ulp.
+        arena: keep memory between the trials; for many trials of one shape.
     """
 
     model: Path
@@ -59,6 +60,7 @@ class Job:
     data_dir: Path | None = None
     optimization: str = "ORT_DISABLE_ALL"
     jitter: Mapping[str, int] | None = None
+    arena: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +210,7 @@ def _as_json(job: Job, worker: Worker, trials: list[tuple[Path, Path]], answer: 
         "fetch": list(job.fetch) if job.fetch is not None else None,
         "optimization": job.optimization,
         "jitter": dict(job.jitter) if job.jitter else None,
+        "arena": job.arena,
         "threads": worker.threads,
         "cpu_s": worker.timeout_s * worker.threads + 60,
         "trials": [(str(feeds), str(outputs)) for feeds, outputs in trials],

@@ -49,7 +49,7 @@ def assemble(
         rules=_rules(parts),
         data=next((part.data for part in parts if part.data), None),
         probes=tuple(probe for part in parts for probe in part.probes),
-        preprocessing=next((part.preprocessing for part in parts if part.preprocessing), None),
+        preprocessing=next((part.preprocessing for part in reversed(parts) if part.preprocessing), None),
         outcome=next((part.outcome for part in parts if part.outcome), None),
         references=tuple(reference for part in parts for reference in part.references),
         suppressions=used,

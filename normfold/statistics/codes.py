@@ -47,8 +47,7 @@ _TABLE = (
         "on what else is in the batch. Nearly always the model was exported before it was put into evaluation mode, "
         "or its layers do not track statistics. A few networks want it; then suppress the finding and say so.",
         "is_test = 0 or absent before opset 7, more than one output in opsets 7 to 13, training_mode = 1 later; "
-        "unused outputs count. Info where the stored statistics are not used because X does not depend on an input "
-        "(M02, M03 say what it is).",
+        "unused outputs count. M02 and M03 are tried first.",
         "the batch-invariance probe fails",
         "no running statistics in the checkpoint",
         "Export again with model.eval(); if the stored statistics were never filled, estimate them on data first "

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from normfold.statistics.file_rules.decomposed import batch_statistics
 from normfold.statistics.file_rules.epsilons import epsilon_anomalies, stateless_epsilons
+from normfold.statistics.file_rules.implied_input import implied_input
 from normfold.statistics.file_rules.modes import training_mode
 from normfold.statistics.file_rules.predictor import Prediction, judge, predict
 from normfold.statistics.file_rules.randomness import random_operators
@@ -24,6 +25,7 @@ from normfold.statistics.schema import (
     Finding,
     LayerReport,
     PredictionReport,
+    PreprocessingReport,
     RuleReport,
     Severity,
     Status,
@@ -72,6 +74,18 @@ def from_file(subject: Subject, thresholds: Thresholds) -> Part:
         findings=tuple(findings),
         layers={norm.key: _layer(norm, by_key.get(norm.key)) for norm in subject.norms},
         rules=tuple(RuleReport(code=code, status=_status(found)) for code, found in ran.items()),
+        preprocessing=_preprocessing(subject),
+    )
+
+
+def _preprocessing(subject: Subject) -> PreprocessingReport | None:
+    """The mean of the training input, for people to compare; nothing is judged without data."""
+    found = implied_input(subject)
+    if found is None:
+        return None
+    reason = f"not measured: no data; the mean of {found.name!r} in training follows from the first layer"
+    return PreprocessingReport(
+        status=Status.SKIPPED, reason=reason, implied_mean=vector(found.mean), implied_r2=number(found.r2)
     )
 
 

@@ -24,7 +24,8 @@ class Part:
         findings: in any order.
         layers: by key of the site. A later part replaces the layers of an earlier one, field by field where it has a value.
         rules: rules that this examiner is responsible for; SKIPPED with a reason where one did not run.
-        data, preprocessing, outcome: at most one examiner has them.
+        data, outcome: at most one examiner has them. preprocessing: that of the last part that has one counts; the file alone
+            gives the implied mean, which a later one repeats.
         warnings: one line each, for people.
     """
 

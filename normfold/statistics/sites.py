@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from normfold.errors import InputError
 from normfold.model import attributes, dtypes
 from normfold.model.constants import Constants, float64
 from normfold.model.functions import Functions
@@ -145,6 +144,9 @@ def stat_sites(
     Args:
         model: with calls inlined, if functions are to be seen with the weights that they are called with.
         constants, shapes: of the same model, to share their answers.
+
+    Raises:
+        InputError: the data of a parameter is missing or damaged.
     """
     constants = constants or Constants()
     shapes = shapes or Shapes(constants)
@@ -187,10 +189,7 @@ def _vector(value: Value | None, constants: Constants) -> Float64:
         raise Unreadable("stored sparsely" if constants.is_sparse(value) else "computed while the model runs")
     if len(source.dims) != 1:
         raise Unreadable(f"its shape is {list(source.dims)}, wanted one value per channel")
-    try:
-        return float64(source)
-    except InputError as error:
-        raise Unreadable(error.message) from None
+    return float64(source)
 
 
 def _channels(values: dict[str, Float64 | None], dims: Dims | None) -> int | None:

@@ -224,6 +224,18 @@ def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
+def test_the_page_never_replaces_the_model(tmp_path: Path) -> None:
+    model = tmp_path / "m.onnx"
+    model.write_bytes(healthy().SerializeToString())
+    link = tmp_path / "link.html"
+    link.symlink_to(model)
+    report = broken().model_copy(update={"input": FileReport(path=str(model), sha256=None)})
+    for path in (model, link):
+        with pytest.raises(OutputError, match="replace the model"):
+            write_html(report, path)
+    assert model.read_bytes() == healthy().SerializeToString()
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 @pytest.mark.parametrize("make", [broken, with_data], ids=["file", "data"])
 def test_a_browser_draws_it(tmp_path: Path, make) -> None:  # type: ignore[no-untyped-def]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
-from onnx import helper
+import pytest
+from onnx import TensorProto, helper
 from onnx.parser import parse_model
 
+from normfold.errors import InputError
 from normfold.statistics.sites import Mode, StatSite
 from normfold.statistics.subject import open_subject
 from tests.statistics.build import found, healthy, trained
@@ -77,3 +81,16 @@ def test_statistics_of_another_shape_are_no_statistics() -> None:
     init = batch_norm(4) | {"m": np.ones((4, 1), np.float32)}
     (site,) = open_subject(build("y = BatchNormalization(x, g, b, m, v)", "float[N,4] x", "float[N,4] y", init)).sites
     assert "one value per channel" in site.unreadable["mean"]
+
+
+def test_data_that_is_missing_is_said(tmp_path: Path) -> None:
+    model = healthy()
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "m2")
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="gone.bin")
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(InputError) as error:
+        open_subject(path)
+    assert error.value.code == "extdata.missing"

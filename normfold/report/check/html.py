@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from normfold.errors import OutputError
+from normfold.model.output_file import create, sync
 from normfold.report.check import charts
 from normfold.statistics.codes import RULES
 from normfold.statistics.schema import CheckReport, Finding, LayerReport, Status
@@ -81,27 +81,30 @@ def write_html(report: CheckReport, path: Path) -> None:
     """Write the page; nothing half written stays.
 
     Raises:
-        OutputError: `output.write`, the file cannot be written.
+        OutputError: `output.is_input`, it would replace the model; `output.write`, the file cannot be written.
     """
-    text = html(report)
-    partial = ""
+    if (
+        report.input is not None
+        and path.exists()
+        and Path(report.input.path).exists()
+        and path.samefile(report.input.path)
+    ):
+        raise OutputError(
+            "output.is_input", "the page would replace the model", where=str(path), hint="choose another name"
+        )
+    text = html(report).encode("utf-8")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(partial).chmod(0o666 & ~_umask())
-        Path(partial).replace(path)
-    except OSError as error:
-        if partial:
+        try:
+            with create(partial) as stream:
+                stream.write(text)
+                sync(stream)
+            partial.replace(path)
+        finally:
             with contextlib.suppress(OSError):
-                Path(partial).unlink(missing_ok=True)
+                partial.unlink(missing_ok=True)
+    except OSError as error:
         raise OutputError("output.write", f"cannot be written: {error.strerror}", where=str(path)) from None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _groups(findings: Sequence[Finding]) -> list[Group]:

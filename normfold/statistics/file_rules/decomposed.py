@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 from normfold.model import attributes
@@ -65,10 +66,10 @@ def _is_reshaped(value: Value) -> bool:
 
 def _normalises(node: Node, dynamic: set[int]) -> Node | None:
     """The first Sub or Div behind it that takes the statistic from, or divides, what depends on an input."""
-    pending: list[Value] = [node.output]
+    pending: deque[Value] = deque([node.output])
     seen: set[int] = set()
     while pending:
-        value = pending.pop(0)
+        value = pending.popleft()
         for use in value.uses:
             reader = use.node
             if id(reader) in seen or reader.domain:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 
 from normfold.model import attributes
 from normfold.model.graph import Node, Value
+from normfold.model.tensors import Unreadable
 from normfold.statistics.findings import finding
 from normfold.statistics.schema import Finding, Severity
 from normfold.statistics.sites import execution_order
@@ -62,8 +64,12 @@ def _scalar(subject: Subject, value: Value | None) -> float | None:
     source = value.tensor if value.exposed else subject.constants.get(value)
     if source is None:
         return None
-    array = np.asarray(source.array())
-    return float(array.reshape(-1)[0]) if array.size == 1 else None
+    if math.prod(source.dims) != 1:
+        return None
+    try:
+        return float(np.asarray(source.array(), np.float64).reshape(-1)[0])
+    except Unreadable:
+        return None
 
 
 def _generator(node: Node) -> Finding:

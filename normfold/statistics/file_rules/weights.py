@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,7 +89,7 @@ def _read(subject: Subject, node: Node) -> Linear | None:
 
 def _float(subject: Subject, value: Value | None) -> Float64 | None:
     source = subject.constants.get(value)
-    if source is None or not dtypes.is_float(source.data_type) or np.prod(source.dims) > _LARGEST:
+    if source is None or not dtypes.is_float(source.data_type) or math.prod(source.dims) > _LARGEST:
         return None
     try:
         return source.array().astype(np.float64)

@@ -12,8 +12,8 @@ import pytest
 from cli import check
 from normfold.statistics.codes import RULES
 from normfold.statistics.schema import Severity
+from tests.check.build import changed, healthy
 from tests.cli.test_cli import Runner, normfold  # noqa: F401 - a fixture
-from tests.statistics.build import changed, healthy
 
 
 def save(folder: Path, name: str, model: object) -> Path:

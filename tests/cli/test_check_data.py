@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.check.networks import Net, images
 from tests.cli.test_cli import Runner, normfold  # noqa: F401 - a fixture
-from tests.statistics.networks import Net, images
 
 TRAIN, TEST = images(768, seed=1), images(256, seed=2)
 

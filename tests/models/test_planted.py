@@ -15,7 +15,7 @@ from models.planted.faults import CORRUPTED, SWAPPED
 from normfold.statistics.probes.collector import collect
 from normfold.statistics.probes.instrument import BATCH, STORED, Form
 from normfold.statistics.subject import open_subject
-from tests.statistics.sources import batches
+from tests.check.sources import batches
 
 pytest.importorskip("torch", reason="torch trains these networks")
 

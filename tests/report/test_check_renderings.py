@@ -34,7 +34,7 @@ from normfold.statistics.schema import (
     Severity,
     Status,
 )
-from tests.statistics.build import changed, examine, healthy
+from tests.check.build import changed, examine, healthy
 
 HOSTILE = "</title><script>alert(1)</script>\"'{{ 7*7 }}&\n::error::x\x07\x1b[31m"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

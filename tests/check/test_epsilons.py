@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.statistics.build import changed, codes, found, healthy
+from tests.check.build import changed, codes, found, healthy
 from tests.support import build
 
 

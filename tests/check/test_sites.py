@@ -12,7 +12,7 @@ from onnx.parser import parse_model
 from normfold.errors import InputError
 from normfold.statistics.sites import Mode, StatSite
 from normfold.statistics.subject import open_subject
-from tests.statistics.build import found, healthy, trained
+from tests.check.build import found, healthy, trained
 from tests.support import batch_norm, build
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.statistics.build import found
+from tests.check.build import found
 from tests.support import build
 
 IO = ("float[N,4] x", "float[N,4] y")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.statistics.build import found
+from tests.check.build import found
 from tests.support import build
 
 BATCH_NORM = """

@@ -7,7 +7,7 @@ from onnx import ModelProto
 
 from normfold.checking import CheckConfig
 from normfold.model.load import Initializers
-from tests.statistics.build import chain, changed, examine, found, healthy, trained
+from tests.check.build import chain, changed, examine, found, healthy, trained
 from tests.support import batch_norm, build
 
 

@@ -17,9 +17,9 @@ from normfold.statistics.schema import Finding, Severity, Status
 from normfold.statistics.subject import open_subject
 from normfold.statistics.thresholds import Thresholds
 from normfold.statistics.with_data import DataSettings, run_with_data
+from tests.check.networks import Net, images
+from tests.check.sources import Arrays, batches
 from tests.model.build import conv_bn, net, node
-from tests.statistics.networks import Net, images
-from tests.statistics.sources import Arrays, batches
 
 TRAIN, TEST = images(1024, seed=1), images(384, seed=2)
 MORE = images(1024, seed=3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.statistics.build import chain, examine, trained
+from tests.check.build import chain, examine, trained
 
 TRUE = np.array([0.485, 0.456, 0.406])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from tests.statistics.build import examine, found
+from tests.check.build import examine, found
 from tests.support import batch_norm, build, random
 
 C = 4

@@ -12,7 +12,7 @@ from normfold.model.load import load
 from normfold.statistics.file_rules import activations, gaussian
 from normfold.statistics.file_rules.predictor import predict
 from normfold.statistics.subject import open_subject
-from tests.statistics.build import Change, chain, changed, examine, found, healthy, trained
+from tests.check.build import Change, chain, changed, examine, found, healthy, trained
 from tests.support import build
 
 SAMPLES = np.random.default_rng(0).normal(size=400_000)

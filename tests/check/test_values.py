@@ -7,7 +7,7 @@ import pytest
 
 from normfold.checking import CheckConfig
 from normfold.statistics.thresholds import Thresholds
-from tests.statistics.build import CHANNELS, changed, codes, examine, found, healthy
+from tests.check.build import CHANNELS, changed, codes, examine, found, healthy
 
 
 def put(name: str, index: object, value: object) -> object:

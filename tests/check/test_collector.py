@@ -14,9 +14,9 @@ from normfold.statistics.moments import merge
 from normfold.statistics.probes.collector import collect
 from normfold.statistics.probes.instrument import BATCH, Form, Statistics, instrument
 from normfold.statistics.subject import open_subject
+from tests.check.networks import Net, images
+from tests.check.sources import Arrays, batches
 from tests.model.build import actual, net, node
-from tests.statistics.networks import Net, images
-from tests.statistics.sources import Arrays, batches
 
 X = images(40)
 NET = Net(layers=3)

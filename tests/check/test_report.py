@@ -20,7 +20,7 @@ from normfold.statistics.settings import load_settings
 from normfold.statistics.subject import open_subject
 from normfold.statistics.suppressions import Suppression, load_suppressions
 from normfold.statistics.thresholds import Thresholds
-from tests.statistics.build import changed, examine, healthy
+from tests.check.build import changed, examine, healthy
 
 
 def put_together(*parts: Part, suppressions: tuple[Suppression, ...] = ()) -> CheckReport:

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from .boundary import errors
-from .options import Debug, Format, Initializers, Model, Policy
+from .data_options import (
+    Batch,
+    Data,
+    GroupKey,
+    LayoutOption,
+    Limit,
+    Mean,
+    Shuffle,
+    Size,
+    Std,
+    data_options,
+)
+from .options import Debug, Format, Initializers, Memory, Model, Policy, Timeout
 
 
 class CheckFormat(StrEnum):
@@ -20,6 +32,21 @@ class CheckFormat(StrEnum):
     SARIF = "sarif"
     JUNIT = "junit"
     GITHUB = "github"
+
+
+class Attribution(StrEnum):
+    """How pass B is run."""
+
+    AUTO = "auto"
+    BATCH = "batch"
+    SEQUENTIAL = "sequential"
+
+
+_METHODS: dict[Attribution, Literal["batch", "sequential"] | None] = {
+    Attribution.AUTO: None,
+    Attribution.BATCH: "batch",
+    Attribution.SEQUENTIAL: "sequential",
+}
 
 
 class FailOn(StrEnum):
@@ -33,6 +60,23 @@ class FailOn(StrEnum):
 
 def check(
     model: Model,
+    data: Data = None,
+    batch: Batch = None,
+    limit: Limit = None,
+    seed: Shuffle = None,
+    group_key: GroupKey = "",
+    mean: Mean = "",
+    std: Std = "",
+    layout: LayoutOption = None,
+    size: Size = "",
+    attribution: Annotated[
+        Attribution,
+        typer.Option(
+            "--attribution", help="How root causes are told from collateral.", rich_help_panel="Data", show_default=True
+        ),
+    ] = Attribution.AUTO,
+    timeout: Timeout = 600.0,
+    max_memory: Memory = None,
     initializers: Initializers = Policy.AUTO,
     format: Annotated[  # noqa: A002 - the name of the option
         CheckFormat, typer.Option("--format", help="human: tables; the others: one document on stdout.")
@@ -68,6 +112,9 @@ def check(
 ) -> None:
     """What is wrong with the normalisation state of MODEL: mode, running statistics, epsilon, randomness.
 
+    With --data: do the statistics fit what the model is run on, which layer is at fault, and does the preparation of the
+    data explain it?
+
     Exit code 0: nothing at or above --fail-on; 1: something, or an inconclusive verdict with --strict; 2: usage, input or
     environment.
     """  # fmt: skip
@@ -75,8 +122,12 @@ def check(
     with errors("check", boundary, debug):
         import normfold
         from normfold.checking import exit_code
+        from normfold.errors import UsageError
+        from normfold.statistics.data import DataOptions
+        from normfold.statistics.probes.passes import Limits
         from normfold.statistics.settings import load_settings
         from normfold.statistics.suppressions import load_suppressions
+        from normfold.statistics.with_data import DataSettings
 
         from . import render
 
@@ -87,14 +138,21 @@ def check(
             thresholds=settings.thresholds,
             suppressions=() if known is None else load_suppressions(known),
             initializers=normfold.Initializers(initializers.value),
+            data=data_options(batch, limit, seed, group_key, mean, std, layout, size),
+            run=DataSettings(
+                limits=Limits(timeout, None if max_memory is None else max_memory << 20),
+                attribution=_METHODS[attribution],
+            ),
         )
-        limit = settings.fail_on if fail_on is None else fail_on.value
+        if data is None and options.data != DataOptions():
+            raise UsageError("usage.data", "options of the data without data", hint="give --data")
+        mildest = settings.fail_on if fail_on is None else fail_on.value
         with render.progress(boundary) as report:
-            found = normfold.check(source, config=options, progress=report)
+            found = normfold.check(source, data=data, config=options, progress=report)
         if html is not None:
             from normfold.report.check.html import write_html
 
             write_html(found, html)
-        render.checked(found, format.value, fail_on=limit, verbose=verbose, html=html)
-        code = exit_code(found, fail_on=limit, strict=settings.strict if strict is None else strict)
+        render.checked(found, format.value, fail_on=mildest, verbose=verbose, html=html)
+        code = exit_code(found, fail_on=mildest, strict=settings.strict if strict is None else strict)
     raise typer.Exit(0 if exit_zero else code)

@@ -42,6 +42,10 @@ class ExactSum:
     def __add__(self, other: ExactSum) -> ExactSum:
         return ExactSum(*_add(self.high, self.low, other.high, other.low))
 
+    def channels(self, part: slice) -> ExactSum:
+        """Some entries of the last axis, copied."""
+        return ExactSum(self.high[..., part].copy(), self.low[..., part].copy())
+
     @property
     def value(self) -> Float64:
         """Rounded to one double."""

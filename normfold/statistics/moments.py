@@ -77,19 +77,20 @@ class Moments:
 
         Args:
             a, q: `[N, C]`, per-sample moments of the shifted values.
-            weights: `[N]`, values per sample and channel, H·W.
+            weights: `[N]`, values per sample and channel, H·W; or `[N, C]` where channels have different ones.
             groups: `[N]`, the cluster of each sample; wanted if and only if this was made for groups.
 
         Raises:
             ValueError: groups are missing or not wanted, or shapes differ.
         """
         a, q = np.asarray(a, np.float64), np.asarray(q, np.float64)
-        if a.shape != q.shape or a.shape[1:] != self.shift.shape or np.shape(weights) != a.shape[:1]:
+        given = np.asarray(weights, np.float64)
+        if a.shape != q.shape or a.shape[1:] != self.shift.shape or given.shape not in (a.shape, a.shape[:1]):
             raise ValueError(f"moments {a.shape}, {q.shape} and weights {np.shape(weights)} do not belong together")
         if (groups is None) is not (self.groups is None):
             raise ValueError("groups for all batches, or for none")
         finite = np.isfinite(a) & np.isfinite(q)
-        w = np.where(finite, np.asarray(weights, np.float64)[:, None], 0.0)
+        w = np.where(finite, given if given.ndim == 2 else given[:, None], 0.0)
         a, q = np.where(finite, a, 0.0), np.where(finite, q, 0.0)
         terms = np.stack((w, w * a, w * q), axis=1)  # [N, 3, C]
         self.samples += len(a)
@@ -117,6 +118,15 @@ class Moments:
         mean, square = (np.divide(part, w, out=np.zeros_like(w), where=seen) for part in (wa, wq))
         rows = np.stack((seen.astype(np.float64), mean, mean**2, np.maximum(square - mean**2, 0.0)))
         self.batch += ExactSum(rows, np.zeros_like(rows))
+
+    def channels(self, start: int, stop: int) -> Moments:
+        """The state of some of the channels, as if only they had been added."""
+        part = slice(start, stop)
+        groups = None if self.groups is None else {name: s.channels(part) for name, s in self.groups.items()}
+        return Moments(
+            self.shift[part], self.batch_size, self.samples, self.first.channels(part), self.second.channels(part),
+            self.batch.channels(part), self.low[part], self.high[part], self.non_finite[part], groups,
+        )  # fmt: skip
 
     def merged(self, other: Moments) -> Moments:
         """Both parts as one; neither is changed.

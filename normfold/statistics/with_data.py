@@ -187,9 +187,13 @@ class _Examination:
         diagnosis = self._diagnosis(ancestry, sites, examined.judged)
         judged = examined.judged
         if diagnosis is not None and diagnosis.transform is not None:
-            source = View(self.source, transform=diagnosis.transform)
-            stored = self._collect("stored statistics, input transformed", source)
-            judged = self._judge(stored, sites)
+            view = View(self.source, transform=diagnosis.transform)
+            fitting = self._collect("stored statistics, input transformed", view)
+            again = self._judge(fitting, sites)
+            if self._fits_behind(ancestry, judged, again):
+                source, stored, judged = view, fitting, again
+            else:
+                diagnosis = diagnosis.rejected("it does not make the layers behind the first ones fit")
         method = self._method(examined.shuffling, fixed)
         self.progress("attribution", 0, 0)
         repaired = repaired_pass(self.subject, source, ancestry, self.runtime, method)
@@ -207,6 +211,16 @@ class _Examination:
             examined, diagnosis=diagnosis, repaired=fitted, fitting=judged, attribution=attribution, causes=tuple(causes),
             method=method, outcome=self._outcome(source, stored, repaired, attribution),
         )  # fmt: skip
+
+    def _fits_behind(self, ancestry: Ancestry, before: Mapping[str, Verdict], after: Mapping[str, Verdict]) -> bool:
+        """Whether a transform that fits the first layers also helps those behind, as it does if it is what was forgotten."""
+        t = self.thresholds
+        behind = next(iter(ancestry.levels()[1:]), ())
+        return all(
+            after[key].j <= max(t.j_warn, before[key].j / t.hypothesis_ratio)
+            for key in behind
+            if before[key].effect.measured and key not in self.known
+        )
 
     def _method(self, shuffled: Shuffling, fixed: int | None) -> Method:
         if self.settings.attribution is not None:

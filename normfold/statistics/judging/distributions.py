@@ -16,7 +16,7 @@ _erfc = np.frompyfunc(math.erfc, 1, 1)
 def two_sided_p(t: Float64, degrees: float) -> Float64:
     """P(|T| ≥ |t|) of Student's distribution; 1 where t is not a number.
 
-    Through Wallace's normalising transform, exact to about 1e-3 relative for 5 and more degrees of freedom (D. L. Wallace,
+    Through Wallace's normalising transform, exact to a few per cent for 5 and more degrees of freedom (D. L. Wallace,
     "Bounds on normal approximations to Student's and the chi-square distributions", 1959).
     """
     if degrees < 1:

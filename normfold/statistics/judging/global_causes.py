@@ -52,7 +52,7 @@ def under_trained(case: Case) -> Cause | None:
     factor = float(min(np.arange(rough - 0.02, rough + 0.021, 0.002), key=lambda a: score(a) if a > 0.01 else math.inf))
     now, then = score(1.0), score(factor)
     t = case.thresholds
-    if factor >= 0.95 or then >= t.j_warn or now < t.hypothesis_ratio * then or now < t.j_warn / 2:
+    if factor >= 0.95 or then >= t.j_warn or now < t.hypothesis_ratio * then or now < t.j_warn / 10:
         return None
     possible = all((stored_statistics(case.sites[key])[1] >= 1 - factor).all() for key in keys)
     repair = (
@@ -176,7 +176,9 @@ def last_batch(case: Case) -> Cause | None:
     trend = abs(float(np.median(logs[:half]) - np.median(logs[-half:])))
     if not 1.5 <= samples <= _FEW_SAMPLES or clusters < 3 * samples or trend > math.log(_TREND):
         return None
-    if logs[0] > math.log(2 * _FEW_SAMPLES):  # what happens to the first layer cannot come from those in front
+    # What happens to the first layer cannot come from those in front; and other data has another variance, which the last
+    # batch has only as far as few samples have.
+    if logs[0] > math.log(2 * _FEW_SAMPLES) or worth_of_variance(case.repaired[keys[0]], case.sites[keys[0]]) < 1:
         return None
     return Cause(
         "S11", f"the means scatter like those of {samples:.0f} samples in every layer, as statistics of the last batch would",
@@ -195,6 +197,16 @@ def worth(verdict: Verdict, mean: Float64) -> float:
     squared = e.se_mean**2 * (min(factor, 1.0) if math.isfinite(factor) else 1.0)
     with np.errstate(all="ignore"):
         share = ((mean - e.mean) ** 2 - squared * _CHI2_MEDIAN) / (squared * e.clusters)
+    ratio = weighted_quantile(share, verdict.effect.weight)
+    return _CHI2_MEDIAN / ratio if ratio > 0 else math.inf
+
+
+def worth_of_variance(verdict: Verdict, site: StatSite) -> float:
+    """The same for a stored variance, of a layer that has none in front."""
+    e = verdict.effect.estimate
+    squared = e.se_var**2
+    with np.errstate(all="ignore"):
+        share = ((stored_statistics(site)[1] - e.var_unbiased) ** 2 - squared * _CHI2_MEDIAN) / (squared * e.clusters)
     ratio = weighted_quantile(share, verdict.effect.weight)
     return _CHI2_MEDIAN / ratio if ratio > 0 else math.inf
 

@@ -93,7 +93,11 @@ def _status(e: Effect, significant: Significance, bad: float, t: Thresholds) -> 
     )
     if not suspected and _equivalent(e, t):
         return Status.PASS, ""
-    return Status.INCONCLUSIVE, "too few samples to tell" if e.estimate.clusters > 1 else "one sample tells nothing"
+    if e.estimate.clusters < 2:
+        return Status.INCONCLUSIVE, "one sample tells nothing"
+    if not suspected and not _can_be_equivalent(e, t):
+        return Status.INCONCLUSIVE, "the effect is small, but lies at the limit in too many channels"
+    return Status.INCONCLUSIVE, "too few samples to tell"
 
 
 def _median(e: Effect, values: Float64, significant: NDArray[np.bool_] | bool = True) -> float:
@@ -114,6 +118,21 @@ def _equivalent(e: Effect, t: Thresholds) -> bool:
     return bool(e.weight[shown].sum() >= t.equivalence_share * e.weight.sum())
 
 
+def _can_be_equivalent(e: Effect, t: Thresholds) -> bool:
+    """Whether more samples could show equivalence: not if effects at or above the limit are certain."""
+    half = t_quantile(t.confidence, e.estimate.clusters - 1)
+    inside = (_certain(e.shift, e.shift_se, half) < t.equivalence_mean) & (
+        _certain(e.log_std, e.log_std_se, half) < t.equivalence_log_std
+    )
+    return bool(e.weight[inside].sum() >= t.equivalence_share * e.weight.sum())
+
+
+def _certain(value: Float64, error: Float64, half: float) -> Float64:
+    """How large an effect is at least."""
+    with np.errstate(invalid="ignore"):
+        return np.maximum(np.abs(value) - half * error, 0.0)
+
+
 def samples_needed(e: Effect, t: Thresholds) -> int | None:
     """About how many samples would show equivalence, if the effects stay as they are (§6.2); None where that is not known.
 
@@ -121,7 +140,7 @@ def samples_needed(e: Effect, t: Thresholds) -> int | None:
     """
     clusters = e.estimate.clusters
     half = t_quantile(t.confidence, clusters - 1)
-    if not math.isfinite(half):
+    if not math.isfinite(half) or not _can_be_equivalent(e, t):
         return None
     counts = [
         _count(e.shift, e.shift_se, t.equivalence_mean, half, clusters),
@@ -133,7 +152,7 @@ def samples_needed(e: Effect, t: Thresholds) -> int | None:
 
 
 def _count(value: Float64, error: Float64, limit: float, half: float, clusters: int) -> Float64:
-    margin = np.clip(limit - np.abs(value), limit / 10, limit / 2)
+    margin = np.clip(limit - _certain(value, error, half), limit / 10, limit / 2)
     return clusters * (half * error / margin) ** 2
 
 

@@ -167,5 +167,6 @@ def variance_convention(case_sites: Sequence[tuple[StatSite, np.ndarray, Status]
             logs = np.log(var / measured)
         if np.isfinite(logs).all():
             middle = float(np.median(logs))
-            if middle > _CONVENTION and float(np.median(np.abs(logs - middle))) < 0.1 * middle:
+            # The contrast of one set of data against another is nearly a common factor, too; the convention is exactly one.
+            if middle > _CONVENTION and float(np.median(np.abs(logs - middle))) < 0.02 * middle:
                 yield site, float(np.exp(middle))

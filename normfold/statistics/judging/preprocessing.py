@@ -135,6 +135,12 @@ class Diagnosis:
     report: PreprocessingReport
     transform: Callable[[Mapping[str, Array]], dict[str, Array]] | None
 
+    def rejected(self, reason: str) -> Diagnosis:
+        """Without the winner."""
+        words = f"{self.report.winner!r} fits the first layers, but {reason}"
+        update = {"winner": "", "status": Status.INCONCLUSIVE, "reason": words}
+        return Diagnosis(self.report.model_copy(update=update), None)
+
 
 class Preprocessing:
     """The diagnosis of one model and one set of data.

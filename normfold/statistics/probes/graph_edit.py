@@ -13,7 +13,7 @@ from normfold.model.graph import Node
 from normfold.model.load import Model
 from normfold.model.patch import ScopePatch
 
-# From this opset on ReduceMean and ReduceSumSquare take their axes as an input.
+# From this opset on ReduceMean takes its axes as an input.
 _AXES_AS_INPUT = 18
 
 
@@ -59,12 +59,12 @@ class Writer:
             tensor = numpy_helper.from_array(np.asarray(values))
         return self.operator("Constant", (), value=tensor)
 
-    def reduce(self, op_type: str, value: str, axes: Sequence[int], *, keepdims: bool) -> str:
-        """ReduceMean or ReduceSumSquare."""
+    def mean(self, value: str, axes: Sequence[int], *, keepdims: bool) -> str:
+        """ReduceMean."""
         if self._version < _AXES_AS_INPUT:
-            return self.operator(op_type, [value], axes=list(axes), keepdims=int(keepdims))
+            return self.operator("ReduceMean", [value], axes=list(axes), keepdims=int(keepdims))
         given = self.constant(np.array(axes, np.int64))
-        return self.operator(op_type, [value, given], keepdims=int(keepdims))
+        return self.operator("ReduceMean", [value, given], keepdims=int(keepdims))
 
     def reshape(self, value: str, dims: Sequence[int]) -> str:
         """Reshape; 0 keeps a dimension, -1 takes what is left."""

@@ -3,7 +3,7 @@
 Only `[N, C]` leaves the runtime, never an activation:
 
     D = X − shift          shift `[1, C, 1, …]`
-    a = mean of D over space, q = sum of D² over space
+    a = mean of D over space, q = mean of D² over space
 
 Four forms of the normalisation itself are made: as written; with the statistics of the batch, as explicit operators
 (training-mode nodes are never inserted: onnxruntime computes them wrongly when parameters share storage); with other stored
@@ -224,8 +224,10 @@ class _Site:
         space = range(2, rank)
         if not space:
             return shifted, shifted, "", rounded.astype(np.float64)
-        mean = graph.reduce("ReduceMean", shifted, space, keepdims=False)
-        square = graph.reduce("ReduceSumSquare", shifted, space, keepdims=False)
+        mean = graph.mean(shifted, space, keepdims=False)
+        # ReduceSumSquare would need no product in memory, and takes twice as long on the CPU.
+        product = graph.operator("Mul", [shifted, shifted])
+        square = graph.mean(product, space, keepdims=False)
         return shifted, mean, square, rounded.astype(np.float64)
 
     # --- the normalisation itself ---
@@ -266,13 +268,9 @@ class _Site:
             return
         rank = site.rank or 3
         shifted, mean, square, _ = self._measure()
-        centre = graph.reduce("ReduceMean", mean, [0], keepdims=True)  # [1, C]
-        if square:
-            area = graph.operator("Div", [self._count(site.x.name), self._count(mean)])
-            per_sample = graph.operator("Div", [square, area])
-        else:
-            per_sample = graph.operator("Mul", [mean, mean])
-        raw = graph.reduce("ReduceMean", per_sample, [0], keepdims=True)
+        centre = graph.mean(mean, [0], keepdims=True)  # [1, C]
+        per_sample = square or graph.operator("Mul", [mean, mean])
+        raw = graph.mean(per_sample, [0], keepdims=True)
         var = graph.operator("Sub", [raw, graph.operator("Mul", [centre, centre])])
         epsilon = graph.constant(np.array([self.epsilon], np.float64 if self.double else np.float32))
         spread = graph.operator("Sqrt", [graph.operator("Add", [graph.operator("Relu", [var]), epsilon])])
@@ -283,11 +281,6 @@ class _Site:
         self._deliver([scaled, graph.reshape(offset, dims)])
         self._keep_statistics()
         self.patch.dropped_nodes.add(site.node.index)
-
-    def _count(self, value: str) -> str:
-        """Number of elements, as a float."""
-        size = self.graph.operator("Size", [value])
-        return self.graph.cast(size, self.data_type)
 
     def _parameter(self, slot: int) -> str:
         """`[1, C]` in the type that is computed in."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,8 +18,8 @@ from normfold.statistics.collect import Array, Batch
 from normfold.verification.runner import Job, JobResult, Worker
 
 _LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC")
-# A job holds as many batches as fit: the child is asked less often, and memory stays bounded.
-_JOB_BYTES, _JOB_BATCHES = 32 << 20, 64
+# A job holds as many batches as fit: the child is asked less often, and memory stays bounded. Two jobs are in flight.
+_JOB_BYTES, _JOB_BATCHES = 16 << 20, 16
 
 Outputs = Mapping[str, Any]
 
@@ -28,7 +29,7 @@ class Limits:
     """Of the child process.
 
     Args:
-        timeout_s: for one job, which is up to 64 batches.
+        timeout_s: for one job, which is up to 16 batches.
         memory_bytes: address space; None for no limit.
         threads: that one operator may use.
     """
@@ -89,8 +90,15 @@ class Pass:
             InputError: `data.run`, the runtime refuses the model or the data.
             WorkerError: the child crashed, timed out or ran out of memory.
         """
-        for job in _jobs(batches):
-            yield from zip(job, self.run([batch.feeds for batch in job], fetch).outputs, strict=True)
+        with ThreadPoolExecutor(1) as ahead:
+            waiting: tuple[list[Batch], Future[JobResult]] | None = None
+            for job in _jobs(batches):
+                running = ahead.submit(self.run, [batch.feeds for batch in job], fetch)
+                if waiting is not None:  # while the child works, the answers to the job before are dealt with
+                    yield from zip(waiting[0], waiting[1].result().outputs, strict=True)
+                waiting = job, running
+            if waiting is not None:
+                yield from zip(waiting[0], waiting[1].result().outputs, strict=True)
 
     def run(
         self,
@@ -115,7 +123,7 @@ class Pass:
     def _attempt(
         self, feeds: Sequence[Mapping[str, Array]], fetch: Sequence[str] | None, jitter: Mapping[str, int] | None
     ) -> JobResult:
-        return self._worker.run(Job(self._path, feeds, fetch, self._data_dir, self._level, jitter))
+        return self._worker.run(Job(self._path, feeds, fetch, self._data_dir, self._level, jitter, arena=True))
 
 
 def refusal(result: JobResult) -> InputError:

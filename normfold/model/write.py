@@ -9,7 +9,7 @@ from pathlib import Path
 
 from normfold.errors import InputError, OutputError
 from normfold.model.data_file import Places, external_tensors, write_data
-from normfold.model.opener import Stamp
+from normfold.model.opener import Opened, Stamp
 from normfold.model.output_file import OutputFile, create, sync
 from normfold.model.patch import Candidate
 from normfold.model.splice import METADATA_PREFIX, Piece, splice
@@ -101,8 +101,9 @@ def _stage_original(candidate: Candidate, staging: Staging, path: Path) -> Stage
     """The same bytes, which name the same data files; these are copied unless they are there already."""
     model = candidate.model
     files: list[str] = []
-    with create(path) as stream:
-        stream.write(model.buffer)
+    with create(path) as stream, OutputFile(stream, _opened(candidate)) as out:
+        out.put(model.buffer, 0)
+        out.finish()
         sync(stream)
     for location in sorted(
         {tensor.external.location for tensor in external_tensors(candidate) if tensor.external is not None}
@@ -159,9 +160,14 @@ def write_to_run(candidate: Candidate, path: Path) -> None:
             stream.writelines(_chunks(piece))
 
 
+def _opened(candidate: Candidate) -> Opened | None:
+    source = candidate.model.source
+    return None if source is None else source.opened
+
+
 def _write_model(candidate: Candidate, path: Path, places: Places) -> int:
     pieces = splice(candidate, lambda tensor: places.get(id(tensor)))
-    with create(path) as stream, OutputFile(stream) as out:
+    with create(path) as stream, OutputFile(stream, _opened(candidate)) as out:
         for piece in pieces:
             size = piece.nbytes if isinstance(piece, (NewTensor, memoryview)) else len(piece)
             if isinstance(piece, bytes) or size < _WORTH_A_THREAD:

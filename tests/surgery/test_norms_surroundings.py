@@ -8,10 +8,19 @@ import numpy as np
 import pytest
 
 from normfold.targets.names import Target
-from tests.surgery.norm_models import (
-    IMAGE, MICROSOFT, SEQUENCE, C, H, Lowered, Sheet, attributes, lowered, renamed,
-)  # fmt: skip
 from tests.support import positive, random
+from tests.surgery.norm_models import (
+    IMAGE,
+    MICROSOFT,
+    SEQUENCE,
+    C,
+    H,
+    Lowered,
+    Sheet,
+    attributes,
+    lowered,
+    renamed,
+)  # fmt: skip
 
 ORT_CPU, ORT_CUDA, PORTABLE = Target.ORT_CPU, Target.ORT_CUDA, Target.PORTABLE
 SKIP = (Target.ORT_CPU, Target.ORT_CUDA, Target.DIRECTML)

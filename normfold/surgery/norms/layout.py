@@ -19,7 +19,7 @@ from normfold.norm.recognise import NormSite
 from normfold.surgery.layout import GroupNorm, LayoutPlan, candidate, plan_layout
 from normfold.surgery.norms.emit import tensor_of
 from normfold.surgery.norms.surroundings import Around, extent_of
-from normfold.targets.lowering import Choice, Lowering, Op
+from normfold.targets.lowering import Choice, Lowering, Op, Rejected
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,11 +73,14 @@ class Turner:
 
     Args:
         shapes, names: of the model.
+        candidates: what was offered, by key of the norm.
+        rejected: why candidates were not turned.
     """
 
     shapes: Shapes
     names: Names
     candidates: dict[str, tuple[NormSite, Lowering, GroupNorm]] = field(default_factory=dict)
+    rejected: dict[str, Rejected] = field(default_factory=dict)
 
     def offer(self, site: NormSite, around: Around, choice: Choice) -> bool:
         """Take note of a norm for which there is such a kernel; whether there is one."""
@@ -101,6 +104,7 @@ class Turner:
                 continue
             norms = {key: norm for key, (site, _, norm) in self.candidates.items() if site.end.scope is scope}
             plan = plan_layout(scope, self.shapes.constants, self.shapes, norms, self.names.fresh)
+            self.rejected |= plan.rejected
             if plan.norms:
                 edits.append(self._edit(scope, plan))
         return edits

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from normfold.affine.reasons import Refused as AffineRefused
 from normfold.model.constants import Constants
@@ -26,11 +26,11 @@ from normfold.surgery.norms.emit import Emitter, made_by
 from normfold.surgery.norms.layout import TurnEdit, Turner
 from normfold.surgery.norms.opset import Raised, raised
 from normfold.surgery.norms.signature import signature
-from normfold.surgery.norms.surroundings import Around, extent_of, look_around
+from normfold.surgery.norms.surroundings import Around, alone, extent_of, look_around
 from normfold.surgery.plan import Decision
 from normfold.surgery.planner import Exclusions
 from normfold.targets.lower import Options, lower
-from normfold.targets.lowering import Choice, Lowering
+from normfold.targets.lowering import Choice, Lowering, Rejected
 from normfold.targets.names import Target
 from normfold.targets.tables import table_of
 
@@ -77,9 +77,15 @@ def survey(model: Model, targets: Iterable[Target]) -> list[tuple[NormSite, dict
     first = _Planner(model, Exclusions({}), Target.PORTABLE, None)
     sites = [site for site in Recogniser(model, first.shapes).sites() if first.is_sound(site)]
     planners = {target: _Planner(model, Exclusions({}), target, None, first.shapes) for target in targets}
-    for planner in planners.values():
+    found: dict[Target, Mapping[str, Decision]] = {}
+    for target, planner in planners.items():
+        planner.look_at(sites)
         planner.choose(sites)
-    return [(site, {target: p.decisions[site.end.key] for target, p in planners.items()}) for site in sites]
+        found[target] = planner.decisions
+        if planner.deferred:  # what its neighbours become has a say
+            whole = plan_norms(model, Exclusions({}), target)
+            found[target] = {**planner.decisions, **{decision.site: decision for decision in whole.decisions}}
+    return [(site, {target: decisions[site.end.key] for target, decisions in found.items()}) for site in sites]
 
 
 @dataclass(slots=True)
@@ -97,6 +103,9 @@ class _Planner:
     conversions: dict[Scope, dict[int, Raised]] = field(default_factory=dict)
     turning: frozenset[str] | None = None  # in the second step: the norms that are left for it
     deferred: set[str] = field(default_factory=set)  # in the first step: those that are left for the second
+    unturned: dict[str, Rejected] = field(
+        default_factory=dict
+    )  # in the second step: why norms do not work channels-last
 
     def __post_init__(self) -> None:
         self.names = Names(self.model)
@@ -106,6 +115,7 @@ class _Planner:
         if self.turning is not None:
             found = [site for site in found if site.end.key in self.turning]
         sites = [site for site in found if self.is_sound(site)]
+        self.look_at(sites)
         turns = self._turns(sites)
         sites = [site for site in sites if not any(site in turn.sites for turn in turns)]
         opset, chosen = self.choose(sites)
@@ -130,9 +140,14 @@ class _Planner:
         for site in sites:
             turner.offer(site, self._around(site), self._offer(site, self.model.graph.version))
         turns = turner.turn(self.exclusions.sites)
+        self.unturned = turner.rejected
         for turn in turns:
             for site in turn.sites:
-                self.decisions[site.end.key] = turned(site, turner.candidates[site.end.key][1], len(turn.before))
+                _, lowering, norm = turner.candidates[site.end.key]
+                gone = sorted(
+                    norm.nodes, key=lambda node: node.index
+                )  # a set has no order, and the report must have one
+                self.decisions[site.end.key] = turned(site, lowering, gone, len(turn.before))
         return turns
 
     def choose(self, sites: Sequence[NormSite]) -> tuple[int, list[tuple[NormSite, Lowering | None]]]:
@@ -168,11 +183,18 @@ class _Planner:
 
     # --- what it becomes ---
 
+    def look_at(self, sites: Sequence[NormSite]) -> None:
+        """Learn what stands around each norm; of two norms of one sum, the first has the addition to itself."""
+        claimed = {id(node) for site in sites for node in site.dead}
+        for site in sites:
+            found = look_around(self.shapes, site)
+            if any(id(node) in claimed for node in found.adds):
+                found = alone(found)
+            claimed |= {id(node) for node in found.adds}
+            self.around[site.end.key] = found
+
     def _around(self, site: NormSite) -> Around:
-        found = self.around.get(site.end.key)
-        if found is None:
-            found = self.around[site.end.key] = look_around(self.shapes, site)
-        return found
+        return self.around[site.end.key]
 
     def _offer(self, site: NormSite, opset: int) -> Choice:
         return lower(site.norm, self.target, Options(opset, self.threads), self._around(site).meaning)
@@ -234,15 +256,21 @@ class _Planner:
     def _choose(self, site: NormSite, opset: int, obstacle: str) -> Lowering | None:
         choice, lowering = self.offers[site.end.key]
         if lowering is None or not _is_valid(lowering, opset):
-            choice = self._offer(site, opset)
+            choice = self._told(site, self._offer(site, opset))
             lowering = self._best(site, choice, opset)
         if lowering is None:
             best = next(iter(choice.lowerings), None)
             is_spelled = best is not None and not best.fallback and self._is_spelled(site, best)
             self.decisions[site.end.key] = kept(site, choice, opset, obstacle, self.target, is_spelled=is_spelled)
         else:
-            self.decisions[site.end.key] = applied(site, lowering)
+            gone = extent_of(site, self._around(site), lowering).dead
+            self.decisions[site.end.key] = applied(site, lowering, gone)
         return lowering
+
+    def _told(self, site: NormSite, choice: Choice) -> Choice:
+        """The choice, with the reason why its first entry was not taken, if that was decided for the whole scope."""
+        why = self.unturned.get(site.end.key)
+        return choice if why is None else replace(choice, rejected=(why, *choice.rejected))
 
     # --- the model with them ---
 

@@ -6,10 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from onnx import TensorProto
 
-from normfold.model.constants import Constants
 from normfold.model.extract import Port, constant, cut_out
 from normfold.model.graph import Node, Value
-from normfold.model.shapes import Shapes
 from normfold.model.tensors import TensorSource
 from normfold.surgery.norms import NormEdit
 
@@ -31,17 +29,27 @@ class NormRegions:
     def __init__(self, edits: Sequence[NormEdit], ir_version: int) -> None:
         self._edits = edits
         self._ir_version = max(ir_version, _OLDEST_IR)
-        self._shapes = Shapes(Constants())
 
     def __len__(self) -> int:
         return len(self._edits)
 
     def __iter__(self) -> Iterator[Region]:
         for edit in self._edits:
-            yield self._region(edit)
+            yield _Cutter(edit, self._edits, self._ir_version).region()
 
-    def _region(self, edit: NormEdit) -> Region:
-        site = edit.site
+
+class _Cutter:
+    """The region of one edit."""
+
+    def __init__(self, edit: NormEdit, others: Sequence[NormEdit], ir_version: int) -> None:
+        self._edit = edit
+        self._others = others
+        self._ir_version = ir_version
+        self._shapes = edit.shapes
+
+    def region(self) -> Region:
+        """Both sides with the same interface."""
+        edit, site = self._edit, self._edit.site
         taken = [node for node in edit.extent.dead if node not in site.nodes]
         before = self._with_sizes([*site.nodes, *taken], site.base)
         flowing, constants = self._boundary(before)
@@ -52,7 +60,7 @@ class NormRegions:
         opset = dict(site.end.scope.opset)
         old = [constant(name, source) for name, source in constants.items()]
         first = cut_out([node.proto for node in before], old, inputs, outputs, opset, self._ir_version)
-        new = [*edit.constants, *self._read_again(edit, {tensor.name: tensor for tensor in old})]
+        new = [*edit.constants, *self._read_again({tensor.name: tensor for tensor in old})]
         opset |= {"": edit.opset, **edit.lowering.domains}
         second = cut_out(edit.nodes, new, inputs, outputs, opset, self._ir_version)
         return Region((edit.id,), first, second)
@@ -103,8 +111,9 @@ class NormRegions:
     def _port(self, value: Value) -> Port:
         return Port(value.name, self._shapes.data_type(value) or TensorProto.FLOAT, self._shapes.dims(value))
 
-    def _read_again(self, edit: NormEdit, known: dict[str, TensorProto]) -> Iterator[TensorProto]:
+    def _read_again(self, known: dict[str, TensorProto]) -> Iterator[TensorProto]:
         """Initializers that the model had before and that the new nodes read; other edits may have brought them."""
+        edit = self._edit
         made = {name for node in edit.nodes for name in node.output} | {t.name for t in edit.constants}
         scope = edit.site.end.scope
         for name in dict.fromkeys(name for node in edit.nodes for name in node.input):
@@ -117,4 +126,4 @@ class NormRegions:
             elif source is not None:
                 yield constant(name, source)
             else:
-                yield from (t for other in self._edits for t in other.constants if t.name == name)
+                yield from (t for other in self._others for t in other.constants if t.name == name)

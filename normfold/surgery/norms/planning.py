@@ -15,7 +15,7 @@ from normfold.model.constants import Constants
 from normfold.model.graph import Node, Scope
 from normfold.model.load import Model
 from normfold.model.rewrite import Names, Rewrite, rewrite, sweep
-from normfold.model.shapes import Shapes
+from normfold.model.shapes import Hints, Shapes
 from normfold.norm.confirm import confirm
 from normfold.norm.reasons import Refused
 from normfold.norm.recognise import NormSite, Recogniser
@@ -34,30 +34,40 @@ from normfold.targets.names import Target
 from normfold.targets.tables import table_of
 
 
-def plan_norms(model: Model, exclusions: Exclusions, target: Target, *, threads: int | None = None) -> NormPlan:
-    """Decide about every norm of a model.
+def plan_norms(
+    model: Model, exclusions: Exclusions, target: Target, *, threads: int | None = None, hints: Hints | None = None
+) -> NormPlan:
+    """Decide about every norm of a model, as it stands.
 
     Args:
-        model: not changed.
+        model: not changed; calls of functions are operators here that nothing is known about, see `across` for more.
         exclusions: what must be left alone.
         target: where the model will run.
         threads: on how many threads, None for the runtime's default.
+        hints: what is known about values that calls make or get.
 
     Raises:
         InputError: the data of a constant is damaged.
     """
     if exclusions.excludes(RULE) or not any(is_seed(node) for scope in model.scopes() for node in scope.nodes):
         return NormPlan(model)
-    return _Planner(model, exclusions, target, threads).run()
+    return _Planner(model, exclusions, target, threads, Shapes(Constants(), hints)).run()
 
 
-def survey(model: Model, targets: Iterable[Target]) -> list[tuple[NormSite, dict[Target, Decision]]]:
+def survey(
+    model: Model, targets: Iterable[Target], hints: Hints | None = None
+) -> list[tuple[NormSite, dict[Target, Decision]]]:
     """Every norm of a model, and what each target would make of it; what is no norm after all is left out.
+
+    Args:
+        model: as it stands.
+        targets: which ones.
+        hints: what is known about values that calls make or get.
 
     Raises:
         InputError: the data of a constant is damaged.
     """
-    first = _Planner(model, Exclusions({}), Target.PORTABLE, None)
+    first = _Planner(model, Exclusions({}), Target.PORTABLE, None, Shapes(Constants(), hints))
     sites = [site for site in Recogniser(model, first.shapes).sites() if first.is_sound(site)]
     planners = {target: _Planner(model, Exclusions({}), target, None, first.shapes) for target in targets}
     for planner in planners.values():
@@ -71,7 +81,7 @@ class _Planner:
     exclusions: Exclusions
     target: Target
     threads: int | None
-    shapes: Shapes = field(default_factory=lambda: Shapes(Constants()))
+    shapes: Shapes
     names: Names = field(init=False)
     decisions: dict[str, Decision] = field(default_factory=dict)
     confirmed: set[object] = field(default_factory=set)
@@ -88,11 +98,11 @@ class _Planner:
         opset, chosen = self.choose(sites)
         edits = self._edits([(site, lowering) for site, lowering in chosen if lowering is not None], opset)
         model = self._carried_out(edits, opset)
-        spoken = {node.key for site, _ in chosen for node in site.dead}
-        spoken |= {key for edit in edits for key in made_by(edit.nodes, edit.extent.place)}
+        spoken = {node.key: site.end.key for site, _ in chosen for node in site.dead}
+        spoken |= {key: edit.site.end.key for edit in edits for key in made_by(edit.nodes, edit.extent.place)}
         written = {id(edit.site) for edit in edits}
         patterns = {n.key: site.end for site in found if id(site) not in written for n in site.inner}
-        return NormPlan(model, tuple(edits), tuple(self.decisions.values()), frozenset(spoken), patterns)
+        return NormPlan(model, tuple(edits), tuple(self.decisions.values()), spoken, patterns)
 
     def choose(self, sites: Sequence[NormSite]) -> tuple[int, list[tuple[NormSite, Lowering | None]]]:
         """The opset that the model will import, and what each norm becomes; None for one that stays."""
@@ -208,7 +218,7 @@ class _Planner:
             nodes, constants = emitter.emit(site, lowering, extent)
             read = {name for node in nodes for name in node.input}
             gone = tuple(sweep(extent.dead, read))
-            edits.append(NormEdit(site, lowering, nodes, constants, gone, extent, opset))
+            edits.append(NormEdit(site, lowering, nodes, constants, gone, extent, opset, self.shapes))
         return edits
 
     def _carried_out(self, edits: Sequence[NormEdit], opset: int) -> Model:

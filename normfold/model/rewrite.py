@@ -14,7 +14,7 @@ from onnx import AttributeProto, NodeProto, TensorProto, ValueInfoProto
 
 from normfold.model.body import node_outline
 from normfold.model.graph import Node, Scope, Value
-from normfold.model.inline import keep_policy, origin_of, unread
+from normfold.model.inline import keep_policy, origin_of, renewed, unread
 from normfold.model.load import FIRST_OVERRIDABLE_IR, Model, build_scopes, connect_scopes
 from normfold.model.outline import FUNCTION, NodeOutline, Origin, ScopeOutline, SubgraphOutline, file_tensor, parse
 from normfold.model.wire import Field
@@ -79,7 +79,7 @@ def rewrite(
         graph=graph,
         functions=functions,
         opset=new.get(model.graph.path, model.opset),
-        unread=(*model.unread, *lost),
+        unread=(*renewed(model.unread, [graph, *(scope for _, scope in functions)]), *lost),
         imports={**model.imports, **new},
         is_rewritten=True,
     )
@@ -158,7 +158,7 @@ class _Builder:
     def _instead(self, node: Node) -> list[NodeOutline]:
         new = self.change.nodes.get(node.index)
         if new is not None:
-            return [self._made(proto, f"{node.key}~{i}") for i, proto in enumerate(new)]
+            return [self._made(proto, f"{node.key}~{i}", origin_of(node).call) for i, proto in enumerate(new)]
         subgraphs = node.outline.subgraphs
         if any(id(inner) in self.outlines for inner in node.subgraphs):
             pairs = zip(subgraphs, node.subgraphs, strict=True)
@@ -168,9 +168,9 @@ class _Builder:
             ]
         return [dataclasses.replace(node.outline, subgraphs=subgraphs, origin=origin_of(node))]
 
-    def _made(self, proto: NodeProto, key: str) -> NodeOutline:
+    def _made(self, proto: NodeProto, key: str, call: str | None = None) -> NodeOutline:
         outline = node_outline(proto, self.scope, self.model.files)
-        outline.origin = Origin(key, key, None)
+        outline.origin = Origin(key, key, call)
         return outline
 
     def _constants(self) -> list[NodeOutline]:

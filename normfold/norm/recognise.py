@@ -91,8 +91,10 @@ class Recogniser:
                     yield site
 
     def _is_live(self, node: Node) -> bool:
-        """Whether a node works on data; what is computed of constants is a constant."""
-        return bool(node.outputs) and self.shapes.constants.get(node.outputs[0]) is None and not node.is_call
+        """Whether a node works on data, and says how; what is computed of constants is a constant."""
+        if node.is_call or attributes.is_bound_by_caller(node) or not node.outputs:
+            return False
+        return self.shapes.constants.get(node.outputs[0]) is None
 
     def _best(self, scope: Scope, seed: Node) -> NormSite | None:
         """The norm that takes the most nodes with it, of all that the seed may be a statistic of."""

@@ -35,6 +35,7 @@ class TurnEdit:
         opset: version of the standard domain.
         domains: other domains, with the version.
         rewrite: the same as a change of the scope.
+        shapes: of the model that they are in.
     """
 
     scope: Scope
@@ -45,6 +46,7 @@ class TurnEdit:
     opset: int
     domains: Mapping[str, int]
     rewrite: Rewrite
+    shapes: Shapes
 
     @property
     def id(self) -> str:
@@ -60,6 +62,15 @@ class TurnEdit:
     def keys(self) -> tuple[str, ...]:
         """What is excluded if the edit must go."""
         return (self.id,)
+
+    @property
+    def dead(self) -> tuple[Node, ...]:
+        """The nodes that something else stands for."""
+        return self.before
+
+    def rests_on(self) -> tuple[Node, ...]:
+        """The nodes that change or go."""
+        return self.before
 
 
 def turn_id(scope: Scope) -> str:
@@ -135,7 +146,8 @@ class Turner:
         change.forgotten = (lost | set(plan.gone)) - made
         protos = tuple(node for nodes in after.values() for node in nodes)
         return TurnEdit(
-            scope, tuple(sites), tuple(before.values()), protos, tuple(change.constants), scope.version, plan.domains, change
+            scope, tuple(sites), tuple(before.values()), protos, tuple(change.constants), scope.version, plan.domains, change,
+            self.shapes,
         )  # fmt: skip
 
     def _proto(self, op: Op, name: str, *, keep: bool = False) -> NodeProto:

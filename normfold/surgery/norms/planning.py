@@ -15,7 +15,7 @@ from normfold.model.constants import Constants
 from normfold.model.graph import Node, Scope
 from normfold.model.load import Model
 from normfold.model.rewrite import Names, Rewrite, rewrite, sweep
-from normfold.model.shapes import Shapes
+from normfold.model.shapes import Hints, Shapes
 from normfold.norm.confirm import confirm
 from normfold.norm.reasons import Refused
 from normfold.norm.recognise import NormSite, Recogniser
@@ -38,43 +38,53 @@ from normfold.targets.tables import table_of
 _TURNED = (Target.ORT_CUDA,)
 
 
-def plan_norms(model: Model, exclusions: Exclusions, target: Target, *, threads: int | None = None) -> NormPlan:
-    """Decide about every norm of a model.
+def plan_norms(
+    model: Model, exclusions: Exclusions, target: Target, *, threads: int | None = None, hints: Hints | None = None
+) -> NormPlan:
+    """Decide about every norm of a model, as it stands.
 
     Args:
-        model: not changed.
+        model: not changed; calls of functions are operators here that nothing is known about, see `across` for more.
         exclusions: what must be left alone.
         target: where the model will run.
         threads: on how many threads, None for the runtime's default.
+        hints: what is known about values that calls make or get.
 
     Raises:
         InputError: the data of a constant is damaged.
     """
     if exclusions.excludes(RULE) or not any(is_seed(node) for scope in model.scopes() for node in scope.nodes):
         return NormPlan(model)
-    plan = _Planner(model, exclusions, target, threads).run()
+    plan = _Planner(model, exclusions, target, threads, Shapes(Constants(), hints)).run()
     return _turned(plan, exclusions, target, threads) if plan.deferred else plan
 
 
 def _turned(plan: NormPlan, exclusions: Exclusions, target: Target, threads: int | None) -> NormPlan:
     """The plan with the norms that work channels-last, or take their second choice because that does not pay."""
-    second = _Planner(plan.model, exclusions, target, threads, turning=plan.deferred).run()
+    second = _Planner(plan.model, exclusions, target, threads, Shapes(Constants()), turning=plan.deferred).run()
     return NormPlan(
         second.model,
         (*plan.edits, *second.edits),
         (*plan.decisions, *second.decisions),
-        plan.spoken_for | second.spoken_for,
+        {**plan.spoken_for, **second.spoken_for},
         {**plan.patterns, **second.patterns},
     )
 
 
-def survey(model: Model, targets: Iterable[Target]) -> list[tuple[NormSite, dict[Target, Decision]]]:
+def survey(
+    model: Model, targets: Iterable[Target], hints: Hints | None = None
+) -> list[tuple[NormSite, dict[Target, Decision]]]:
     """Every norm of a model, and what each target would make of it; what is no norm after all is left out.
+
+    Args:
+        model: as it stands.
+        targets: which ones.
+        hints: what is known about values that calls make or get.
 
     Raises:
         InputError: the data of a constant is damaged.
     """
-    first = _Planner(model, Exclusions({}), Target.PORTABLE, None)
+    first = _Planner(model, Exclusions({}), Target.PORTABLE, None, Shapes(Constants(), hints))
     sites = [site for site in Recogniser(model, first.shapes).sites() if first.is_sound(site)]
     planners = {target: _Planner(model, Exclusions({}), target, None, first.shapes) for target in targets}
     found: dict[Target, Mapping[str, Decision]] = {}
@@ -94,7 +104,7 @@ class _Planner:
     exclusions: Exclusions
     target: Target
     threads: int | None
-    shapes: Shapes = field(default_factory=lambda: Shapes(Constants()))
+    shapes: Shapes
     names: Names = field(init=False)
     decisions: dict[str, Decision] = field(default_factory=dict)
     confirmed: set[object] = field(default_factory=set)
@@ -123,14 +133,16 @@ class _Planner:
         wanted = [(s, low) for s, low in chosen if low is not None and not any(id(n) in free for n in s.dead)]
         edits = self._edits(wanted, opset)
         model = self._carried_out(edits, turns, opset)
-        spoken = {node.key for site, _ in chosen for node in site.dead}
-        spoken |= {node.key for turn in turns for site in turn.sites for node in site.dead}
-        spoken |= {key for t in turns for n in t.before for key in made_by(t.rewrite.nodes.get(n.index, ()), n)}
-        spoken |= {key for edit in edits for key in made_by(edit.nodes, edit.extent.place)}
+        spoken = {node.key: site.end.key for site, _ in chosen for node in site.dead}
+        spoken |= {key: edit.site.end.key for edit in edits for key in made_by(edit.nodes, edit.extent.place)}
+        for turn in turns:
+            new = [key for n in turn.before for key in made_by(turn.rewrite.nodes.get(n.index, ()), n)]
+            spoken |= dict.fromkeys(new, turn.sites[0].end.key)
+            spoken |= {node.key: site.end.key for site in turn.sites for node in site.dead}
         written = {id(edit.site) for edit in edits}
         patterns = {n.key: site.end for site in found if id(site) not in written for n in site.inner}
         decisions = tuple(d for key, d in self.decisions.items() if key not in self.deferred)
-        return NormPlan(model, (*turns, *edits), decisions, frozenset(spoken), patterns, frozenset(self.deferred))
+        return NormPlan(model, (*turns, *edits), decisions, spoken, patterns, frozenset(self.deferred))
 
     def _turns(self, sites: Sequence[NormSite]) -> list[TurnEdit]:
         """In the second step, the norms that work channels-last."""
@@ -282,7 +294,7 @@ class _Planner:
             nodes, constants = emitter.emit(site, lowering, extent)
             read = {name for node in nodes for name in node.input}
             gone = tuple(sweep(extent.dead, read))
-            edits.append(NormEdit(site, lowering, nodes, constants, gone, extent, opset))
+            edits.append(NormEdit(site, lowering, nodes, constants, gone, extent, opset, self.shapes))
         return edits
 
     def _carried_out(self, edits: Sequence[NormEdit], turns: Sequence[TurnEdit], opset: int) -> Model:

@@ -24,6 +24,7 @@ from normfold.norm.transfer import transfer
 from normfold.norm.views import SplitError
 
 _MOST_SPLITS = 8
+_MOST_BEHIND = 512  # nodes that are looked at to find out what a norm is computed of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,8 +106,24 @@ class Recogniser:
                     best = site
         return best
 
-    def _rank(self, site: NormSite) -> tuple[bool, int, int]:
-        return fits(site.norm), len(site.dead), self._positions[id(site.end)]
+    def _rank(self, site: NormSite) -> tuple[bool, bool, int, int]:
+        return self._is_closed(site), fits(site.norm), len(site.dead), self._positions[id(site.end)]
+
+    def _is_closed(self, site: NormSite) -> bool:
+        """Whether everything is computed of the base and constants: sizes may be asked of a tensor in front of the base."""
+        known = {id(site.base)}
+        pending = list(site.nodes)
+        for _ in range(_MOST_BEHIND):
+            if not pending:
+                return True
+            for value in pending.pop().inputs:
+                if value is None or id(value) in known or self.shapes.constants.get(value) is not None:
+                    continue
+                known.add(id(value))
+                if value.producer is None:
+                    return False
+                pending.append(value.producer)
+        return False
 
     def _of_base(self, scope: Scope, seed: Node, base: Value, path: Sequence[Node]) -> Iterator[NormSite]:
         extents = self.extents.of(base)

@@ -263,7 +263,9 @@ class _Planner:
         kernel = table_of(self.target).kernel(node.op_type, node.domain)
         if kernel is None:
             return bool(node.domain)
-        return site.norm.input_type not in kernel.types or node.scope.version > (kernel.newest or node.scope.version)
+        if site.norm.input_type not in kernel.types | kernel.left:
+            return True
+        return kernel.newest is not None and node.scope.version > kernel.newest
 
     def _choose(self, site: NormSite, opset: int, obstacle: str) -> Lowering | None:
         choice, lowering = self.offers[site.end.key]

@@ -5,7 +5,6 @@ Every string that comes from a model is made harmless first: a node name may car
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -18,10 +17,20 @@ from rich.status import Status
 from rich.table import Table
 
 from .plain import plain
+from .terminal import console as _console
+from .terminal import safe as _safe
+from .terminal import wide_console
 
 if TYPE_CHECKING:
     from normfold import InspectReport, Report
-    from normfold.report.schema import KernelReport, RegionReport, TargetReport, TargetsReport, VerificationReport
+    from normfold.report.schema import (
+        KernelReport,
+        NormReport,
+        RegionReport,
+        TargetReport,
+        TargetsReport,
+        VerificationReport,
+    )
     from normfold.surgery.plan import Decision
 
 _COLOUR = {
@@ -34,22 +43,7 @@ _COLOUR = {
     "OFF": "yellow",
 }
 _MOST_OUTPUTS = 12
-_WIDE = 200  # where nobody looks at a terminal, lines need not break
-
-
-def _safe(text: str, limit: int = 200) -> str:
-    return escape(plain(text, limit))
-
-
-class _Console(Console):
-    """A console that reports a closed pipe to `main` instead of leaving with code 1."""
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
-
-
-def _console() -> Console:
-    return _Console(soft_wrap=not sys.stdout.isatty(), highlight=False, emoji=False)
+_SHOWN = 3  # norms of a group that are named
 
 
 def _bytes(count: int) -> str:
@@ -178,21 +172,45 @@ def inspected(report: InspectReport) -> None:
         f"{_safe(report.path)}: IR {report.ir_version}, opset {opsets}, {report.nodes} nodes, {size} of weights"
     )
     console.print(f"inputs {_safe(', '.join(report.inputs))}; outputs {_safe(', '.join(report.outputs))}")
-    if report.norms:
+    plain_norms = [norm for norm in report.norms if not norm.targets]
+    if plain_norms:
         table = Table(box=None, pad_edge=False)
         for title in ("norm", "operator", "channels", "parameters", "what optimize would do"):
             table.add_column(title, overflow="fold")
-        for norm in report.norms:
+        for norm in plain_norms:
             shown = ", ".join(f"{name} {_value(value)}" for name, value in norm.parameters.items())
             channels = "" if norm.channels is None else str(norm.channels)
             table.add_row(_safe(norm.node), _safe(norm.op_type), channels, _safe(shown), _safe(norm.foldable))
         console.print(table)
+    _meanings(console, [norm for norm in report.norms if norm.targets])
     console.print(f"{len(report.norms)} norms, {report.affines} affine operators with constants")
+
+
+def _meanings(console: Console, norms: Sequence[NormReport]) -> None:
+    """Norms that were recognised by what they compute: those that mean and become the same, together."""
+    groups: dict[tuple[str, int, tuple[tuple[str, str], ...]], list[NormReport]] = {}
+    for norm in norms:
+        groups.setdefault((norm.meaning, norm.nodes, tuple(norm.targets.items())), []).append(norm)
+    for (meaning, nodes, becomes), members in groups.items():
+        count = f"{len(members)}× " if len(members) > 1 else ""
+        spelled = f"{nodes} nodes" if nodes > 1 else members[0].op_type
+        console.print(f"{count}[bold]{_safe(meaning)}[/] ({_safe(spelled)}, {_safe(_listed(members))})")
+        found: dict[str, list[str]] = {}
+        for target, text in becomes:
+            found.setdefault(text, []).append(target)
+        for text, names in found.items():
+            console.print(f"  {', '.join(names)}: {_safe(text)}")
+
+
+def _listed(norms: Sequence[NormReport]) -> str:
+    """The first few by name."""
+    shown = ", ".join(repr(norm.node) for norm in norms[:_SHOWN])
+    return shown if len(norms) <= _SHOWN else f"{shown} and {len(norms) - _SHOWN} more"
 
 
 def targets(report: TargetsReport) -> None:
     """The result of `targets`."""
-    console = _Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False, emoji=False)
+    console = wide_console()
     for number, target in enumerate(report.targets):
         if number:
             console.print()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,18 @@ from normfold.errors import UsageError
 from normfold.model import attributes
 from normfold.model.constants import Constants
 from normfold.model.graph import Node
+from normfold.model.inline import inline
 from normfold.model.load import Model, find_nodes, node_count
+from normfold.norm.recognise import NormSite
 from normfold.norm.sites import is_norm_operator, parameters
 from normfold.pipeline import plan_only
 from normfold.report.schema import InspectReport, NormReport
 from normfold.surgery.calls import Planned
-from normfold.surgery.plan import Decision
+from normfold.surgery.norms import survey
+from normfold.surgery.norms.decisions import describe
+from normfold.surgery.plan import Decision, Outcome
+from normfold.surgery.signatures import Signatures
+from normfold.targets.names import Target
 
 Parameter = float | int | str | list[int] | list[float] | None
 
@@ -46,7 +52,8 @@ def explain(
 
 def _about(model: Model, planned: Planned, name: str) -> tuple[Decision, ...]:
     plan = planned.plan
-    found = [*find_nodes(model, name), *find_nodes(planned.model, name)]
+    shown = _shown(model, planned)
+    found = [*find_nodes(model, name), *find_nodes(shown, name), *find_nodes(planned.model, name)]
     if not found:
         raise UsageError(
             "usage.no_node",
@@ -54,12 +61,9 @@ def _about(model: Model, planned: Planned, name: str) -> tuple[Decision, ...]:
             hint="`normfold inspect` lists the norms",
         )
     keys = {node.key for node in found}
-    if planned.model is not model:  # a node of a body, or a call, means what stands in its place
+    if shown is not model:  # a node of a body, or a call, means what stands in its place
         keys |= {
-            node.key
-            for scope in planned.model.scopes()
-            for node in scope.nodes
-            if node.body_key in keys or node.call in keys
+            node.key for scope in shown.scopes() for node in scope.nodes if node.body_key in keys or node.call in keys
         }
     labels = {node.label for node in found}
     own = tuple(decision for decision in plan.decisions if decision.site in keys)
@@ -72,12 +76,16 @@ def inspect(source: str | Path | ModelProto, *, config: Config | None = None) ->
     plan = planned.plan
     decisions = {decision.site: decision for decision in plan.decisions}
     constants = Constants()
+    shown = _shown(model, planned)
+    found = survey(shown, Target, Signatures(inline(model)) if model.functions else None)
+    known = {node.key for site, _ in found for node in site.dead}
     norms = [
         _norm(node, constants, decisions.get(node.key))
-        for scope in planned.model.scopes()
+        for scope in shown.scopes()
         for node in scope.nodes
-        if _is_norm(node)
+        if _is_norm(node) and node.key not in known
     ]
+    norms += [_recognised(site, by_target, decisions.get(site.end.key)) for site, by_target in found]
     return InspectReport(
         version=__version__,
         path="<ModelProto>" if model.path is None else str(model.path),
@@ -93,6 +101,11 @@ def inspect(source: str | Path | ModelProto, *, config: Config | None = None) ->
         affines=sum(decision.rule == "NF102" for decision in plan.decisions),
         warnings=tuple(model.warnings),
     )
+
+
+def _shown(model: Model, planned: Planned) -> Model:
+    """The model with the calls inlined that the plan inlines, and nothing else changed."""
+    return inline(model, planned.model.inlined).model
 
 
 def _is_norm(node: Node) -> bool:
@@ -116,6 +129,37 @@ def _norm(node: Node, constants: Constants, decision: Decision | None) -> NormRe
         parameters=shown,
         foldable="" if decision is None else f"{decision.outcome.value} {decision.code}: {decision.message}",
     )
+
+
+def _recognised(site: NormSite, by_target: Mapping[Target, Decision], decision: Decision | None) -> NormReport:
+    """A norm that was recognised by what it computes."""
+    norm = site.norm
+    shown: dict[str, Parameter] = {"axes": list(norm.axes), "epsilon": norm.epsilon}
+    if norm.groups is not None:
+        shown["groups"] = norm.groups
+    for name, values, dynamic in (("gamma", norm.gamma, norm.scale), ("beta", norm.beta, norm.bias)):
+        if values is not None:
+            shown[name] = _range(values)
+        elif dynamic is not None:
+            shown[name] = dynamic
+    return NormReport(
+        node=site.end.label,
+        op_type=site.end.op_type,
+        kind="statistics of its input",
+        scope=site.end.scope.path,
+        channels=None,
+        parameters=shown,
+        foldable="" if decision is None else f"{decision.outcome.value} {decision.code}: {decision.message}",
+        nodes=len(site.dead),
+        meaning=describe(norm),
+        targets={target.value: _becomes(found) for target, found in by_target.items()},
+    )
+
+
+def _becomes(decision: Decision) -> str:
+    if decision.outcome is Outcome.APPLIED:
+        return decision.message.partition(" became ")[2].partition(";")[0]
+    return f"stays: {decision.message.partition('; ')[2] or decision.message.partition(': ')[2]}"
 
 
 def _plain(values: dict[str, object]) -> dict[str, Parameter]:

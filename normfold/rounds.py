@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ from normfold.report.schema import DroppedEdit
 from normfold.surgery.apply import apply
 from normfold.surgery.calls import Planned, rests_on_inlining
 from normfold.surgery.everything import Wishes, plan_everything
-from normfold.surgery.norms import NormEdit
+from normfold.surgery.norms import NormEdit, TurnEdit
 from normfold.surgery.plan import Edit, Plan
 from normfold.surgery.planner import Exclusions
 
@@ -100,7 +100,7 @@ class Rounds:
         candidate = apply(planned.model, plan, self.metadata(plan))
         self.progress("write", 0, 1)
         try:
-            return Round(plan, candidate, stage(candidate, staging, name))
+            return Round(plan, candidate, stage(candidate, staging, name, overlay=self.config.overlay))
         except RangeRefusal:
             self._exclude_ranges(plan, candidate, left_out)
             return None
@@ -160,7 +160,7 @@ class Rounds:
             attempt.verification = combine(verdicts, None)
             return unproven(verdicts, merges) | inlined
         repairs = self._repairs(attempt, {e for v in verdicts if v.status is Status.IMPROVED for e in v.edits})
-        whole = self._compare(attempt.staged, repairs)
+        whole = self._compare(attempt.staged, list(repairs.values()))
         if whole.status in (Status.FAIL, Status.SUSPECT, Status.ERROR):
             self._keep(attempt.staged)
             return self._find_culprits(attempt, staging, name, whole, repairs)
@@ -169,13 +169,14 @@ class Rounds:
             return unproven(verdicts, merges) | inlined or self._inconclusive(whole)
         return {}
 
-    def _repairs(self, attempt: Round, improved: Collection[str]) -> list[Repair]:
+    def _repairs(self, attempt: Round, improved: Collection[str]) -> dict[str, Repair]:
         """The norms that are closer to the truth than they were: what is behind them in the original is off as well."""
         from normfold.verification import Repair
         from normfold.verification.norm_edits import NormRegions
 
-        edits = [edit for edit in attempt.plan.norms if edit.id in improved]
-        return [Repair.of(region) for region in NormRegions(edits, self.model.ir_version)]
+        edits = [e for e in attempt.plan.norms if e.id in improved and isinstance(e, NormEdit)]
+        regions = NormRegions(edits, self.model.ir_version)
+        return {edit.id: Repair.of(region) for edit, region in zip(edits, regions, strict=True)}
 
     def _inconclusive(self, whole: Verification) -> dict[str, str]:
         if self.config.strict:
@@ -202,7 +203,7 @@ class Rounds:
             )
 
     def _find_culprits(
-        self, attempt: Round, staging: Staging, name: str, whole: Verification, repairs: Sequence[Repair]
+        self, attempt: Round, staging: Staging, name: str, whole: Verification, repairs: Mapping[str, Repair]
     ) -> dict[str, str]:
         """Every region passed and the model did not: halve the edits until the culprits stand alone."""
         from normfold.gate import bisect
@@ -212,13 +213,14 @@ class Rounds:
         if not edits:
             raise GateError("gate.failed", reason, hint="--initializers keep leaves the initializers as inputs")
 
-        def fails(part: Sequence[Edit | NormEdit]) -> bool:
+        def fails(part: Sequence[Edit | NormEdit | TurnEdit]) -> bool:
             reason_ = ("verification", "left out while searching")
             others = {key: reason_ for edit in edits if edit not in part for key in edit.keys}
             round_ = self._attempt(staging, name, {**self.excluded, **others})
             if round_ is None or round_.staged is None:
                 return False
-            return not self._compare(round_.staged, repairs).status.passed
+            left = [repairs[edit.id] for edit in part if edit.id in repairs]
+            return not self._compare(round_.staged, left).status.passed
 
         return {edit.id: reason for edit in bisect(edits, fails)}
 

@@ -14,7 +14,7 @@ from onnx import AttributeProto, NodeProto, TensorProto, ValueInfoProto
 
 from normfold.model.body import node_outline
 from normfold.model.graph import Node, Scope, Value
-from normfold.model.inline import keep_policy, origin_of, unread
+from normfold.model.inline import keep_policy, origin_of, renewed, unread
 from normfold.model.load import FIRST_OVERRIDABLE_IR, Model, build_scopes, connect_scopes
 from normfold.model.outline import FUNCTION, NodeOutline, Origin, ScopeOutline, SubgraphOutline, file_tensor, parse
 from normfold.model.wire import Field
@@ -26,11 +26,14 @@ class Rewrite:
 
     Args:
         nodes: by index of a node, those that stand in its place; none where it only goes.
+        front, behind: by index of a node, those that stand before and after it, whether it stays or not.
         constants: initializers to add.
         forgotten: names of values that are gone, or have another shape: nothing may be declared about them any more.
     """
 
     nodes: dict[int, list[NodeProto]] = field(default_factory=dict)
+    front: dict[int, list[NodeProto]] = field(default_factory=dict)
+    behind: dict[int, list[NodeProto]] = field(default_factory=dict)
     constants: list[TensorProto] = field(default_factory=list)
     forgotten: set[str] = field(default_factory=set)
 
@@ -76,7 +79,7 @@ def rewrite(
         graph=graph,
         functions=functions,
         opset=new.get(model.graph.path, model.opset),
-        unread=(*model.unread, *lost),
+        unread=(*renewed(model.unread, [graph, *(scope for _, scope in functions)]), *lost),
         imports={**model.imports, **new},
         is_rewritten=True,
     )
@@ -89,7 +92,7 @@ def _rebuilt(model: Model, root: Scope, changes: Mapping[int, Rewrite], imports:
     for scope in reversed(list(root.walk())):
         change = changes.get(id(scope), Rewrite())
         nested = {node.index: node for node in scope.nodes if any(id(inner) in outlines for inner in node.subgraphs)}
-        if change.nodes or nested:
+        if change.nodes or change.front or change.behind or nested:
             outlines[id(scope)] = _Builder(model, scope, change, outlines, constants_as_nodes).outline()
     if not outlines and root.path not in imports:
         return root
@@ -147,10 +150,15 @@ class _Builder:
         return dataclasses.replace(outline, order=order, nodes=nodes, rebuilt=True, added=[*outline.added, *added])
 
     def _of(self, node: Node) -> list[NodeOutline]:
-        """What stands where a node stood."""
+        """What stands where a node stood, and beside it."""
+        front = [self._made(new, f"{node.key}<{i}") for i, new in enumerate(self.change.front.get(node.index, ()))]
+        behind = [self._made(new, f"{node.key}>{i}") for i, new in enumerate(self.change.behind.get(node.index, ()))]
+        return [*front, *self._instead(node), *behind]
+
+    def _instead(self, node: Node) -> list[NodeOutline]:
         new = self.change.nodes.get(node.index)
         if new is not None:
-            return [self._made(proto, f"{node.key}~{i}") for i, proto in enumerate(new)]
+            return [self._made(proto, f"{node.key}~{i}", origin_of(node).call) for i, proto in enumerate(new)]
         subgraphs = node.outline.subgraphs
         if any(id(inner) in self.outlines for inner in node.subgraphs):
             pairs = zip(subgraphs, node.subgraphs, strict=True)
@@ -160,9 +168,9 @@ class _Builder:
             ]
         return [dataclasses.replace(node.outline, subgraphs=subgraphs, origin=origin_of(node))]
 
-    def _made(self, proto: NodeProto, key: str) -> NodeOutline:
+    def _made(self, proto: NodeProto, key: str, call: str | None = None) -> NodeOutline:
         outline = node_outline(proto, self.scope, self.model.files)
-        outline.origin = Origin(key, key, None)
+        outline.origin = Origin(key, key, call)
         return outline
 
     def _constants(self) -> list[NodeOutline]:

@@ -24,6 +24,7 @@ from normfold.norm.transfer import transfer
 from normfold.norm.views import SplitError
 
 _MOST_SPLITS = 8
+_MOST_BEHIND = 512  # nodes that are looked at to find out what a norm is computed of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,8 +92,10 @@ class Recogniser:
                     yield site
 
     def _is_live(self, node: Node) -> bool:
-        """Whether a node works on data; what is computed of constants is a constant."""
-        return bool(node.outputs) and self.shapes.constants.get(node.outputs[0]) is None and not node.is_call
+        """Whether a node works on data, and says how; what is computed of constants is a constant."""
+        if node.is_call or attributes.is_bound_by_caller(node) or not node.outputs:
+            return False
+        return self.shapes.constants.get(node.outputs[0]) is None
 
     def _best(self, scope: Scope, seed: Node) -> NormSite | None:
         """The norm that takes the most nodes with it, of all that the seed may be a statistic of."""
@@ -103,8 +106,24 @@ class Recogniser:
                     best = site
         return best
 
-    def _rank(self, site: NormSite) -> tuple[bool, int, int]:
-        return fits(site.norm), len(site.dead), self._positions[id(site.end)]
+    def _rank(self, site: NormSite) -> tuple[bool, bool, int, int]:
+        return self._is_closed(site), fits(site.norm), len(site.dead), self._positions[id(site.end)]
+
+    def _is_closed(self, site: NormSite) -> bool:
+        """Whether everything is computed of the base and constants: sizes may be asked of a tensor in front of the base."""
+        known = {id(site.base)}
+        pending = list(site.nodes)
+        for _ in range(_MOST_BEHIND):
+            if not pending:
+                return True
+            for value in pending.pop().inputs:
+                if value is None or id(value) in known or self.shapes.constants.get(value) is not None:
+                    continue
+                known.add(id(value))
+                if value.producer is None:
+                    return False
+                pending.append(value.producer)
+        return False
 
     def _of_base(self, scope: Scope, seed: Node, base: Value, path: Sequence[Node]) -> Iterator[NormSite]:
         extents = self.extents.of(base)

@@ -12,6 +12,7 @@ from normfold.model.graph import Node, Value
 
 if TYPE_CHECKING:
     from normfold.surgery.norms.edits import NormEdit
+    from normfold.surgery.norms.layout import TurnEdit
 
 
 class Outcome(StrEnum):
@@ -120,10 +121,10 @@ class Plan:
     slots: tuple[tuple[Slot, Affine], ...]
     draft: Draft
     frozen: tuple[str, ...] = ()
-    norms: tuple[NormEdit, ...] = ()
+    norms: tuple[NormEdit | TurnEdit, ...] = ()
 
     @property
-    def all_edits(self) -> tuple[Edit | NormEdit, ...]:
+    def all_edits(self) -> tuple[Edit | NormEdit | TurnEdit, ...]:
         """Everything that can be left out."""
         return (*self.norms, *self.edits)
 

@@ -93,6 +93,7 @@ class Support:
     Args:
         operator: the op type; `domain` its domain, "" for the standard.
         types: ONNX element types of the first input; empty where there is no kernel at all.
+        left: types that the kernel takes with fewer digits than they have: it stays where it stands and is never written.
         ranks: least and greatest rank of the first input.
         newest: the last opset for which there is a kernel, None if there is no limit.
         imprecise: what makes it unfit for a precision bound: a variance as E[x²] - μ² loses digits where the mean dwarfs the
@@ -114,6 +115,7 @@ class Support:
     note: str = ""
     question: str = ""
     domain: str = ""
+    left: frozenset[int] = frozenset()
     ranks: tuple[int, int] = ANY_RANK
     newest: int | None = None
     imprecise: str = ""

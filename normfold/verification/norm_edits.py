@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from onnx import TensorProto
 
-from normfold.model.constants import Constants
 from normfold.model.extract import Port, constant, cut_out
 from normfold.model.graph import Node, Value
 from normfold.model.shapes import Shapes
 from normfold.model.tensors import TensorSource
-from normfold.surgery.norms import NormEdit
+from normfold.surgery.norms import NormEdit, TurnEdit
 
 from .verdicts import Region
 
@@ -28,19 +27,29 @@ class NormRegions:
         ir_version: of the model.
     """
 
-    def __init__(self, edits: Sequence[NormEdit], ir_version: int) -> None:
+    def __init__(self, edits: Sequence[NormEdit | TurnEdit], ir_version: int) -> None:
         self._edits = edits
         self._ir_version = max(ir_version, _OLDEST_IR)
-        self._shapes = Shapes(Constants())
 
     def __len__(self) -> int:
         return len(self._edits)
 
     def __iter__(self) -> Iterator[Region]:
         for edit in self._edits:
-            yield self._region(edit)
+            cutter = _Cutter(edit.shapes, self._edits, self._ir_version)
+            yield cutter.norm(edit) if isinstance(edit, NormEdit) else cutter.turned(edit)
 
-    def _region(self, edit: NormEdit) -> Region:
+
+class _Cutter:
+    """The region of one edit."""
+
+    def __init__(self, shapes: Shapes, others: Sequence[NormEdit | TurnEdit], ir_version: int) -> None:
+        self._others = others
+        self._ir_version = ir_version
+        self._shapes = shapes
+
+    def norm(self, edit: NormEdit) -> Region:
+        """The nodes of a norm, and those that stand in their place: both sides with the same interface."""
         site = edit.site
         taken = [node for node in edit.extent.dead if node not in site.nodes]
         before = self._with_sizes([*site.nodes, *taken], site.base)
@@ -55,6 +64,27 @@ class NormRegions:
         new = [*edit.constants, *self._read_again(edit, {tensor.name: tensor for tensor in old})]
         opset |= {"": edit.opset, **edit.lowering.domains}
         second = cut_out(edit.nodes, new, inputs, outputs, opset, self._ir_version)
+        return Region((edit.id,), first, second)
+
+    def turned(self, edit: TurnEdit) -> Region:
+        """The nodes that work channels-last now, as they were and as they are."""
+        inside = {id(node): node for node in edit.before}
+        for site in edit.sites:
+            inside |= {id(node): node for node in self._with_sizes(site.nodes, site.base)}
+        nodes = sorted(inside.values(), key=lambda node: node.index)
+        flowing, constants = self._boundary(nodes)
+        made = {name for node in edit.after for name in node.output}
+        read_here = {name for node in edit.after for name in node.input} - made - set(constants)
+        known = {value.name for value in flowing} | {tensor.name for tensor in edit.constants}
+        others = [edit.scope.lookup(name) for name in sorted(read_here - known) if name]
+        inputs = [self._port(value) for value in (*flowing, *(value for value in others if value is not None))]
+        values = [value for node in edit.before for value in node.outputs if value is not None and value.name in made]
+        outputs = [self._port(v) for v in values if v.is_output or any(id(use.node) not in inside for use in v.uses)]
+        opset = dict(edit.scope.opset)
+        old = [constant(name, source) for name, source in constants.items()]
+        first = cut_out([node.proto for node in nodes], old, inputs, outputs, opset, self._ir_version)
+        new = [*edit.constants, *old]
+        second = cut_out(edit.after, new, inputs, outputs, {**opset, **edit.domains}, self._ir_version)
         return Region((edit.id,), first, second)
 
     def _with_sizes(self, nodes: Sequence[Node], base: Value) -> list[Node]:
@@ -117,4 +147,4 @@ class NormRegions:
             elif source is not None:
                 yield constant(name, source)
             else:
-                yield from (t for other in self._edits for t in other.constants if t.name == name)
+                yield from (t for other in self._others for t in other.constants if t.name == name)

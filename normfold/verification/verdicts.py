@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import onnx
 
+from .kernels import counted
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -205,8 +207,7 @@ class Verification:
         """The verdict for people. A pass that rests on emulation says so and is never shortened to PASS."""
         if not (self.status.passed and self.emulated_ops):
             return self.status.value
-        counts = ", ".join(f"{name} ×{count}" for name, count in sorted(self.emulated_ops.items()))
-        detail = f"emulated: {counts} - graph surgery verified, kernel not run"
+        detail = f"emulated: {counted(self.emulated_ops)} - graph surgery verified, kernel not run"
         return f"PASS (improved; {detail})" if self.status is Status.IMPROVED else f"PASS ({detail})"
 
 

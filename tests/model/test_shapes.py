@@ -417,7 +417,7 @@ def norm(op):
         elif op == "GroupNormalization":
             c.opset = 21
             c.add(op, [x, *ones[:2]], num_groups=2)
-        elif op == "RMSNormalization":
+        elif op in ("RMSNormalization", "SimplifiedLayerNormalization"):
             c.opset = 23
             c.add(op, [x, c.weight(np.ones(c.feeds[x].shape[-1:]))])
         else:
@@ -558,6 +558,7 @@ CASES = {
             "LayerNormalization",
             "GroupNormalization",
             "RMSNormalization",
+            "SimplifiedLayerNormalization",
         )
     },
     "QuantizeLinear": quantise,
@@ -600,6 +601,8 @@ CASES = {
 CASES |= shape_cases.CASES | {f"com.microsoft.{op}": case for op, case in shape_cases.CONTRIB.items()}
 # Seen in old converters only; no runtime here runs them.
 LEGACY = {"ImageScaler", "Affine", "Crop"}
+# Those have no kernel on the CPU.
+ELSEWHERE = {"GroupNorm", "SkipGroupNorm", "NhwcConv"}
 for legacy in LEGACY:
     CASES.pop(legacy, None)
 
@@ -607,7 +610,7 @@ for legacy in LEGACY:
 def test_every_rule_has_a_case():
     covered = {op for op in CASES if op in RULES}
     assert covered | LEGACY == set(RULES)
-    assert set(shape_cases.CONTRIB) == set(CONTRIB_RULES)
+    assert set(shape_cases.CONTRIB) | ELSEWHERE == set(CONTRIB_RULES)
 
 
 def built(c, symbolic):
@@ -706,6 +709,34 @@ def test_declared_value_info_is_not_believed():
     model.graph.value_info.append(helper.make_tensor_value_info("y", FLOAT, [7, 7]))
     loaded, _, shapes = viewed(model)
     assert shapes.dims(loaded.graph.values["z"]) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("op", "operands", "attributes", "known"),
+    [
+        ("GroupNorm", {"x": ["N", 5, 6, 8]}, {"groups": 2}, [("N", 5, 6, 8)]),
+        ("SkipGroupNorm", {"x": ["N", 5, 6, 8]}, {"groups": 2}, [("N", 5, 6, 8), ("N", 5, 6, 8)]),
+        ("NhwcConv", {"x": ["N", 5, 6, 8], "w": [4, 3, 2, 8]}, {"strides": [2, 1]}, [("N", 2, 5, 4)]),
+        ("SkipLayerNormalization", {"x": ["N", 5, 8]}, {}, [("N", 5, 8), None, None, ("N", 5, 8)]),
+    ],
+)
+def test_what_contrib_operators_make(op, operands, attributes, known):
+    outputs = [f"y{i}" for i in range(len(known))]
+    nodes = [node(op, [*operands], outputs, domain="com.microsoft", **attributes)]
+    model = net(nodes, operands, outputs, elem=TensorProto.FLOAT16, domains=["com.microsoft"])
+    loaded, _, shapes = viewed(model)
+    values = [loaded.graph.values[name] for name in outputs]
+    assert [shapes.dims(value) for value in values] == known
+    assert [shapes.data_type(value) for value in values] == [None if k is None else TensorProto.FLOAT16 for k in known]
+
+
+@pytest.mark.parametrize("op", ["RMSNormalization", "SimplifiedLayerNormalization"])
+def test_some_norms_end_in_the_type_of_their_scale(op):
+    model = net(
+        [node(op, ["x", "g"], ["y"])], {"x": [2, 8]}, ["y"], {"g": np.ones(8, np.float32)}, elem=TensorProto.FLOAT16
+    )
+    loaded, _, shapes = viewed(model)
+    assert shapes.data_type(loaded.graph.values["y"]) == TensorProto.FLOAT
 
 
 def test_unknown_operators_know_nothing():

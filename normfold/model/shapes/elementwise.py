@@ -69,7 +69,7 @@ UNARY = (
     "HardSwish", "Mish", "Gelu", "Erf", "Exp", "Log", "Sqrt", "Reciprocal", "Neg", "Abs", "Floor", "Ceil", "Round",
     "Sign", "Sin", "Cos", "Identity", "Cast", "CastLike", "Softmax", "LogSoftmax", "Not", "LRN", "LpNormalization",
     "MeanVarianceNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization",
-    "LayerNormalization", "QuantizeLinear", "DequantizeLinear", "ThresholdedRelu", "Celu",
+    "LayerNormalization", "SimplifiedLayerNormalization", "QuantizeLinear", "DequantizeLinear", "ThresholdedRelu", "Celu",
     "CumSum", "Trilu", "ImageScaler", "Affine", "ScatterND", "ScatterElements", "Scatter", "ReverseSequence", "Shrink",
     "Hardmax", "IsNaN", "IsInf", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh",
 )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from normfold.model import attributes
 from normfold.model.constants import Constants
 from normfold.model.graph import Value
+from normfold.model.shapes import contrib
 from normfold.model.shapes.control import sources
 from normfold.model.shapes.dims import Hints, declared_type
 from normfold.model.shapes.table import rule_of
@@ -17,7 +18,10 @@ _FIXED_TYPE = {
     **dict.fromkeys(("IsNaN", "IsInf"), _BOOL),
     **dict.fromkeys(("ConvInteger", "MatMulInteger"), _INT32),
 }
-_TYPE_INPUT = {"Where": 1, "CastLike": 1, "DequantizeLinear": 1, "OneHot": 2, "QLinearConv": 7, "QLinearMatMul": 7}
+_TYPE_INPUT = {
+    "Where": 1, "CastLike": 1, "DequantizeLinear": 1, "OneHot": 2, "QLinearConv": 7, "QLinearMatMul": 7,
+    "RMSNormalization": 1, "SimplifiedLayerNormalization": 1,  # they end in the type of their scale
+}  # fmt: skip
 _SAME_TYPE_OUTPUTS = ("Split", "LSTM", "GRU", "RNN", "BatchNormalization")
 
 
@@ -50,8 +54,10 @@ class ElementTypes:
         node = value.producer
         if node is None:
             return declared_type(value.type) if value.type else self._hints(value)[1], None
-        if node.domain or node.is_call or attributes.is_bound_by_caller(node):
+        if node.is_call or attributes.is_bound_by_caller(node):
             return self._hints(value)[1], None
+        if node.domain:
+            return (None, node.input(0)) if contrib.keeps_type(value, node) else (self._hints(value)[1], None)
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.attributes.get("output_dtype") is not None:
             return int(attributes.get(node, "output_dtype", 0)) or None, None
         if node.op_type == "QuantizeLinear":

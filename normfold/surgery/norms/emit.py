@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +15,7 @@ from normfold.model.rewrite import Names
 from normfold.model.tensors import FileTensor, Unreadable
 from normfold.norm.recognise import NormSite
 from normfold.surgery.norms.surroundings import Extent
-from normfold.targets.lowering import SUM, Constant, Lowering, X, Y
+from normfold.targets.lowering import SUM, Constant, Given, Lowering, X, Y
 
 # Equal constants of one model are written once, if they are no larger than this.
 _MOST_SHARED = 1 << 16
@@ -53,7 +53,7 @@ class Emitter:
             nodes.append(
                 helper.make_node(
                     op.op_type,
-                    [known.get(n, n) for n in op.inputs],
+                    [str(n) if isinstance(n, Given) else known[n] for n in op.inputs],
                     outputs,
                     name=name if name == site.end.proto.name else self.names.fresh(name),
                     domain=op.domain or None,
@@ -125,6 +125,6 @@ def _bytes(tensor: FileTensor) -> bytes | None:
         return None
 
 
-def made_by(nodes: tuple[NodeProto, ...], place: Node) -> list[str]:
+def made_by(nodes: Sequence[NodeProto], place: Node) -> list[str]:
     """The keys that new nodes have in the place of another."""
     return [f"{place.key}~{i}" for i in range(len(nodes))]

@@ -7,50 +7,95 @@ that are worth it; where it cannot be raised, each norm takes the best that the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from normfold.affine.reasons import Refused as AffineRefused
 from normfold.model.constants import Constants
 from normfold.model.graph import Node, Scope
 from normfold.model.load import Model
 from normfold.model.rewrite import Names, Rewrite, rewrite, sweep
-from normfold.model.shapes import Shapes
+from normfold.model.shapes import Hints, Shapes
 from normfold.norm.confirm import confirm
 from normfold.norm.reasons import Refused
 from normfold.norm.recognise import NormSite, Recogniser
 from normfold.norm.seeds import is_seed
-from normfold.surgery.norms.decisions import applied, kept, refused
+from normfold.surgery.norms.decisions import applied, kept, refused, turned
 from normfold.surgery.norms.edits import RULE, NormEdit, NormPlan, edit_id
 from normfold.surgery.norms.emit import Emitter, made_by
+from normfold.surgery.norms.layout import TurnEdit, Turner
 from normfold.surgery.norms.opset import Raised, raised
 from normfold.surgery.norms.signature import signature
-from normfold.surgery.norms.surroundings import Around, extent_of, look_around
+from normfold.surgery.norms.surroundings import Around, alone, extent_of, look_around
 from normfold.surgery.plan import Decision
 from normfold.surgery.planner import Exclusions
 from normfold.targets.lower import Options, lower
-from normfold.targets.lowering import Choice, Lowering
+from normfold.targets.lowering import Choice, Lowering, Rejected
 from normfold.targets.names import Target
 from normfold.targets.tables import table_of
 
-_ELEMENTARY = "elementary operators"
+# Targets on which the layout of a norm is decided with that of its neighbours.
+_TURNED = (Target.ORT_CUDA,)
 
 
-def plan_norms(model: Model, exclusions: Exclusions, target: Target, *, threads: int | None = None) -> NormPlan:
-    """Decide about every norm of a model.
+def plan_norms(
+    model: Model, exclusions: Exclusions, target: Target, *, threads: int | None = None, hints: Hints | None = None
+) -> NormPlan:
+    """Decide about every norm of a model, as it stands.
 
     Args:
-        model: not changed.
+        model: not changed; calls of functions are operators here that nothing is known about, see `across` for more.
         exclusions: what must be left alone.
         target: where the model will run.
         threads: on how many threads, None for the runtime's default.
+        hints: what is known about values that calls make or get.
 
     Raises:
         InputError: the data of a constant is damaged.
     """
     if exclusions.excludes(RULE) or not any(is_seed(node) for scope in model.scopes() for node in scope.nodes):
         return NormPlan(model)
-    return _Planner(model, exclusions, target, threads).run()
+    plan = _Planner(model, exclusions, target, threads, Shapes(Constants(), hints)).run()
+    return _turned(plan, exclusions, target, threads) if plan.deferred else plan
+
+
+def _turned(plan: NormPlan, exclusions: Exclusions, target: Target, threads: int | None) -> NormPlan:
+    """The plan with the norms that work channels-last, or take their second choice because that does not pay."""
+    second = _Planner(plan.model, exclusions, target, threads, Shapes(Constants()), turning=plan.deferred).run()
+    return NormPlan(
+        second.model,
+        (*plan.edits, *second.edits),
+        (*plan.decisions, *second.decisions),
+        {**plan.spoken_for, **second.spoken_for},
+        {**plan.patterns, **second.patterns},
+    )
+
+
+def survey(
+    model: Model, targets: Iterable[Target], hints: Hints | None = None
+) -> list[tuple[NormSite, dict[Target, Decision]]]:
+    """Every norm of a model, and what each target would make of it; what is no norm after all is left out.
+
+    Args:
+        model: as it stands.
+        targets: which ones.
+        hints: what is known about values that calls make or get.
+
+    Raises:
+        InputError: the data of a constant is damaged.
+    """
+    first = _Planner(model, Exclusions({}), Target.PORTABLE, None, Shapes(Constants(), hints))
+    sites = [site for site in Recogniser(model, first.shapes).sites() if first.is_sound(site)]
+    planners = {target: _Planner(model, Exclusions({}), target, None, first.shapes) for target in targets}
+    found: dict[Target, Mapping[str, Decision]] = {}
+    for target, planner in planners.items():
+        planner.look_at(sites)
+        planner.choose(sites)
+        found[target] = planner.decisions
+        if planner.deferred:  # what its neighbours become has a say
+            whole = plan_norms(model, Exclusions({}), target)
+            found[target] = {**planner.decisions, **{decision.site: decision for decision in whole.decisions}}
+    return [(site, {target: decisions[site.end.key] for target, decisions in found.items()}) for site in sites]
 
 
 @dataclass(slots=True)
@@ -59,33 +104,72 @@ class _Planner:
     exclusions: Exclusions
     target: Target
     threads: int | None
-    shapes: Shapes = field(default_factory=lambda: Shapes(Constants()))
+    shapes: Shapes
     names: Names = field(init=False)
     decisions: dict[str, Decision] = field(default_factory=dict)
     confirmed: set[object] = field(default_factory=set)
     offers: dict[str, tuple[Choice, Lowering | None]] = field(default_factory=dict)  # under the opset of the file
     around: dict[str, Around] = field(default_factory=dict)
     conversions: dict[Scope, dict[int, Raised]] = field(default_factory=dict)
+    turning: frozenset[str] | None = None  # in the second step: the norms that are left for it
+    deferred: set[str] = field(default_factory=set)  # in the first step: those that are left for the second
+    unturned: dict[str, Rejected] = field(
+        default_factory=dict
+    )  # in the second step: why norms do not work channels-last
 
     def __post_init__(self) -> None:
         self.names = Names(self.model)
 
     def run(self) -> NormPlan:
         found = list(Recogniser(self.model, self.shapes).sites())
-        sites = [site for site in found if self._is_sound(site)]
-        opset, obstacle = self._opset(sites)
-        chosen = [(site, self._choose(site, opset, obstacle)) for site in sites]
-        edits = self._edits([(site, lowering) for site, lowering in chosen if lowering is not None], opset)
-        model = self._carried_out(edits, opset)
-        spoken = {node.key for site, _ in chosen for node in site.dead}
-        spoken |= {key for edit in edits for key in made_by(edit.nodes, edit.extent.place)}
+        if self.turning is not None:
+            found = [site for site in found if site.end.key in self.turning]
+        sites = [site for site in found if self.is_sound(site)]
+        self.look_at(sites)
+        turns = self._turns(sites)
+        sites = [site for site in sites if not any(site in turn.sites for turn in turns)]
+        opset, chosen = self.choose(sites)
+        free = {id(node) for turn in turns for node in turn.before}
+        wanted = [(s, low) for s, low in chosen if low is not None and not any(id(n) in free for n in s.dead)]
+        edits = self._edits(wanted, opset)
+        model = self._carried_out(edits, turns, opset)
+        spoken = {node.key: site.end.key for site, _ in chosen for node in site.dead}
+        spoken |= {key: edit.site.end.key for edit in edits for key in made_by(edit.nodes, edit.extent.place)}
+        for turn in turns:
+            new = [key for n in turn.before for key in made_by(turn.rewrite.nodes.get(n.index, ()), n)]
+            spoken |= dict.fromkeys(new, turn.sites[0].end.key)
+            spoken |= {node.key: site.end.key for site in turn.sites for node in site.dead}
         written = {id(edit.site) for edit in edits}
         patterns = {n.key: site.end for site in found if id(site) not in written for n in site.inner}
-        return NormPlan(model, tuple(edits), tuple(self.decisions.values()), frozenset(spoken), patterns)
+        decisions = tuple(d for key, d in self.decisions.items() if key not in self.deferred)
+        return NormPlan(model, (*turns, *edits), decisions, spoken, patterns, frozenset(self.deferred))
+
+    def _turns(self, sites: Sequence[NormSite]) -> list[TurnEdit]:
+        """In the second step, the norms that work channels-last."""
+        if self.turning is None:
+            return []
+        turner = Turner(self.shapes, self.names)
+        for site in sites:
+            turner.offer(site, self._around(site), self._offer(site, self.model.graph.version))
+        turns = turner.turn(self.exclusions.sites)
+        self.unturned = turner.rejected
+        for turn in turns:
+            for site in turn.sites:
+                _, lowering, norm = turner.candidates[site.end.key]
+                gone = sorted(
+                    norm.nodes, key=lambda node: node.index
+                )  # a set has no order, and the report must have one
+                self.decisions[site.end.key] = turned(site, lowering, gone, len(turn.before))
+        return turns
+
+    def choose(self, sites: Sequence[NormSite]) -> tuple[int, list[tuple[NormSite, Lowering | None]]]:
+        """The opset that the model will import, and what each norm becomes; None for one that stays."""
+        opset, obstacle = self._opset(sites)
+        return opset, [(site, self._choose(site, opset, obstacle)) for site in sites]
 
     # --- what is one ---
 
-    def _is_sound(self, site: NormSite) -> bool:
+    def is_sound(self, site: NormSite) -> bool:
         """Whether a find may be used: nobody excluded it, and numbers confirm it."""
         end = site.end
         excluded = self.exclusions.sites.get(edit_id(end))
@@ -111,11 +195,18 @@ class _Planner:
 
     # --- what it becomes ---
 
+    def look_at(self, sites: Sequence[NormSite]) -> None:
+        """Learn what stands around each norm; of two norms of one sum, the first has the addition to itself."""
+        claimed = {id(node) for site in sites for node in site.dead}
+        for site in sites:
+            found = look_around(self.shapes, site)
+            if any(id(node) in claimed for node in found.adds):
+                found = alone(found)
+            claimed |= {id(node) for node in found.adds}
+            self.around[site.end.key] = found
+
     def _around(self, site: NormSite) -> Around:
-        found = self.around.get(site.end.key)
-        if found is None:
-            found = self.around[site.end.key] = look_around(self.shapes, site)
-        return found
+        return self.around[site.end.key]
 
     def _offer(self, site: NormSite, opset: int) -> Choice:
         return lower(site.norm, self.target, Options(opset, self.threads), self._around(site).meaning)
@@ -141,6 +232,11 @@ class _Planner:
     def _best(self, site: NormSite, choice: Choice, opset: int | None) -> Lowering | None:
         """The first lowering that gains something; with an opset, of those that are valid under it."""
         for lowering in choice.lowerings:
+            if lowering.channels_last and self.target in _TURNED:
+                if self.turning is None:
+                    self.deferred.add(site.end.key)
+                    return None
+                continue
             if self._is_spelled(site, lowering):
                 return None
             if opset is not None and not _is_valid(lowering, opset):
@@ -159,7 +255,7 @@ class _Planner:
         if any(self._lacks(node, site) for node in dead):
             return True
         if len(lowering.nodes) == len(dead):
-            return not _is_elementary(lowering)
+            return not lowering.fallback
         return len(lowering.nodes) < len(dead)
 
     def _lacks(self, node: Node, site: NormSite) -> bool:
@@ -167,20 +263,28 @@ class _Planner:
         kernel = table_of(self.target).kernel(node.op_type, node.domain)
         if kernel is None:
             return bool(node.domain)
-        return site.norm.input_type not in kernel.types or node.scope.version > (kernel.newest or node.scope.version)
+        if site.norm.input_type not in kernel.types | kernel.left:
+            return True
+        return kernel.newest is not None and node.scope.version > kernel.newest
 
     def _choose(self, site: NormSite, opset: int, obstacle: str) -> Lowering | None:
         choice, lowering = self.offers[site.end.key]
-        if lowering is None or lowering.opset != opset:  # written for another opset than the model will import
-            choice = self._offer(site, opset)
+        if lowering is None or not _is_valid(lowering, opset):
+            choice = self._told(site, self._offer(site, opset))
             lowering = self._best(site, choice, opset)
         if lowering is None:
             best = next(iter(choice.lowerings), None)
-            is_spelled = best is not None and not _is_elementary(best) and self._is_spelled(site, best)
+            is_spelled = best is not None and not best.fallback and self._is_spelled(site, best)
             self.decisions[site.end.key] = kept(site, choice, opset, obstacle, self.target, is_spelled=is_spelled)
         else:
-            self.decisions[site.end.key] = applied(site, lowering)
+            gone = extent_of(site, self._around(site), lowering).dead
+            self.decisions[site.end.key] = applied(site, lowering, gone)
         return lowering
+
+    def _told(self, site: NormSite, choice: Choice) -> Choice:
+        """The choice, with the reason why its first entry was not taken, if that was decided for the whole scope."""
+        why = self.unturned.get(site.end.key)
+        return choice if why is None else replace(choice, rejected=(why, *choice.rejected))
 
     # --- the model with them ---
 
@@ -192,13 +296,13 @@ class _Planner:
             nodes, constants = emitter.emit(site, lowering, extent)
             read = {name for node in nodes for name in node.input}
             gone = tuple(sweep(extent.dead, read))
-            edits.append(NormEdit(site, lowering, nodes, constants, gone, extent, opset))
+            edits.append(NormEdit(site, lowering, nodes, constants, gone, extent, opset, self.shapes))
         return edits
 
-    def _carried_out(self, edits: Sequence[NormEdit], opset: int) -> Model:
-        if not edits:
+    def _carried_out(self, edits: Sequence[NormEdit], turns: Sequence[TurnEdit], opset: int) -> Model:
+        if not edits and not turns:
             return self.model
-        changes: dict[int, Rewrite] = {}
+        changes = {id(turn.scope): turn.rewrite for turn in turns}
         for edit in edits:
             _note(changes, edit)
         for node in _shared(edits):
@@ -209,15 +313,11 @@ class _Planner:
                 if index not in change.nodes:
                     change.nodes[index] = [*conversion.before, conversion.proto]
                     change.constants += conversion.tensors
-        return rewrite(self.model, changes, _imports(self.model, edits, opset))
-
-
-def _is_elementary(lowering: Lowering) -> bool:
-    return lowering.operator.partition(",")[0] == _ELEMENTARY
+        return rewrite(self.model, changes, _imports(self.model, [*edits, *turns], opset))
 
 
 def _is_valid(lowering: Lowering, opset: int) -> bool:
-    return lowering.opset <= opset <= (lowering.newest or opset)
+    return lowering.opset <= opset <= min(lowering.newest or opset, lowering.valid_until or opset)
 
 
 def _spelled(lowering: Lowering) -> Counter[tuple[str, str]]:
@@ -247,13 +347,13 @@ def _note(changes: dict[int, Rewrite], edit: NormEdit) -> None:
     change.forgotten -= {name for node in edit.nodes for name in node.output}
 
 
-def _imports(model: Model, edits: Sequence[NormEdit], opset: int) -> Mapping[str, Mapping[str, int]]:
+def _imports(model: Model, edits: Sequence[NormEdit | TurnEdit], opset: int) -> Mapping[str, Mapping[str, int]]:
     """The opset imports of the roots in which something changes."""
     domains: dict[str, dict[str, int]] = {}
     for edit in edits:
-        root = _root(edit.site.end.scope)
+        root = _root(edit.scope)
         for path in {root.path, model.graph.path}:
-            domains.setdefault(path, {}).update(edit.lowering.domains)
+            domains.setdefault(path, {}).update(edit.domains)
     found: dict[str, dict[str, int]] = {}
     for root in model.roots:
         new = {**domains.get(root.path, {}), **root.opset}

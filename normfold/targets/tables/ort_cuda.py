@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from normfold.model.dtypes import DOUBLE
 from normfold.targets.facts import (
     EVERY_FLOAT,
     HALF_AND_SINGLE,
@@ -22,6 +23,7 @@ from normfold.targets.names import Target
 
 _READ = Evidence.READ
 _NEWEST = 21
+_LEFT = frozenset((DOUBLE,))
 _DOUBLE = "its float64 takes float32 statistics, so it is not used for float64"
 _GROUP_NOTE = "rank 4, channels last, float32 parameters, C/G even and at most 512; float32 sums by atomics"
 _GROUP_QUESTION = (
@@ -50,14 +52,16 @@ TABLE = Table(
             _READ,
             f"scale and bias of exactly the normalised shape; {_DOUBLE}",
             "LayerNormalization: scales of shape (S, H), (1, S, H) and (H) alike",
+            left=_LEFT,
         ),
-        Support("RMSNormalization", UP_TO_SINGLE, _READ, f"opset 23; {_DOUBLE}"),
+        Support("RMSNormalization", UP_TO_SINGLE, _READ, f"opset 23; {_DOUBLE}", left=_LEFT),
         Support(
             "SimplifiedLayerNormalization",
             UP_TO_SINGLE,
             _READ,
             f"a float16 x may have a float32 scale, the result is float32 then; {_DOUBLE}",
             "SimplifiedLayerNormalization with a float32 scale beside a float16 x",
+            left=_LEFT,
             mixed=True,
         ),
         Support(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from normfold.model.dtypes import DOUBLE
 from normfold.targets.facts import (
     EVERY_FLOAT,
     UP_TO_SINGLE,
@@ -16,6 +17,7 @@ from normfold.targets.facts import (
 )
 from normfold.targets.names import Target
 
+_LEFT = frozenset((DOUBLE,))
 _IDIOM = Prefer(
     Spelling.IDIOM, "the form that exporters write and runtimes recognise; GroupNormalization has few kernels"
 )
@@ -36,11 +38,17 @@ TABLE = Table(
             UP_TO_SINGLE,
             Evidence.STANDARD,
             "all three inputs are written; stash_type 1 means float32 statistics, so not for float64",
+            left=_LEFT,
             needs_bias=True,
         ),
         Support(
-            "RMSNormalization", UP_TO_SINGLE, Evidence.STANDARD, "opset 23; float32 statistics, so not for float64"
+            "RMSNormalization",
+            UP_TO_SINGLE,
+            Evidence.STANDARD,
+            "opset 23; float32 statistics, so not for float64",
+            left=_LEFT,
         ),
+        Support("SimplifiedLayerNormalization", frozenset(), Evidence.STANDARD, "no operator of the standard"),
         Support(
             "InstanceNormalization",
             UP_TO_SINGLE,

@@ -206,8 +206,10 @@ def _check_wiring(model: ModelProto, result: ModelProto) -> None:
         i for i in result.graph.input if i.name not in listed
     ]
     assert model.graph.output == result.graph.output
+    for graph in graphs(result):
+        made = [name for node in graph.node for name in node.output if name]
+        assert len(made) == len(set(made)), "defined twice"
     made = [name for graph in graphs(result) for node in graph.node for name in node.output if name]
-    assert len(made) == len(set(made)), "defined twice"
     names = [node.name for graph in graphs(result) for node in graph.node if node.name]
     assert len(names) == len(set(names)), "two nodes of one name"
     read = {name for graph in graphs(result) for node in graph.node for name in node.input}

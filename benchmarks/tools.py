@@ -40,9 +40,9 @@ def normfold_works() -> bool:
     return program is not None and run([program, "optimize", "--help"], 60).ok
 
 
-def normfold_command(source: Path, destination: Path, verify: str = "off") -> list[str]:
-    """The call of normfold that is measured."""
-    options = ["--verify", verify, "--format", "json"]
+def normfold_command(source: Path, destination: Path, verify: str = "off", target: str = "portable") -> list[str]:
+    """The call of normfold that is measured; models run on one thread."""
+    options = ["--verify", verify, "--format", "json", "--target", target, "--threads", "1"]
     return [normfold_program() or "normfold", "optimize", str(source), "-o", str(destination), *options]
 
 
@@ -56,6 +56,7 @@ def _peer(name: str, driver: str, *arguments: str) -> Tool:
 
 
 NORMFOLD = Tool("normfold", normfold_command)
+NORMFOLD_ORT = Tool("normfold, ort-cpu", partial(normfold_command, target="ort-cpu"))
 NORMFOLD_FULL = Tool("normfold, verified", partial(normfold_command, verify="full"))
 PEERS = (
     _peer("ort basic", "run_ort.py", "basic"),
@@ -69,5 +70,5 @@ PEERS = (
 
 def available() -> tuple[Tool, ...]:
     """The tools that can run here; normfold's columns come first as soon as it works."""
-    ours = (NORMFOLD, NORMFOLD_FULL) if normfold_works() else ()
+    ours = (NORMFOLD, NORMFOLD_ORT, NORMFOLD_FULL) if normfold_works() else ()
     return ours + (PEERS if peers_python().exists() else ())

@@ -64,13 +64,16 @@ def _document(command: str, error: NormfoldError) -> str:
     from normfold.report.build import error_report
     from normfold.report.doctor import DoctorReport
     from normfold.report.schema import ExplainReport, InspectReport, Report, TargetsReport, VerifyReport
+    from normfold.statistics.schema import CheckReport
 
     problem = error_report(error)
     status: Literal["refused", "error"] = "refused" if error.exit_code == 1 else "error"
-    document: Report | VerifyReport | InspectReport | ExplainReport | TargetsReport | DoctorReport
+    document: Report | VerifyReport | InspectReport | ExplainReport | TargetsReport | DoctorReport | CheckReport
     match command:
         case "verify":
             document = VerifyReport(version=__version__, error=problem)
+        case "check":
+            document = CheckReport(version=__version__, error=problem)
         case "inspect":
             document = InspectReport(version=__version__, error=problem)
         case "explain":

@@ -21,6 +21,7 @@ class Document(StrEnum):
     EXPLAIN = "explain"
     TARGETS = "targets"
     DOCTOR = "doctor"
+    CHECK = "check"
 
 
 def schema(document: Annotated[Document, typer.Argument(help="Which document.")] = Document.REPORT) -> None:
@@ -29,6 +30,7 @@ def schema(document: Annotated[Document, typer.Argument(help="Which document.")]
 
     from normfold.report.doctor import DoctorReport
     from normfold.report.schema import ExplainReport, InspectReport, Report, TargetsReport, VerifyReport
+    from normfold.statistics.schema import CheckReport
 
     models: dict[Document, type[BaseModel]] = {
         Document.REPORT: Report,
@@ -37,6 +39,7 @@ def schema(document: Annotated[Document, typer.Argument(help="Which document.")]
         Document.EXPLAIN: ExplainReport,
         Document.TARGETS: TargetsReport,
         Document.DOCTOR: DoctorReport,
+        Document.CHECK: CheckReport,
     }
     model = models[document]
     with errors("schema", Format.HUMAN, False):

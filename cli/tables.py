@@ -5,7 +5,6 @@ Every string that comes from a model is made harmless first: a node name may car
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -18,6 +17,9 @@ from rich.status import Status
 from rich.table import Table
 
 from .plain import plain
+from .terminal import console as _console
+from .terminal import safe as _safe
+from .terminal import wide_console
 
 if TYPE_CHECKING:
     from normfold import InspectReport, Report
@@ -41,23 +43,7 @@ _COLOUR = {
     "OFF": "yellow",
 }
 _MOST_OUTPUTS = 12
-_WIDE = 200  # where nobody looks at a terminal, lines need not break
 _SHOWN = 3  # norms of a group that are named
-
-
-def _safe(text: str, limit: int = 200) -> str:
-    return escape(plain(text, limit))
-
-
-class _Console(Console):
-    """A console that reports a closed pipe to `main` instead of leaving with code 1."""
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
-
-
-def _console() -> Console:
-    return _Console(soft_wrap=not sys.stdout.isatty(), highlight=False, emoji=False)
 
 
 def _bytes(count: int) -> str:
@@ -224,7 +210,7 @@ def _listed(norms: Sequence[NormReport]) -> str:
 
 def targets(report: TargetsReport) -> None:
     """The result of `targets`."""
-    console = _Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False, emoji=False)
+    console = wide_console()
     for number, target in enumerate(report.targets):
         if number:
             console.print()

@@ -63,30 +63,39 @@ def export(
     `negative` is the share of norm scales below zero; `finish` converts the trained module (to half precision, say).
     `fold_constants` evaluates constant subgraphs; it does not fold BatchNorm.
     """
-    with _reproducible(seed) as torch:
+    with reproducible(seed):
         module, inputs = _grown(make, ports, seed, negative)
         if finish:
             module = finish(module)
             inputs = [_like(module, tensor) for tensor in inputs]
-        buffer = io.BytesIO()
-        torch.onnx.export(
-            module,
-            tuple(inputs),
-            buffer,
-            dynamo=False,
-            training=torch.onnx.TrainingMode.PRESERVE,
-            do_constant_folding=fold_constants,
-            opset_version=opset,
-            input_names=[port.name for port in ports],
-            output_names=["y"],
-            dynamic_axes={**{port.name: port.dynamic for port in ports}, "y": {0: "batch"}},
-        )
+        return write(module, inputs, ports, opset=opset, fold_constants=fold_constants)
+
+
+def write(
+    module: nn.Module, inputs: Sequence[Tensor], ports: Sequence[Port], *, opset: int = 17, fold_constants: bool = True
+) -> ModelProto:
+    """Write a module, in the mode that it is in, with the TorchScript exporter; call it inside `reproducible`."""
+    import torch  # noqa: TID251 - builders are where torch lives
+
+    buffer = io.BytesIO()
+    torch.onnx.export(
+        module,
+        tuple(inputs),
+        buffer,
+        dynamo=False,
+        training=torch.onnx.TrainingMode.PRESERVE,
+        do_constant_folding=fold_constants,
+        opset_version=opset,
+        input_names=[port.name for port in ports],
+        output_names=["y"],
+        dynamic_axes={**{port.name: port.dynamic for port in ports}, "y": {0: "batch"}},
+    )
     return _anonymous(_unguessed(onnx.load_from_string(buffer.getvalue())))
 
 
 def export_dynamo(make: Make, ports: Sequence[Port], seed: int, *, opset: int, negative: float = 0.0) -> ModelProto:
     """Train the recipe and write it with the exporter that is built on torch.export, unoptimised."""
-    with _reproducible(seed) as torch:
+    with reproducible(seed) as torch:
         module, inputs = _grown(make, ports, seed, negative)
         # Wrapped so that all recipes have one signature, `*inputs`, which the nested `dynamic_shapes` describes.
         module = block(lambda m, *tensors: m.net(*tensors), net=module).eval()
@@ -105,7 +114,7 @@ def export_dynamo(make: Make, ports: Sequence[Port], seed: int, *, opset: int, n
 
 
 @contextmanager
-def _reproducible(seed: int) -> Iterator[Any]:
+def reproducible(seed: int) -> Iterator[Any]:
     """Yield torch with a local seed, one thread, and its remarks about its own exporters silenced."""
     import torch  # noqa: TID251 - builders are where torch lives
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from normfold._version import __version__
 
 if TYPE_CHECKING:
+    from normfold.checking import CheckConfig, check
     from normfold.config import Config, VerifyLevel
     from normfold.errors import (
         EnvironmentProblem,
@@ -32,10 +33,13 @@ if TYPE_CHECKING:
     from normfold.model.source import Source
     from normfold.pipeline import Result, optimize, verify
     from normfold.report.schema import InspectReport, Report, VerifyReport
+    from normfold.statistics.schema import CheckReport
     from normfold.targets.names import Target
     from normfold.verification import Status, Verification
 
 __all__ = [
+    "CheckConfig",
+    "CheckReport",
     "Config",
     "EnvironmentProblem",
     "GateError",
@@ -55,6 +59,7 @@ __all__ = [
     "VerifyReport",
     "WorkerError",
     "__version__",
+    "check",
     "explain",
     "inspect",
     "optimize",
@@ -62,6 +67,7 @@ __all__ = [
 ]
 
 _HOME = {
+    **dict.fromkeys(("CheckConfig", "check"), "normfold.checking"),
     **dict.fromkeys(("Config", "VerifyLevel"), "normfold.config"),
     "Target": "normfold.targets.names",
     **dict.fromkeys(
@@ -72,6 +78,7 @@ _HOME = {
     **dict.fromkeys(("Result", "optimize", "verify"), "normfold.pipeline"),
     **dict.fromkeys(("InspectReport", "Report", "VerifyReport"), "normfold.report.schema"),
     **dict.fromkeys(("Status", "Verification"), "normfold.verification"),
+    "CheckReport": "normfold.statistics.schema",
     "Initializers": "normfold.model.load",
     "Source": "normfold.model.source",
 }

@@ -43,6 +43,7 @@ class Config(BaseModel):
         no_improve: an output that moved because the rewrite is closer to float64 than the original is a refusal, too.
         require_native: a verdict that rests on an emulated operator is inconclusive.
         all_or_nothing: a failing edit refuses everything instead of being dropped.
+        overlay: write only what changed, and leave the other external weights in the data files of the original.
         metadata: write provenance into `metadata_props`.
         timeout_s: seconds that one job in the worker process may take.
         memory_limit: bytes of address space of the worker process, None for no limit.
@@ -67,6 +68,7 @@ class Config(BaseModel):
     no_improve: bool = False
     require_native: bool = False
     all_or_nothing: bool = False
+    overlay: bool = False
     metadata: bool = True
     timeout_s: float = Field(default=600.0, gt=0)
     memory_limit: int | None = Field(default=None, gt=0)

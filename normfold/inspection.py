@@ -15,6 +15,7 @@ from normfold.errors import UsageError
 from normfold.model import attributes
 from normfold.model.constants import Constants
 from normfold.model.graph import Node
+from normfold.model.inline import inline
 from normfold.model.load import Model, find_nodes, node_count
 from normfold.norm.recognise import NormSite
 from normfold.norm.sites import is_norm_operator, parameters
@@ -24,6 +25,7 @@ from normfold.surgery.calls import Planned
 from normfold.surgery.norms import survey
 from normfold.surgery.norms.decisions import describe
 from normfold.surgery.plan import Decision, Outcome
+from normfold.surgery.signatures import Signatures
 from normfold.targets.names import Target
 
 Parameter = float | int | str | list[int] | list[float] | None
@@ -50,7 +52,8 @@ def explain(
 
 def _about(model: Model, planned: Planned, name: str) -> tuple[Decision, ...]:
     plan = planned.plan
-    found = [*find_nodes(model, name), *find_nodes(planned.model, name)]
+    shown = _shown(model, planned)
+    found = [*find_nodes(model, name), *find_nodes(shown, name), *find_nodes(planned.model, name)]
     if not found:
         raise UsageError(
             "usage.no_node",
@@ -58,12 +61,9 @@ def _about(model: Model, planned: Planned, name: str) -> tuple[Decision, ...]:
             hint="`normfold inspect` lists the norms",
         )
     keys = {node.key for node in found}
-    if planned.model is not model:  # a node of a body, or a call, means what stands in its place
+    if shown is not model:  # a node of a body, or a call, means what stands in its place
         keys |= {
-            node.key
-            for scope in planned.model.scopes()
-            for node in scope.nodes
-            if node.body_key in keys or node.call in keys
+            node.key for scope in shown.scopes() for node in scope.nodes if node.body_key in keys or node.call in keys
         }
     labels = {node.label for node in found}
     own = tuple(decision for decision in plan.decisions if decision.site in keys)
@@ -76,11 +76,12 @@ def inspect(source: str | Path | ModelProto, *, config: Config | None = None) ->
     plan = planned.plan
     decisions = {decision.site: decision for decision in plan.decisions}
     constants = Constants()
-    found = survey(model, Target)
+    shown = _shown(model, planned)
+    found = survey(shown, Target, Signatures(inline(model)) if model.functions else None)
     known = {node.key for site, _ in found for node in site.dead}
     norms = [
         _norm(node, constants, decisions.get(node.key))
-        for scope in model.scopes()
+        for scope in shown.scopes()
         for node in scope.nodes
         if _is_norm(node) and node.key not in known
     ]
@@ -100,6 +101,11 @@ def inspect(source: str | Path | ModelProto, *, config: Config | None = None) ->
         affines=sum(decision.rule == "NF102" for decision in plan.decisions),
         warnings=tuple(model.warnings),
     )
+
+
+def _shown(model: Model, planned: Planned) -> Model:
+    """The model with the calls inlined that the plan inlines, and nothing else changed."""
+    return inline(model, planned.model.inlined).model
 
 
 def _is_norm(node: Node) -> bool:
@@ -152,7 +158,7 @@ def _recognised(site: NormSite, by_target: Mapping[Target, Decision], decision: 
 
 def _becomes(decision: Decision) -> str:
     if decision.outcome is Outcome.APPLIED:
-        return decision.message.partition("nodes became ")[2].partition(";")[0]
+        return decision.message.partition(" became ")[2].partition(";")[0]
     return f"stays: {decision.message.partition('; ')[2] or decision.message.partition(': ')[2]}"
 
 

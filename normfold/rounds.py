@@ -100,7 +100,7 @@ class Rounds:
         candidate = apply(planned.model, plan, self.metadata(plan))
         self.progress("write", 0, 1)
         try:
-            return Round(plan, candidate, stage(candidate, staging, name))
+            return Round(plan, candidate, stage(candidate, staging, name, overlay=self.config.overlay))
         except RangeRefusal:
             self._exclude_ranges(plan, candidate, left_out)
             return None

@@ -6,8 +6,10 @@ The corpus lies beside the repository and is not part of it; without it these te
 from __future__ import annotations
 
 import csv
+import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,6 +18,7 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 import normfold
+from cli import app
 from normfold import Config, InputError
 from normfold.surgery.codes import meaning
 
@@ -332,3 +335,41 @@ def test_the_sum_that_a_float16_fixture_must_give(tmp_path: Path) -> None:
     name = next(item.name for item in model.graph.input if item.name not in stored)
     (got,) = run(out, {name: np.ones((1, 1, 3, 3), np.float16)})
     np.testing.assert_array_equal(got, np.full_like(got, 6.0))
+
+
+# --- as a process ---
+
+EVERYTHING = sorted(CORPUS.glob("**/*.onnx"))
+
+
+@pytest.mark.parametrize("batch", range(8))
+def test_everything_on_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str], batch: int) -> None:
+    """Every file through `inspect`, `optimize` and `optimize` again: one document each, exit code 0 or 2, nothing odd."""
+    for path in EVERYTHING[batch::8]:
+        refused = path.stem in REFUSED
+        code, said = command(capfd, "inspect", path)
+        assert (code, said["error"] is None) == ((2, False) if REFUSED.get(path.stem) == "graph.ssa" else (0, True)), (
+            path
+        )
+        out, again = tmp_path / "out.onnx", tmp_path / "again.onnx"
+        code, said = command(capfd, "optimize", path, "-o", out, "--verify", "off")
+        assert code == (2 if refused else 0), (path, said)
+        assert said["status"] in (("error",) if refused else ("optimized", "unchanged")), path
+        assert out.exists() is not refused
+        if refused:
+            assert said["error"]["code"] == REFUSED[path.stem]
+            continue
+        code, said = command(capfd, "optimize", out, "-o", again, "--verify", "off")
+        assert (code, said["status"]) == (0, "unchanged"), path
+        assert again.read_bytes() == out.read_bytes(), path
+        for item in tmp_path.iterdir():
+            item.unlink()
+
+
+def command(capfd: pytest.CaptureFixture[str], name: str, *arguments: str | Path) -> tuple[int, dict[str, Any]]:
+    """Exit code and document; nothing but the document is printed, by anybody."""
+    capfd.readouterr()
+    code = app._run([name, *map(str, arguments), "--format", "json"])
+    out, error = capfd.readouterr()
+    assert error == ""
+    return code, json.loads(out)

@@ -15,14 +15,15 @@ ROOT = Path(__file__).parents[1]
 
 # From the bottom. A module may import from its own layer and from those before it.
 LAYERS = (
-    ("errors", "_version"),
+    ("errors", "_version", "documents"),
     ("model",),
     ("affine", "norm"),
     ("targets",),
     ("surgery",),
     ("verification",),
+    ("statistics",),
     ("report",),
-    ("gate", "destination", "config", "rounds", "pipeline", "inspection", "doctor"),
+    ("gate", "destination", "config", "rounds", "pipeline", "inspection", "doctor", "checking"),
 )
 HEAVY = ("onnx", "numpy", "torch", "onnxruntime", "onnx_graphsurgeon", "ml_dtypes", "google.protobuf")
 

@@ -73,6 +73,7 @@ def test_what_an_installation_contains(tmp_path: Path) -> None:
         wanted = {str(path.relative_to(source)) for path in source.rglob("*.py")}
         assert {str(path.relative_to(target)) for path in target.rglob("*.py")} == wanted
     assert (site / "normfold" / "py.typed").is_file()
+    assert (site / "normfold" / "report" / "check" / "templates" / "check.html.j2").is_file()
     code = (
         "import normfold, normfold_cli.app as a; from normfold_cli import render; print(normfold.__file__, a.__file__)"
     )

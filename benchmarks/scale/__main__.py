@@ -1,4 +1,4 @@
-"""`python -m benchmarks.scale [--case cnn|chain|external|help]`: the scale goals; exit 1 when one is missed."""
+"""`python -m benchmarks.scale [--case NAME]`: the scale goals; exit 1 when one is missed."""
 
 from __future__ import annotations
 

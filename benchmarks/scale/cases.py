@@ -1,4 +1,4 @@
-"""The four cases. Each takes a folder to work in and the number of runs, and returns its figures."""
+"""The cases. Each takes a folder to work in and the number of runs, and returns its figures."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from pathlib import Path
 
 import onnx
 
-from benchmarks.generate.large import chain, cnn, write_external
+from benchmarks.generate.large import chain, cnn, transformer, write_external
 from benchmarks.measure.process import median, run
 from benchmarks.scale.goal import Figure, growth, ratio
 from benchmarks.scale.runs import ORT, Done, interleaved, once, typically
+from benchmarks.scale.trust import TRUST_CASES
 from benchmarks.tools import NORMFOLD, Tool, normfold_program, normfold_works
 
 MB = 1e6
 CHAIN_NODES = (7_500, 15_000, 30_000)
+NODES_PER_NORM = 10  # of the transformer: nine that spell a norm and one beside it, of which two should be left
 Case = Callable[[Path, int], list[Figure]]
 
 
@@ -68,6 +70,30 @@ def _chain_seconds(done: list[dict[str, Done]], tool: Tool) -> tuple[dict[int, f
     walls = [one[tool.name].wall if tool.name in one else None for one in done]
     known = [wall for wall in walls if wall is not None]
     return dict(zip(CHAIN_NODES, walls, strict=True)), growth(known) if len(known) == len(walls) else None
+
+
+def transformer_case(work: Path, runs: int) -> list[Figure]:
+    """Decomposed LayerNorms, ever more: recognised, confirmed and spelled anew in time that grows with their number."""
+    done: list[dict[str, Done]] = []
+    for nodes in CHAIN_NODES:
+        path = work / f"transformer_{nodes}.onnx"
+        onnx.save(transformer(nodes), path)
+        taken = [once(NORMFOLD, path) for _ in range(runs)] if normfold_works() else []
+        typical = typically(taken)
+        done.append({NORMFOLD.name: typical} if typical else {})
+    gone = not normfold_works()
+    seconds, growing = _chain_seconds(done, NORMFOLD)
+    last = done[-1].get(NORMFOLD.name)
+    wanted = 2 * CHAIN_NODES[-1] // NODES_PER_NORM
+    return [
+        *(
+            Figure("transformer", f"normfold, {n} nodes", s, 8.0 if n == CHAIN_NODES[-1] else None, "s", gone)
+            for n, s in seconds.items()
+        ),
+        Figure("transformer", "normfold, growth per doubling", growing, 2.3, "×", gone),
+        Figure("transformer", "normfold, peak", last and last.peak / MB, unit="MB"),
+        Figure("transformer", "normfold, nodes left", last and last.nodes, wanted, "nodes", gone),
+    ]
 
 
 def external_case(work: Path, runs: int) -> list[Figure]:
@@ -121,4 +147,11 @@ def help_case(work: Path, runs: int) -> list[Figure]:
     return [Figure("help", "normfold --help", ours and ours.wall, 0.3, "s", not normfold_works())]
 
 
-CASES: dict[str, Case] = {"cnn": cnn_case, "chain": chain_case, "external": external_case, "help": help_case}
+CASES: dict[str, Case] = {
+    "cnn": cnn_case,
+    "chain": chain_case,
+    "transformer": transformer_case,
+    "external": external_case,
+    "help": help_case,
+    **TRUST_CASES,
+}

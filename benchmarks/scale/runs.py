@@ -26,11 +26,12 @@ def contenders() -> tuple[Tool, ...]:
 
 @dataclass(frozen=True)
 class Done:
-    """What a tool cost on a scale model, and the BatchNormalizations that it left."""
+    """What a tool cost on a scale model, and the BatchNormalizations and nodes that it left."""
 
     wall: float
     peak: int
     norms: int
+    nodes: int
 
 
 def interleaved(source: Path, runs: int) -> dict[str, Done]:
@@ -52,13 +53,15 @@ def once(tool: Tool, source: Path) -> Done | None:
         if not cost.ok or not result.exists():
             print(f"{tool.name} failed on {source.name}: {cost.tail[-300:]}", file=sys.stderr)
             return None
-        return Done(cost.wall, cost.peak, remaining(onnx.load(result, load_external_data=False)).norms)
+        left = remaining(onnx.load(result, load_external_data=False))
+        return Done(cost.wall, cost.peak, left.norms, left.nodes)
 
 
 def typically(taken: Sequence[Done | None]) -> Done | None:
-    """Median wall, largest peak and count; None of nothing, or where any run failed."""
+    """Median wall, largest peak and counts; None of nothing, or where any run failed."""
     done = [one for one in taken if one]
     if not done or len(done) < len(taken):
         return None
     wall = statistics.median(one.wall for one in done)
-    return Done(wall, max(one.peak for one in done), max(one.norms for one in done))
+    peak, norms, nodes = (max(figures) for figures in zip(*((o.peak, o.norms, o.nodes) for o in done), strict=True))
+    return Done(wall, peak, norms, nodes)

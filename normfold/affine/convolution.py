@@ -97,7 +97,8 @@ class _Weight:
         rows = self.source.dims[0] // self.group
         parts = []
         for j in range(self.group):
-            block = weight[j * rows : (j + 1) * rows].astype(np.float64)
+            with np.errstate(invalid="ignore"):  # signalling NaN
+                block = weight[j * rows : (j + 1) * rows].astype(np.float64)
             part = values.reshape(self.group, -1)[j]
             parts.append(np.tensordot(part, block, (0, 0)) if self.transposed else np.tensordot(block, part, (1, 0)))
         return np.concatenate(parts)

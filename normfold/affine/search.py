@@ -14,7 +14,7 @@ from normfold.affine.absorbers import ABSORBERS
 from normfold.affine.algebra import Affine
 from normfold.affine.crossings import CROSSINGS
 from normfold.affine.crossings.base import Way
-from normfold.affine.draft import Absorption, Draft
+from normfold.affine.draft import Absorption, Draft, sees_elements
 from normfold.affine.kernels import require_float
 from normfold.affine.reasons import Refused
 from normfold.model import attributes
@@ -193,7 +193,9 @@ def require_private(draft: Draft, value: Value, reader: Node) -> None:
         raise Refused("graph-output", f"{output.name!r} is an output of the graph")
     if value.scope is not reader.scope:
         raise Refused("captured", f"{value.name!r} comes from outside of the subgraph", value.name)
-    for other in draft.readers(value):
+    count = 0
+    for other in filter(sees_elements, draft.uses(value)):  # the first other one is enough, and there may be very many
+        count += 1
         if other.node.scope is not value.scope:
             raise Refused(
                 "captured", f"{value.name!r} is also read in a subgraph by {other.node.label!r}", other.node.label
@@ -202,5 +204,5 @@ def require_private(draft: Draft, value: Value, reader: Node) -> None:
             raise Refused(
                 "shared", f"{value.name!r} is also read by {other.node.op_type} {other.node.label!r}", other.node.label
             )
-    if len(draft.readers(value)) != 1:
+    if count != 1:
         raise Refused("shared", f"{reader.op_type} {reader.label!r} reads {value.name!r} more than once", reader.label)

@@ -39,14 +39,22 @@ def external_tensors(candidate: Candidate) -> Iterator[FileTensor]:
                 yield from (tensor for tensor in node.tensors.values() if tensor.external is not None)
 
 
-def write_data(candidate: Candidate, staging: Staging, stem: str) -> tuple[Places, str | None]:
-    """Write every external tensor into one file; where each of them is, and the name of the file, if there is any."""
+def write_data(
+    candidate: Candidate, staging: Staging, stem: str, *, overlay: bool = False
+) -> tuple[Places, str | None]:
+    """Write every external tensor into one file; where each of them is, and the name of the file, if there is any.
+
+    With `overlay` only the new ones are written, and the others stay where they are.
+    """
     kept = list(external_tensors(candidate))
     if not candidate.model.has_external_data():
         return {}, None
+    stay: Places = {}
+    if overlay:
+        stay, kept = {id(tensor): _checked(tensor) for tensor in kept}, []
     new = [tensor for tensor in candidate.new_tensors() if tensor.nbytes >= _INLINE]
     if not kept and not new:
-        return {}, None
+        return stay, None
     temporary = staging.path / "data"
     places = _layout(kept, new)
     with create(temporary) as stream:
@@ -55,7 +63,14 @@ def write_data(candidate: Candidate, staging: Staging, stem: str) -> tuple[Place
     digest = hashlib.sha256(b"".join(fingerprints)).hexdigest()
     name = _free_name(temporary, staging.beside, f"{stem}.{digest[:16]}")
     temporary.rename(staging.path / name)
-    return {key: External(name, place.offset, place.length) for key, place in places.items()}, name
+    return stay | {key: External(name, place.offset, place.length) for key, place in places.items()}, name
+
+
+def _checked(tensor: FileTensor) -> External:
+    """Where a tensor lies, once it is known that it does."""
+    tensor.raw()
+    assert tensor.external is not None
+    return tensor.external
 
 
 def _fill(stream: BinaryIO, kept: Sequence[FileTensor], new: Sequence[NewTensor], places: Places) -> list[bytes]:

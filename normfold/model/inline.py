@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from normfold.model.body import Body
 from normfold.model.functions import Function, Functions, obstacle
 from normfold.model.graph import Node, Scope, Value
-from normfold.model.load import Model, build_scopes, connect_scopes
+from normfold.model.load import Model, build_scopes, connect_scopes, mark_calls
 from normfold.model.outline import NodeOutline, Origin, ScopeOutline, SubgraphOutline
 from normfold.model.wire import Field
 
@@ -104,14 +104,16 @@ class _Inliner:
         others = [scope for _, scope in self.model.functions if id(scope) not in used]  # and what those call
         lost = used - self.functions.reachable([graph, *others])
         gone = {item.tag for item, scope in self.model.functions if id(scope) in lost}
-        return dataclasses.replace(
+        model = dataclasses.replace(
             self.model,
             graph=graph,
             functions=[(item, scope) for item, scope in self.model.functions if item.tag not in gone],
             order=[item for item in self.model.order if item.tag not in gone],
-            inlined=tuple(self.calls),
-            unread=(*renewed(self.model.unread, graph), *unread(self.model.graph, graph)),
+            inlined=(*self.model.inlined, *self.calls),
+            unread=(*renewed(self.model.unread, [graph]), *unread(self.model.graph, graph)),
         )
+        mark_calls(model)
+        return model
 
     # --- one level of calls ---
 
@@ -216,9 +218,9 @@ def keep_policy(original: Model, graph: Scope) -> None:
         graph.values[value.name].exposed = value.exposed
 
 
-def renewed(values: Iterable[Value], graph: Scope) -> Iterator[Value]:
-    """The same values in a graph that was built anew; those of functions stay."""
-    scopes = {scope.path: scope for scope in graph.walk()}
+def renewed(values: Iterable[Value], roots: Iterable[Scope]) -> Iterator[Value]:
+    """The same values where graphs and functions were built anew; those of others stay."""
+    scopes = {scope.path: scope for root in roots for scope in root.walk()}
     for value in values:
         scope = scopes.get(value.scope.path)
         now = value if scope is None else scope.values.get(value.name)

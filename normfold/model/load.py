@@ -151,7 +151,7 @@ def load(source: str | Path | Source | ModelProto, *, initializers: Initializers
         check_versions(model.ir_version, model.opset, model.roots)
         for scope in model.roots:
             build_scopes(scope)
-        _mark_calls(model)
+        mark_calls(model)
         for root in model.roots:
             connect_scopes(root, model.warnings)
         Functions(model.functions)  # refuses recursion
@@ -241,8 +241,8 @@ def _function(reader: Reader, item: Field) -> Scope:
     return Scope(f"function {path}", outline, opset)
 
 
-def _mark_calls(model: Model) -> None:
-    """A node may be named like an operator of another domain and yet call a function of the model."""
+def mark_calls(model: Model) -> None:
+    """Note which nodes are calls: one may be named like an operator of another domain and yet call a function."""
     functions = {_function_name(scope) for _, scope in model.functions}
     for scope in model.scopes() if functions else ():
         for node in scope.nodes:

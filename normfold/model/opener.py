@@ -81,6 +81,15 @@ class Opened:
         start = offset - offset % mmap.PAGESIZE
         self._mapping.madvise(mmap.MADV_DONTNEED, start, min(offset + length, self.size) - start)
 
+    def offset_of(self, part: memoryview) -> int | None:
+        """Where a part of the content lies in the file, in bytes; None if it is none, or if the file is not mapped."""
+        if self._mapping is None or not len(part):
+            return None
+        import numpy as np  # not at the top: a model is opened, and hashed, before it is imported
+
+        start, at = (np.frombuffer(view, np.uint8).ctypes.data for view in (self.view, part))
+        return at - start if start <= at and at + len(part) <= start + self.size else None
+
     def close(self) -> None:
         """Release the mapping, unless arrays still look into it: then it goes with them."""
         if self.descriptor is not None:

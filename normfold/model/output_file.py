@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from normfold.model.opener import Opened
 from normfold.model.tensors import FileTensor, NewTensor
 
 Part = FileTensor | NewTensor | memoryview
@@ -32,9 +33,11 @@ class OutputFile:
 
     Args:
         stream: the file; closed by its owner, after this.
+        source: the file that parts which are neither tensors nor new come from, if they come from one.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, source: Opened | None = None) -> None:
+        self._source = source
         self._descriptor = stream.fileno()
         self._pool = ThreadPoolExecutor(_THREADS)
         self._jobs: list[Future[bytes]] = []
@@ -62,8 +65,22 @@ class OutputFile:
             return self._compute(part, at)
         if isinstance(part, FileTensor):
             return self._copy(part, at)
-        self._write(part, at)
+        offset = None if self._source is None else self._source.offset_of(part)
+        if self._source is None or offset is None:
+            self._write(part, at)
+        else:
+            self._move(self._source, offset, part, at)
         return b""
+
+    def _move(self, source: Opened, offset: int, part: memoryview, at: int) -> None:
+        """Write a part of a mapped file, moved by the kernel where it can, and keep none of it in memory."""
+        for start in range(0, len(part), _COPY):
+            length = min(_COPY, len(part) - start)
+            descriptor = source.descriptor
+            if descriptor is None or not self._copy_range(descriptor, offset + start, at + start, length):
+                self._write(part[start : start + length], at + start)
+                source.release(offset + start, length)
+            self._begin(at + start, length)
 
     def _copy(self, tensor: FileTensor, at: int) -> bytes:
         """Write the payload of a file tensor, moved by the kernel where it can."""

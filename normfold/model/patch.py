@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from onnx import AttributeProto, NodeProto
+from onnx import AttributeProto, NodeProto, ValueInfoProto
 
 from normfold.model.graph import Node, Scope
 from normfold.model.load import Model
@@ -35,6 +35,8 @@ class ScopePatch:
     added: list[NewTensor] = field(default_factory=list)
     dropped_inputs: set[str] = field(default_factory=set)
     dropped_info: set[str] = field(default_factory=set)
+    dropped_outputs: set[str] = field(default_factory=set)
+    added_outputs: list[ValueInfoProto] = field(default_factory=list)
 
     def node(self, index: int) -> NodePatch:
         """The patch of a node, created if there is none yet."""

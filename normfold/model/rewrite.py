@@ -73,15 +73,13 @@ def rewrite(
     if graph is not model.graph:
         keep_policy(model, graph)
     roots = [(model.graph, graph), *((old, now) for (_, old), (_, now) in zip(model.functions, functions, strict=True))]
-    lost = list(model.unread)
-    for old, now in roots:
-        lost = lost if old is now else [*renewed(lost, now), *unread(old, now)]
+    lost = [value for old, now in roots if old is not now for value in unread(old, now)]
     return dataclasses.replace(
         model,
         graph=graph,
         functions=functions,
         opset=new.get(model.graph.path, model.opset),
-        unread=tuple(lost),
+        unread=(*renewed(model.unread, [graph, *(scope for _, scope in functions)]), *lost),
         imports={**model.imports, **new},
         is_rewritten=True,
     )
@@ -160,7 +158,7 @@ class _Builder:
     def _instead(self, node: Node) -> list[NodeOutline]:
         new = self.change.nodes.get(node.index)
         if new is not None:
-            return [self._made(proto, f"{node.key}~{i}") for i, proto in enumerate(new)]
+            return [self._made(proto, f"{node.key}~{i}", origin_of(node).call) for i, proto in enumerate(new)]
         subgraphs = node.outline.subgraphs
         if any(id(inner) in self.outlines for inner in node.subgraphs):
             pairs = zip(subgraphs, node.subgraphs, strict=True)
@@ -170,9 +168,9 @@ class _Builder:
             ]
         return [dataclasses.replace(node.outline, subgraphs=subgraphs, origin=origin_of(node))]
 
-    def _made(self, proto: NodeProto, key: str) -> NodeOutline:
+    def _made(self, proto: NodeProto, key: str, call: str | None = None) -> NodeOutline:
         outline = node_outline(proto, self.scope, self.model.files)
-        outline.origin = Origin(key, key, None)
+        outline.origin = Origin(key, key, call)
         return outline
 
     def _constants(self) -> list[NodeOutline]:

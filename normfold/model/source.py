@@ -10,14 +10,30 @@ from threading import Thread
 from normfold.errors import InputError
 from normfold.model.opener import Opened, absolute, open_model
 
+# Of a larger file, what was hashed is given back: it would count as memory of this process.
+_KEEP, _BLOCK = 256 << 20, 16 << 20
+
 
 class Fingerprint:
-    """The SHA-256 of a buffer, computed by a thread of its own: hashing releases the interpreter lock."""
+    """The SHA-256 of a buffer, computed by a thread of its own: hashing releases the interpreter lock.
 
-    def __init__(self, view: memoryview) -> None:
+    Args:
+        view: the buffer.
+        opened: the file that it is all of, if it is one.
+    """
+
+    def __init__(self, view: memoryview, opened: Opened | None = None) -> None:
         self._hash = hashlib.sha256()
-        self._thread = Thread(target=self._hash.update, args=(view,), daemon=True)
+        self._thread = Thread(target=self._read, args=(view, opened), daemon=True)
         self._thread.start()
+
+    def _read(self, view: memoryview, opened: Opened | None) -> None:
+        if opened is None or opened.size <= _KEEP:
+            self._hash.update(view)
+            return
+        for start in range(0, len(view), _BLOCK):
+            self._hash.update(view[start : start + _BLOCK])
+            opened.release(start, _BLOCK)
 
     def hexdigest(self) -> str:
         """The digest; waits for it."""
@@ -45,7 +61,12 @@ class Source:
         except InputError as error:
             self._opened = error
         else:
-            self.fingerprint = Fingerprint(self._opened.view) if hashed else None
+            self.fingerprint = Fingerprint(self._opened.view, self._opened) if hashed else None
+
+    @property
+    def opened(self) -> Opened | None:
+        """The open file; None if it could not be opened."""
+        return None if isinstance(self._opened, InputError) else self._opened
 
     @property
     def view(self) -> memoryview:

@@ -153,6 +153,8 @@ class _Writer:
                 out.copy(outline.buffer, item.tag, item.end)
         if pending_added:
             self._added(out, patch, outline)
+        for output in patch.added_outputs:
+            out.message(kind.output, output.SerializeToString())
         if kind is FUNCTION and scope.path in self.imports:
             _write_imports(out, FUNCTION_OPSET, self.imports[scope.path])
         return out
@@ -292,12 +294,12 @@ class _Writer:
     def _moved(self, buffer: memoryview, item: Field, tensor: FileTensor) -> Pieces:
         """An external tensor with its record pointing into the new data file, or with its payload taken in."""
         out = Pieces()
-        if tensor.external is None:
+        place = None if tensor.external is None else self.relocate(tensor)
+        if tensor.external is None or place is tensor.external:  # it stays where it is
             out.copy(buffer, item.start, item.end)
             return out
         proto = parse(TensorProto, bytes(buffer[item.start : item.end]))
         del proto.external_data[:]
-        place = self.relocate(tensor)
         if place is not None:
             _set_external(proto, place)
             out.add(proto.SerializeToString())
@@ -309,10 +311,11 @@ class _Writer:
 
 
 def _is_dropped(outline: ScopeOutline, item: Field, patch: ScopePatch) -> bool:
-    """Whether a graph input, or what is declared about a value, is to go."""
+    """Whether a graph input or output, or what is declared about a value, is to go."""
     kind = outline.kind
-    dropped = patch.dropped_inputs if item.number == kind.input else patch.dropped_info
-    if item.number not in (kind.input, kind.value_info) or not dropped:
+    places = {kind.input: patch.dropped_inputs, kind.output: patch.dropped_outputs, kind.value_info: patch.dropped_info}
+    dropped = places.get(item.number)
+    if not dropped:
         return False
     return parse(ValueInfoProto, bytes(outline.buffer[item.start : item.end])).name in dropped
 

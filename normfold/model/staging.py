@@ -34,6 +34,7 @@ class Staged:
         model_bytes, data_bytes: sizes.
         files: everything that goes to the destination before the model, relative to `directory`. They are listed, not
             looked for: what cannot be seen for a moment must not be left out.
+        lent: data files of the original that the model goes on reading, relative to its directory.
         equal: a file of the name and content of the data that lies at the destination already; it was compared then.
     """
 
@@ -44,6 +45,7 @@ class Staged:
     data_bytes: int
     files: tuple[str, ...] = ()
     equal: Stamp | None = None
+    lent: frozenset[str] = frozenset()
 
 
 class Staging:
@@ -148,7 +150,7 @@ def commit(staged: Staged, destination: Path, superseded: str | None = None) -> 
         with exclusive(directory, _COMMIT_SECONDS):
             _put(staged, destination)
             _confirm(directory, destination)
-            if superseded is not None and superseded != staged.data:
+            if superseded is not None and superseded != staged.data and superseded not in staged.lent:
                 with contextlib.suppress(OSError):
                     (directory / superseded).unlink()
     except OSError as error:

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from normfold.errors import InputError, OutputError
 from normfold.model.data_file import Places, external_tensors, write_data
-from normfold.model.opener import Stamp
+from normfold.model.opener import Opened, Stamp
 from normfold.model.output_file import OutputFile, create, sync
 from normfold.model.patch import Candidate
 from normfold.model.splice import METADATA_PREFIX, Piece, splice
 from normfold.model.staging import Staged, Staging, cannot_write, commit
-from normfold.model.tensors import NewTensor
+from normfold.model.tensors import FileTensor, NewTensor
 
-__all__ = ["DATA_KEY", "Staged", "Staging", "commit", "stage", "to_bytes"]
+__all__ = ["DATA_KEY", "Staged", "Staging", "commit", "stage", "to_bytes", "write_to_run"]
 
 DATA_KEY = METADATA_PREFIX + "data"
 # A part of the model file that is smaller is not worth handing to another thread.
@@ -24,17 +24,18 @@ _WORTH_A_THREAD = 1 << 20
 _COPY = 8 << 20
 
 
-def stage(candidate: Candidate, staging: Staging, name: str) -> Staged:
+def stage(candidate: Candidate, staging: Staging, name: str, *, overlay: bool = False) -> Staged:
     """Write the candidate into the staging directory.
 
     Args:
         candidate: model and changes.
         staging: an entered `Staging`.
         name: file name that the model will have.
+        overlay: leave external weights that did not change in the data files of the original.
 
     Raises:
         RangeRefusal: a folded weight leaves the range of its type.
-        OutputError: the disk is full or not writable.
+        OutputError: the disk is full or not writable; `output.overlay`, the original's data are not beside the result.
         InputError: external data is missing or truncated.
     """
     staging.clear()
@@ -42,15 +43,46 @@ def stage(candidate: Candidate, staging: Staging, name: str) -> Staged:
     try:
         if candidate.is_original:
             return _stage_original(candidate, staging, path)
-        places, data = write_data(candidate, staging, Path(name).stem)
+        if overlay:
+            _require_beside(candidate, staging)
+        places, data = write_data(candidate, staging, Path(name).stem, overlay=overlay)
         if data is not None:
             candidate.metadata[DATA_KEY] = data
         size = _write_model(candidate, path, places)
         data_bytes = 0 if data is None else (staging.path / data).stat().st_size
         files = () if data is None else (data,)
-        return Staged(staging.path, path, data, size, data_bytes, files, _equal(staging, data))
+        stay = external_tensors(candidate) if overlay else ()
+        refers = {(t.external.location, t.external.offset, t.nbytes) for t in stay if t.external is not None}
+        for location in sorted({location for location, _, _ in refers}):
+            _lend(candidate, staging, location)
+        data_bytes += sum(length for _, _, length in refers)
+        lent = frozenset(location for location, _, _ in refers)
+        return Staged(staging.path, path, data, size, data_bytes, files, _equal(staging, data), lent)
     except OSError as error:
         raise cannot_write(staging.beside, error, _needed(candidate)) from None
+
+
+def _require_beside(candidate: Candidate, staging: Staging) -> None:
+    """A model may only name data in its own directory, so the result has to lie in that of the original."""
+    path = candidate.model.path
+    if candidate.model.has_external_data() and (path is None or not path.parent.samefile(staging.beside)):
+        raise OutputError(
+            "output.overlay",
+            "an overlay refers to the data of the original, which lie in another directory",
+            where=str(staging.beside),
+            hint="write the result beside the original, or leave out --overlay",
+        )
+
+
+def _lend(candidate: Candidate, staging: Staging, location: str) -> None:
+    """Show a data file of the original to whoever reads the staged model: the same file under a second name."""
+    source = candidate.model.files.get(location, location)
+    target = staging.path / location
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.path, target)
+    except OSError:  # no such links here, or not to a file of somebody else
+        target.symlink_to(source.path)
 
 
 def _equal(staging: Staging, data: str | None) -> Stamp | None:
@@ -69,8 +101,9 @@ def _stage_original(candidate: Candidate, staging: Staging, path: Path) -> Stage
     """The same bytes, which name the same data files; these are copied unless they are there already."""
     model = candidate.model
     files: list[str] = []
-    with create(path) as stream:
-        stream.write(model.buffer)
+    with create(path) as stream, OutputFile(stream, _opened(candidate)) as out:
+        out.put(model.buffer, 0)
+        out.finish()
         sync(stream)
     for location in sorted(
         {tensor.external.location for tensor in external_tensors(candidate) if tensor.external is not None}
@@ -112,9 +145,29 @@ def to_bytes(candidate: Candidate) -> bytes:
     return b"".join(bytes(chunk) for piece in pieces for chunk in _chunks(piece))
 
 
+def write_to_run(candidate: Candidate, path: Path) -> None:
+    """Write a candidate that is only to be run: external data stays where it is, named as the original names it.
+
+    Whoever loads it must look for external data in the folder of the original.
+
+    Args:
+        candidate: model and changes; its new tensors are small.
+        path: a file that is overwritten.
+    """
+    pieces = splice(candidate, lambda tensor: tensor.external if isinstance(tensor, FileTensor) else None)
+    with path.open("wb") as stream:
+        for piece in pieces:
+            stream.writelines(_chunks(piece))
+
+
+def _opened(candidate: Candidate) -> Opened | None:
+    source = candidate.model.source
+    return None if source is None else source.opened
+
+
 def _write_model(candidate: Candidate, path: Path, places: Places) -> int:
     pieces = splice(candidate, lambda tensor: places.get(id(tensor)))
-    with create(path) as stream, OutputFile(stream) as out:
+    with create(path) as stream, OutputFile(stream, _opened(candidate)) as out:
         for piece in pieces:
             size = piece.nbytes if isinstance(piece, (NewTensor, memoryview)) else len(piece)
             if isinstance(piece, bytes) or size < _WORTH_A_THREAD:

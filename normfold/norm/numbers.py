@@ -64,10 +64,16 @@ class Extents:
         self._last = number
         return number
 
-    def numbers(self, value: Value | None, known: Known, depth: int = 0) -> Numbers | None:
+    def numbers(self, value: Value | None, known: Known) -> Numbers | None:
         """The elements of a small tensor that is computed of sizes and constants alone."""
+        return self._numbers(value, known, 0, {})
+
+    def _numbers(self, value: Value | None, known: Known, depth: int, done: dict[int, Numbers]) -> Numbers | None:
+        """As above; `done` are those met on the way, for a chain of x·x reaches x over every path."""
         if value is None or depth > _DEPTH:
             return None
+        if id(value) in done:
+            return done[id(value)]
         source = self.shapes.constants.get(value)
         if source is not None:
             if math.prod(source.dims) > _MOST:
@@ -80,13 +86,18 @@ class Extents:
             return None
         if rule is _shape or rule is _size:
             return self._of_tensor(node, rule, known)
-        operands = [None if item is None else self.numbers(item, known, depth + 1) for item in node.inputs]
-        if not operands or any(o is None for item, o in zip(node.inputs, operands, strict=True) if item is not None):
-            return None
+        operands: list[Numbers | None] = []
+        for item in node.inputs:
+            operands.append(None if item is None else self._numbers(item, known, depth + 1, done))
+            if item is not None and operands[-1] is None:
+                return None  # the others are not worth the way: most that is asked about is data, and has no numbers
         try:
-            return rule(node, operands)
+            found = rule(node, operands) if operands else None
         except (ValueError, IndexError, TypeError, ZeroDivisionError, OverflowError):
             return None
+        if found is not None:
+            done[id(value)] = found
+        return found
 
     def _of_tensor(self, node: Node, rule: Callable[..., Numbers | None], known: Known) -> Numbers | None:
         tensor = node.input(0)
@@ -128,6 +139,12 @@ def _vector(node: Node, operands: list[Numbers]) -> Numbers | None:
 
 def _squeezed(node: Node, operands: list[Numbers]) -> Numbers | None:
     return operands[0].reshape(()) if operands[0].size == 1 else _vector(node, operands)
+
+
+def _reshape(node: Node, operands: list[Numbers]) -> Numbers | None:
+    if attributes.unexpected(node, ("allowzero",)) or len(operands) != 2:
+        return None
+    return operands[0].reshape([int(size) for size in operands[1].reshape(-1)])
 
 
 def _concat(node: Node, operands: list[Numbers]) -> Numbers | None:
@@ -189,6 +206,7 @@ _RULES: Mapping[str, Callable[..., Numbers | None]] = {
     "Cast": _cast,
     "Unsqueeze": _vector,
     "Squeeze": _squeezed,
+    "Reshape": _reshape,
     "Concat": _concat,
     "Gather": _gather,
     "Slice": _slice,

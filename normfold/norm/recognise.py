@@ -85,15 +85,17 @@ class Recogniser:
                 continue
             self._positions |= {id(node): i for i, node in enumerate(scope.nodes)}
             for seed in seeds:
-                site = None if id(seed) in self._taken else self._best(scope, seed)
-                if site is not None:
-                    site = with_operands(self.shapes, site)
+                # two norms may share a statistic, which neither takes with it
+                while id(seed) not in self._taken and (found := self._best(scope, seed)) is not None:
+                    site = with_operands(self.shapes, found)
                     self._taken |= {id(node) for node in site.dead}
                     yield site
 
     def _is_live(self, node: Node) -> bool:
-        """Whether a node works on data; what is computed of constants is a constant."""
-        return bool(node.outputs) and self.shapes.constants.get(node.outputs[0]) is None and not node.is_call
+        """Whether a node works on data, and says how; what is computed of constants is a constant."""
+        if node.is_call or attributes.is_bound_by_caller(node) or not node.outputs:
+            return False
+        return self.shapes.constants.get(node.outputs[0]) is None
 
     def _best(self, scope: Scope, seed: Node) -> NormSite | None:
         """The norm that takes the most nodes with it, of all that the seed may be a statistic of."""
@@ -139,7 +141,9 @@ class Recogniser:
                     continue
                 nodes = _between(frame, value)
                 dead = _dead(nodes, value)
-                if _saves(dead) and seed in nodes and not any(id(node) in self._taken for node in nodes):
+                if not dead or seed not in nodes or any(id(node) in self._taken for node in nodes):
+                    continue
+                if not _is_affine_alone(frame, nodes, dead):
                     inner = [item for item in nodes if not _is_normal(frame, item)]
                     yield NormSite(found[0], base, value, tuple(nodes), tuple(dead), found[1], tuple(inner))
 
@@ -242,9 +246,10 @@ def _between(frame: Frame, output: Value) -> list[Node]:
     return [node for node in frame.nodes if id(node) in wanted]
 
 
-def _saves(dead: Sequence[Node]) -> bool:
-    """Whether a statistic need not be taken any more: an operator in the place of an affine alone would take it again."""
-    return any(is_seed(node) for node in dead)
+def _is_affine_alone(frame: Frame, nodes: Sequence[Node], dead: Sequence[Node]) -> bool:
+    """Whether somebody else needs a norm on the way: an operator in the place of what follows would only be a second one."""
+    gone = {id(node) for node in dead}
+    return any(id(node) not in gone and _is_normal(frame, node) for node in nodes)
 
 
 def _dead(nodes: Sequence[Node], output: Value) -> list[Node]:

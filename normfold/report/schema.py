@@ -7,25 +7,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
-SCHEMA_VERSION = "1.2"
+from normfold.documents import SCHEMA_VERSION, Document, ErrorReport, FileReport, Value
 
-
-class Value(BaseModel):
-    """A part of a document."""
-
-    # Validators are built when a report is made, not when this module is imported. What has the same attributes is read
-    # by their names.
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, from_attributes=True)
-
-
-class Document(Value):
-    """What every document starts with."""
-
-    schema_version: str = SCHEMA_VERSION
-    tool: Literal["normfold"] = "normfold"
-    version: str
+__all__ = ["SCHEMA_VERSION", "Document", "ErrorReport", "FileReport", "Value"]
 
 
 class DecisionReport(Value):
@@ -110,7 +96,7 @@ class VerificationReport(Value):
     random_inputs: bool
     runtime: str
     optimization: str
-    emulated_ops: dict[str, int] = {}
+    emulated_ops: dict[str, int] = Field(default_factory=dict)
     execution: str = "native"
     target_ep: str = ""
     target_ep_ran: bool = False
@@ -123,23 +109,6 @@ class DroppedEdit(Value):
     site: str
     node: str
     reason: str
-
-
-class ErrorReport(Value):
-    """Why there is no result."""
-
-    code: str
-    message: str
-    where: str
-    hint: str
-
-
-class FileReport(Value):
-    """What was read or written."""
-
-    path: str
-    sha256: str | None
-    data: str | None = None
 
 
 class Report(Document):
@@ -185,7 +154,7 @@ class NormReport(Value):
     foldable: str
     nodes: int = 1
     meaning: str = ""
-    targets: dict[str, str] = {}
+    targets: dict[str, str] = Field(default_factory=dict)
 
 
 class InspectReport(Document):
@@ -194,7 +163,7 @@ class InspectReport(Document):
     command: Literal["inspect"] = "inspect"
     path: str = ""
     ir_version: int = 0
-    opsets: dict[str, int] = {}
+    opsets: dict[str, int] = Field(default_factory=dict)
     nodes: int = 0
     functions: int = 0
     parameters_bytes: int = 0

@@ -7,20 +7,24 @@ a body whoever calls it is folded there, once for all callers.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from normfold.model.functions import Functions
 from normfold.model.graph import Node
 from normfold.model.inline import Call, Inlined, inline
 from normfold.model.load import Model
+from normfold.surgery.inlining import applied, closure, in_call, inline_everything, key_in_body, refusals
 from normfold.surgery.plan import Decision, Edit, Outcome, Plan
 from normfold.surgery.planner import Exclusions, make_plan
 from normfold.surgery.signatures import Signatures
 
-RULE = "NF302"
+if TYPE_CHECKING:
+    from normfold.surgery.norms.edits import NormEdit
+    from normfold.surgery.norms.layout import TurnEdit
+
 _ROUNDS = 8
-_USER_KEEP = ("user-keep", f"{RULE} is excluded by --skip or --only")
+_WHY = "something in it folds with what the call passes"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,12 +43,7 @@ def plan_model(model: Model, exclusions: Exclusions, *, aggressive: bool = False
     """
     if not model.functions:
         return Planned(model, make_plan(model, exclusions, aggressive=aggressive))
-    everything = inline(model)
-    if exclusions.excludes(RULE):
-        refused = {
-            key: replace(call, obstacle=_USER_KEEP) for key, call in everything.calls.items() if call.outer is None
-        }
-        everything = Inlined(model, {}, refused | everything.refused)
+    everything = inline_everything(model, exclusions)
     return _Chooser(model, exclusions, everything, aggressive=aggressive).run()
 
 
@@ -61,10 +60,13 @@ def rests_on_inlining(planned: Planned) -> dict[str, str]:
     if not planned.model.inlined:
         return {}
     plan = planned.plan
-    within = [edit for edit in plan.edits if any(n.call is not None for n in (*members(edit), *_makers(plan, edit)))]
+    within: list[Edit | NormEdit | TurnEdit] = [
+        edit for edit in plan.norms if any(n.call is not None for n in edit.rests_on())
+    ]
+    within += [edit for edit in plan.edits if any(n.call is not None for n in (*members(edit), *_makers(plan, edit)))]
     beside = [edit for edit in plan.edits if any(call is not None for call in _beside(edit))]
     reason = "a call was inlined for it, which only a comparison of the whole model can confirm"
-    return {edit.id: reason for edit in within or beside or plan.edits}
+    return {edit.id: reason for edit in within or beside or plan.all_edits}
 
 
 class _Chooser:
@@ -96,7 +98,8 @@ class _Chooser:
             planned = self._inlined(wanted)
             done = _bypassed(planned.plan)
             missing = [edit for edit in self.open.edits if not {node.key for node in edit.bypassed} <= done]
-            more = self._closure(call for edit in missing if not self._is_within(edit) for call in _beside(edit))
+            across = [edit for edit in missing if not self._is_within(edit)]
+            more = closure(self.everything, (call for edit in across for call in _beside(edit)))
             if more <= wanted:
                 break
             wanted |= more
@@ -127,16 +130,7 @@ class _Chooser:
             if not self._is_within(edit):
                 found += [node.call for node in members(edit)]
                 found += [node.call for node in _makers(plan, edit)]
-        return self._closure(found)
-
-    def _closure(self, calls: Iterable[str | None]) -> set[str]:
-        """Calls with those that they are inside of."""
-        found: set[str] = set()
-        for call in calls:
-            while call is not None and call not in found:
-                found.add(call)
-                call = self.everything.calls[call].outer
-        return found
+        return closure(self.everything, found)
 
     def _is_within(self, edit: Edit) -> bool:
         """Whether an edit in an inlined body is one that is done in the body itself, whoever calls it."""
@@ -150,9 +144,10 @@ class _Chooser:
         reasons = self._reasons(chosen.model)
         for decision in chosen.plan.decisions:
             found = reasons.get(decision.site) if decision.outcome is not Outcome.APPLIED else None
-            yield decision if found is None else _in_call(decision, *found)
-        yield from (_applied(call) for key, call in self.everything.calls.items() if key in chosen.model.inlined)
-        yield from _refusals(self.everything, self.closed)
+            yield decision if found is None else in_call(decision, *found)
+        yield from (applied(call, _WHY) for key, call in self.everything.calls.items() if key in chosen.model.inlined)
+        stay = {decision.site for decision in self.closed.decisions if decision.outcome is not Outcome.APPLIED}
+        yield from refusals(self.everything, stay)
 
     def _reasons(self, model: Model) -> dict[str, tuple[Call, Decision]]:
         """Why a site in a body stays in the first of the calls that are left: as a call, the body itself says less."""
@@ -175,14 +170,8 @@ def _bypassed(plan: Plan) -> set[str]:
 
 def _shape(edit: Edit, call: Call | None) -> tuple[frozenset[str], frozenset[tuple[str, int]]]:
     """What an edit takes away and changes, in terms of the body of a function."""
-
-    def key(node: Node) -> str:
-        if call is None:
-            return node.key
-        return call.function.scope.path + node.key.removeprefix(f"{call.key}/{call.function.name}")
-
-    slots = frozenset((key(slot.node), slot.operand) for slot in edit.slots)
-    return frozenset(key(node) for node in edit.bypassed), slots
+    slots = frozenset((key_in_body(slot.node, call), slot.operand) for slot in edit.slots)
+    return frozenset(key_in_body(node, call) for node in edit.bypassed), slots
 
 
 def _makers(plan: Plan, edit: Edit) -> Iterator[Node]:
@@ -209,39 +198,3 @@ def _beside(edit: Edit) -> Iterator[str | None]:
                 yield value.producer.call
         for made in node.outputs:
             yield from (use.node.call for use in (made.uses if made is not None else ()))
-
-
-# --- what is said about calls ---
-
-
-def _refusals(everything: Inlined, closed: Plan) -> Iterator[Decision]:
-    """The calls that could not be inlined although something in the body stays."""
-    functions = Functions(everything.model.functions)
-    sites = {decision.site for decision in closed.decisions if decision.outcome is not Outcome.APPLIED}
-    bodies = {
-        id(scope)
-        for _, scope in everything.model.functions
-        if any(node.key in sites for s in scope.walk() for node in s.nodes)
-    }
-    for call in everything.refused.values():
-        body = call.function.scope
-        if id(body) in bodies or bodies & functions.reachable([body]):
-            yield _refused(call)
-
-
-def _in_call(decision: Decision, call: Call, found: Decision) -> Decision:
-    nodes = tuple(dict.fromkeys((*decision.nodes, call.label, *found.nodes)))
-    message = f"as {call.label!r} calls it, {found.message}"
-    return replace(decision, code=found.code, outcome=found.outcome, nodes=nodes, message=message)
-
-
-def _applied(call: Call) -> Decision:
-    message = f"{call.function.name!r} stands in its place, because something in it folds with what the call passes"
-    return Decision(call.key, RULE, RULE, Outcome.APPLIED, call.op_type, call.label, (call.label,), message)
-
-
-def _refused(call: Call) -> Decision:
-    assert call.obstacle is not None
-    key, message = call.obstacle
-    outcome = Outcome.KEPT if key == "user-keep" else Outcome.REFUSED
-    return Decision(call.key, RULE, f"{RULE}.{key}", outcome, call.op_type, call.label, (call.label,), message)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from normfold.model.load import Model
 from normfold.surgery.calls import Planned, plan_model
-from normfold.surgery.norms import NormPlan, plan_norms
+from normfold.surgery.inlining import RULE
+from normfold.surgery.norms import NormPlan, plan_norms_across
 from normfold.surgery.plan import Decision, Outcome, Plan
 from normfold.surgery.planner import Exclusions
 from normfold.targets.names import Target
@@ -36,7 +37,7 @@ def plan_everything(model: Model, exclusions: Exclusions, wishes: Wishes) -> Pla
     Raises:
         InputError: the data of a constant is damaged.
     """
-    norms = plan_norms(model, exclusions, wishes.target, threads=wishes.threads)
+    norms = plan_norms_across(model, exclusions, wishes.target, threads=wishes.threads)
     patterns = {
         key: ("fused-pattern", f"it is part of the norm that ends at {end.label!r}")
         for key, end in norms.patterns.items()
@@ -48,8 +49,10 @@ def plan_everything(model: Model, exclusions: Exclusions, wishes: Wishes) -> Pla
 
 
 def _decisions(norms: NormPlan, plan: Plan) -> Iterator[Decision]:
-    """One for every site: what belongs to a norm and stays has been spoken of with the norm."""
+    """One for every site and call: what belongs to a norm and stays has been spoken of with the norm."""
     yield from norms.decisions
+    calls = {decision.site for decision in norms.decisions if decision.rule == RULE}
     for decision in plan.decisions:
-        if decision.outcome is Outcome.APPLIED or decision.site not in norms.spoken_for:
+        said = calls if decision.rule == RULE else norms.spoken_for
+        if decision.outcome is Outcome.APPLIED or decision.site not in said:
             yield decision

@@ -89,7 +89,12 @@ class Draft:
         def named(names: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(Y if name == result else name for name in names)
 
-        return tuple(replace(use.op, inputs=named(use.op.inputs), outputs=named(use.op.outputs)) for use in self.uses)
+        return tuple(
+            replace(op, inputs=named(op.inputs), outputs=named(op.outputs))
+            if result in op.inputs or result in op.outputs
+            else op
+            for op in (use.op for use in self.uses)
+        )
 
 
 def _numbered(base: str) -> Iterator[str]:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 from onnx import TensorProto
 
-from normfold.model.constants import Constants
 from normfold.model.extract import Port, constant, cut_out
 from normfold.model.graph import Node, Value
 from normfold.model.shapes import Shapes
@@ -31,16 +30,26 @@ class NormRegions:
     def __init__(self, edits: Sequence[NormEdit | TurnEdit], ir_version: int) -> None:
         self._edits = edits
         self._ir_version = max(ir_version, _OLDEST_IR)
-        self._shapes = Shapes(Constants())
 
     def __len__(self) -> int:
         return len(self._edits)
 
     def __iter__(self) -> Iterator[Region]:
         for edit in self._edits:
-            yield self._region(edit) if isinstance(edit, NormEdit) else self._turned(edit)
+            cutter = _Cutter(edit.shapes, self._edits, self._ir_version)
+            yield cutter.norm(edit) if isinstance(edit, NormEdit) else cutter.turned(edit)
 
-    def _region(self, edit: NormEdit) -> Region:
+
+class _Cutter:
+    """The region of one edit."""
+
+    def __init__(self, shapes: Shapes, others: Sequence[NormEdit | TurnEdit], ir_version: int) -> None:
+        self._others = others
+        self._ir_version = ir_version
+        self._shapes = shapes
+
+    def norm(self, edit: NormEdit) -> Region:
+        """The nodes of a norm, and those that stand in their place: both sides with the same interface."""
         site = edit.site
         taken = [node for node in edit.extent.dead if node not in site.nodes]
         before = self._with_sizes([*site.nodes, *taken], site.base)
@@ -57,7 +66,7 @@ class NormRegions:
         second = cut_out(edit.nodes, new, inputs, outputs, opset, self._ir_version)
         return Region((edit.id,), first, second)
 
-    def _turned(self, edit: TurnEdit) -> Region:
+    def turned(self, edit: TurnEdit) -> Region:
         """The nodes that work channels-last now, as they were and as they are."""
         inside = {id(node): node for node in edit.before}
         for site in edit.sites:
@@ -138,4 +147,4 @@ class NormRegions:
             elif source is not None:
                 yield constant(name, source)
             else:
-                yield from (t for other in self._edits for t in other.constants if t.name == name)
+                yield from (t for other in self._others for t in other.constants if t.name == name)

@@ -52,6 +52,7 @@ class Job:
         data_dir: folder of the external data when `model` is a rewritten copy that lives elsewhere.
         optimization: a name of onnxruntime.GraphOptimizationLevel.
         jitter: {"seed", "budget"} to run with weights moved by one ulp.
+        arena: keep memory between the trials; for many trials of one shape.
     """
 
     model: Path
@@ -60,6 +61,7 @@ class Job:
     data_dir: Path | None = None
     optimization: str = "ORT_DISABLE_ALL"
     jitter: Mapping[str, int] | None = None
+    arena: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +260,7 @@ def _as_json(job: Job, worker: Worker, trials: list[tuple[Path, Path]], answer: 
         "fetch": list(job.fetch) if job.fetch is not None else None,
         "optimization": job.optimization,
         "jitter": dict(job.jitter) if job.jitter else None,
+        "arena": job.arena,
         "threads": worker.threads,
         "providers": list(worker.providers),
         "cpu_s": worker.timeout_s * worker.threads + 60,

@@ -66,7 +66,7 @@ class _Server:
         return _write_result(Path(job["result"]), result)
 
     def _open(self, job: dict[str, Any]) -> None:
-        parts = ("model", "data_dir", "optimization", "threads", "providers", "jitter", "fresh")
+        parts = ("model", "data_dir", "optimization", "threads", "providers", "jitter", "arena", "fresh")
         key = json.dumps([job[part] for part in parts])
         if key == self.key:
             return
@@ -90,7 +90,7 @@ def _session(job: dict[str, Any]) -> tuple[Any, dict[str, Any], list[Any]]:
     options = ort.SessionOptions()
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, job["optimization"])
     options.intra_op_num_threads = options.inter_op_num_threads = int(job["threads"])
-    options.enable_cpu_mem_arena = False
+    options.enable_cpu_mem_arena = bool(job["arena"])
     options.log_severity_level = 4
     facts: dict[str, Any] = {"ort": ort.__version__}
     source: str | bytes = job["model"]

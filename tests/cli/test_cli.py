@@ -417,7 +417,7 @@ def test_explain(normfold: Runner, source: Path) -> None:
     assert "folded into Conv 'conv1'" in done.out
     document = normfold("explain", source, "n1", "--format", "json").document
     assert [d["node"] for d in document["decisions"]] == ["bn1"]
-    assert (document["command"], document["schema_version"], document["error"]) == ("explain", "1.2", None)
+    assert (document["command"], document["schema_version"], document["error"]) == ("explain", "1.3", None)
     assert "concerns relu0" in normfold("explain", source, "relu0").out
 
 

@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz --seconds 600`: random models until the time is up; every mistake is made small and printed.
+"""`python -m tests.fuzz --seconds 600 [--norms]`: random models until the time is up; every mistake is made small and printed.
 
 The models run in a child process: onnxruntime aborts on some of them, of a batch size that leaves a tensor empty.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import onnx
 
-from tests.fuzz.examine import Kind, examine_seed
+from tests.fuzz.examine import Kind, examine_norms, examine_seed
 
 _ABORTED = "aborted in onnxruntime"
 
@@ -26,6 +26,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0, help="the first seed; every model has its own")
+    parser.add_argument("--norms", action="store_true", help="models full of norms, for a target each")
     parser.add_argument("--keep", type=Path, help="a folder for the small models")
     arguments = parser.parse_args()
     until, seed, edits = time.monotonic() + arguments.seconds, arguments.seed, 0
@@ -34,7 +35,9 @@ def main() -> int:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             try:
                 while time.monotonic() < until:
-                    kind, made, message, small = pool.submit(examine_seed, seed).result()
+                    kind, made, message, small = pool.submit(
+                        examine_norms if arguments.norms else examine_seed, seed
+                    ).result()
                     counts[kind] += bool(kind)
                     edits += made
                     if small:

@@ -52,9 +52,15 @@ class Scope:
 
 
 class Maker:
-    """Draws one model from a seed."""
+    """Draws one model from a seed.
 
-    def __init__(self, seed: int) -> None:
+    Args:
+        seed: of everything that is drawn.
+        tables: what is drawn from, each as often as it stands there; None for the usual.
+    """
+
+    def __init__(self, seed: int, tables: list[list[Draw]] | None = None) -> None:
+        self.tables = tables if tables is not None else usual_tables()
         self.rng = np.random.default_rng(seed)
         self.opset = int(self.rng.choice([7, 8, 9, 10, 11, 12, 13, 15, 17, 18, 19, 21, 22, 23]))
         self.dtype: Any = [np.float32, np.float32, np.float32, np.float32, np.float16, np.float64][self.rng.integers(6)]
@@ -269,8 +275,7 @@ class Maker:
     def step(self, scope: Scope) -> None:
         """One more node, if a valid one is found soon."""
         for _ in range(8):
-            table = self.pick(*[ABSORBERS] * 5, *[AFFINES] * 6, *[CROSSINGS] * 7, *[FORWARD] * 2, *[MERGES] * 3, OTHERS)
-            if self.attempt(scope, table):
+            if self.attempt(scope, self.pick(*self.tables)):
                 return
 
     def attempt(self, scope: Scope, table: list[Draw]) -> bool:
@@ -364,9 +369,9 @@ def prune(model: ModelProto) -> ModelProto:
     return result
 
 
-def random_model(seed: int) -> ModelProto | None:
+def random_model(seed: int, tables: list[list[Draw]] | None = None) -> ModelProto | None:
     """The model of a seed; None if it has none that onnxruntime takes as a whole."""
-    maker = Maker(seed)
+    maker = Maker(seed, tables)
     try:
         model = maker.model(int(maker.pick(4, 8, 12, 18)))
         session(model)
@@ -1104,3 +1109,8 @@ CROSSINGS: list[Draw] = [
 ]  # fmt: skip
 FORWARD: list[Draw] = [in_front]
 OTHERS: list[Draw] = [branch, loop, softmax, shape_of, two_data_matmul, branch]
+
+
+def usual_tables() -> list[list[Draw]]:
+    """What is drawn from, each as often as it stands there."""
+    return [*[ABSORBERS] * 5, *[AFFINES] * 6, *[CROSSINGS] * 7, *[FORWARD] * 2, *[MERGES] * 3, OTHERS]

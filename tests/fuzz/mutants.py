@@ -209,7 +209,10 @@ def _meaning(rng: random.Random, data: bytes) -> bytes:
         present = message.ListFields()
         if present:
             descriptor, value = rng.choice(present)
-            _change(rng, message, descriptor.name, value)
+            try:
+                _change(rng, message, descriptor.name, value)
+            except UnicodeDecodeError:  # text that an earlier mutation broke can be read and not be written
+                return data
     return bytes(model.SerializeToString())
 
 

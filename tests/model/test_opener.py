@@ -132,6 +132,16 @@ def test_large_files_are_mapped_and_can_be_released(tmp_path, monkeypatch):
     opened.close()
 
 
+def test_parts_of_a_mapped_file_know_where_they_lie(tmp_path, monkeypatch):
+    (tmp_path / "m.onnx").write_bytes(bytes(range(200)))
+    assert open_model(tmp_path / "m.onnx").offset_of(memoryview(b"abc")) is None  # read, not mapped
+    monkeypatch.setattr(opener, "_READ_LIMIT", 10)
+    found = open_model(tmp_path / "m.onnx")
+    assert [found.offset_of(part) for part in (found.view, found.view[5:9], found.view[199:])] == [0, 5, 199]
+    assert found.offset_of(found.view[3:3]) is None
+    assert found.offset_of(memoryview(b"abc")) is None
+
+
 def test_close_waits_for_arrays_that_still_look_inside(tmp_path, monkeypatch):
     monkeypatch.setattr(opener, "_READ_LIMIT", 10)
     (tmp_path / "m.onnx").write_bytes(b"abcdefghijklmnop")

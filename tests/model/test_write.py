@@ -20,7 +20,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from normfold.errors import InputError, OutputError
-from normfold.model import opener
+from normfold.model import opener, output_file
+from normfold.model import source as source_file
 from normfold.model.load import load
 from normfold.model.patch import Candidate
 from normfold.model.tensors import RangeRefusal
@@ -521,3 +522,34 @@ def test_writes_open_nothing_by_builtin_open(tmp_path, monkeypatch):
         patch.setattr(builtins, "open", forbidden)
         with Staging(tmp_path / "out") as staging:
             commit(stage(candidate, staging, "m.onnx"), tmp_path / "out" / "m.onnx")
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+@pytest.mark.parametrize("fold", [True, False])
+def test_a_mapped_model_is_moved_and_not_held(tmp_path, monkeypatch, kernel, fold):
+    """One file, larger than what is read at once: the same bytes whether the kernel copies or not, hashed in blocks."""
+    nodes, weights = conv_bn("a", "x", "t", channels=8)
+    big = np.random.default_rng(3).normal(size=(1100, 1000)).astype(np.float32)
+    model = net([*nodes, node("MatMul", ["t", "big"], ["y"])], {"x": [1, 8, 4, 1100]}, ["y"], {**weights, "big": big})
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    expected = to_bytes(candidate_of(tmp_path / "m.onnx")) if fold else model.SerializeToString()
+    monkeypatch.setattr(opener, "_READ_LIMIT", 100)
+    monkeypatch.setattr(source_file, "_KEEP", 100)
+    monkeypatch.setattr(source_file, "_BLOCK", 5000)
+    monkeypatch.setattr(output_file, "_COPY", 1 << 20)
+    moved = []
+    if kernel:
+        real = os.copy_file_range
+        monkeypatch.setattr(os, "copy_file_range", lambda *a: moved.append(a) or real(*a))
+    else:
+        monkeypatch.delattr(os, "copy_file_range")
+    opened = source_file.Source(tmp_path / "m.onnx")
+    loaded = load(opened)
+    candidate = apply(loaded, make_plan(loaded, Exclusions({})), {"pkg.normfold.version": "test"})
+    if not fold:
+        candidate = Candidate(loaded, {}, {})
+    with Staging(tmp_path) as staging:
+        commit(stage(candidate, staging, "r.onnx"), tmp_path / "r.onnx")
+    assert (tmp_path / "r.onnx").read_bytes() == expected
+    assert bool(moved) is kernel
+    assert opened.fingerprint.hexdigest() == hashlib.sha256(model.SerializeToString()).hexdigest()

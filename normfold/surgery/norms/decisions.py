@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
+from normfold.model.graph import Node
 from normfold.norm.meaning import Norm
 from normfold.norm.recognise import NormSite
 from normfold.surgery.norms.edits import RULE
@@ -27,24 +29,29 @@ def _axes(norm: Norm) -> str:
     return f"axes {', '.join(map(str, norm.axes))}" if len(norm.axes) > 1 else f"axis {norm.axes[0]}"
 
 
-def applied(site: NormSite, lowering: Lowering) -> Decision:
-    """The norm became something else."""
-    count, new = len(site.dead), len(lowering.nodes)
-    message = f"{describe(site.norm)}: {count} nodes became {lowering.operator}"
+def nodes(count: int) -> str:
+    """So many nodes, in words."""
+    return f"{count} node{'s' * (count != 1)}"
+
+
+def applied(site: NormSite, lowering: Lowering, gone: Collection[Node]) -> Decision:
+    """The norm became something else, with what its operator takes from the surroundings."""
+    new = len(lowering.nodes)
+    message = f"{describe(site.norm)}: {nodes(len(gone))} became {lowering.operator}"
     if new > 1:
         message += f" in {new} nodes"
     notes = tuple(f"rests on a fact that no hardware has confirmed: {mark}" for mark in lowering.marks)
     return Decision(
-        site.end.key, RULE, RULE, Outcome.APPLIED, site.end.op_type, site.end.label, _labels(site),
+        site.end.key, RULE, RULE, Outcome.APPLIED, site.end.op_type, site.end.label, _labels(site, gone),
         f"{message}; {lowering.reason}", Exactness.ROUNDED, None, notes,
     )  # fmt: skip
 
 
-def turned(site: NormSite, lowering: Lowering, together: int) -> Decision:
+def turned(site: NormSite, lowering: Lowering, gone: Collection[Node], together: int) -> Decision:
     """The norm became an operator that works channels-last, with the operators around it."""
-    found = applied(site, lowering)
+    found = applied(site, lowering, gone)
     inner = len(lowering.nodes) - 2  # its own Transposes cancel
-    message = f"{describe(site.norm)}: {len(site.dead)} nodes became {lowering.operator}"
+    message = f"{describe(site.norm)}: {nodes(len(gone))} became {lowering.operator}"
     message += f" in {inner} nodes" if inner > 1 else ""
     return replace(found, message=f"{message}; {together} nodes work channels-last; {lowering.reason}")
 
@@ -75,5 +82,5 @@ def kept(site: NormSite, choice: Choice, opset: int, obstacle: str, target: Targ
     return Decision(end.key, RULE, f"{RULE}.{key}", Outcome.KEPT, end.op_type, end.label, _labels(site), text)
 
 
-def _labels(site: NormSite) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((site.end.label, *(node.label for node in site.dead))))
+def _labels(site: NormSite, gone: Collection[Node] = ()) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((site.end.label, *(node.label for node in gone or site.dead))))

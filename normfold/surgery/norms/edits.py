@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from onnx import NodeProto, TensorProto
 
-from normfold.model.graph import Node, Scope
+from normfold.model.dtypes import is_float
+from normfold.model.graph import Node, Scope, Value
 from normfold.model.load import Model
+from normfold.model.shapes import Shapes
 from normfold.norm.recognise import NormSite
 from normfold.surgery.norms.layout import TurnEdit
 from normfold.surgery.norms.surroundings import Extent
@@ -16,6 +18,8 @@ from normfold.surgery.plan import Decision
 from normfold.targets.lowering import Lowering
 
 RULE = "NF202"
+# What computes the sizes for a Reshape is no longer than this.
+_MOST_FED = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +34,7 @@ class NormEdit:
         gone: the nodes that go, those included that only computed sizes for them.
         extent: what it takes with it, and where it stands.
         opset: version of the standard domain that the new nodes are written for.
+        shapes: of the model that the norm is in.
     """
 
     site: NormSite
@@ -39,6 +44,7 @@ class NormEdit:
     gone: tuple[Node, ...]
     extent: Extent
     opset: int
+    shapes: Shapes
 
     @property
     def id(self) -> str:
@@ -65,6 +71,32 @@ class NormEdit:
         """What is excluded if the edit must go."""
         return (self.id,)
 
+    @property
+    def dead(self) -> tuple[Node, ...]:
+        """The nodes that something else stands for."""
+        return self.extent.dead
+
+    def rests_on(self) -> Iterator[Node]:
+        """The nodes that the norm is found by: those that spell it, those that go, and what makes their constants and sizes."""
+        yield from {id(node): node for node in (*self.site.nodes, *self.extent.dead, *self.gone)}.values()
+        given = {id(value) for value in (self.site.base, *self.site.operands)}
+        pending = [value for node in self.site.nodes for value in node.inputs]
+        seen = {id(node) for node in self.site.nodes}
+        while pending and len(seen) < _MOST_FED + len(self.site.nodes):
+            value = pending.pop()
+            node = None if value is None or id(value) in given else value.producer
+            if value is None or node is None or id(node) in seen or not self._is_small(value):
+                continue
+            seen.add(id(node))
+            yield node
+            pending += node.inputs
+
+    def _is_small(self, value: Value) -> bool:
+        """Whether a value is a constant or a number, and no data."""
+        kind, dims = self.shapes.data_type(value), self.shapes.dims(value)
+        is_number = (kind is not None and not is_float(kind)) or (dims is not None and all(d == 1 for d in dims))
+        return is_number or self.shapes.constants.get(value) is not None
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NormPlan:
@@ -74,7 +106,8 @@ class NormPlan:
         model: with the edits carried out; the original where there are none.
         edits: those that are.
         decisions: one for every norm that was recognised.
-        spoken_for: keys of the nodes that these decisions are about: nothing more needs to be said about them.
+        spoken_for: by key of a node that these decisions are about, so that nothing more needs to be said about it, the
+            site of the decision.
         patterns: by key of a node in the inside of a norm that stays as it is spelled, the last node of the norm: runtimes
             fuse it as a whole or not at all.
         deferred: keys of the norms that are decided about in a second step.
@@ -83,7 +116,7 @@ class NormPlan:
     model: Model
     edits: tuple[NormEdit | TurnEdit, ...] = ()
     decisions: tuple[Decision, ...] = ()
-    spoken_for: frozenset[str] = frozenset()
+    spoken_for: Mapping[str, str] = field(default_factory=dict)
     patterns: Mapping[str, Node] = field(default_factory=dict)
     deferred: frozenset[str] = frozenset()
 

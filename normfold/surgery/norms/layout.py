@@ -19,7 +19,7 @@ from normfold.norm.recognise import NormSite
 from normfold.surgery.layout import GroupNorm, LayoutPlan, candidate, plan_layout
 from normfold.surgery.norms.emit import tensor_of
 from normfold.surgery.norms.surroundings import Around, Extent, extent_of
-from normfold.targets.lowering import Choice, Given, Lowering, Op
+from normfold.targets.lowering import Choice, Given, Lowering, Op, Rejected
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +35,7 @@ class TurnEdit:
         opset: version of the standard domain.
         domains: other domains, with the version.
         rewrite: the same as a change of the scope.
+        shapes: of the model that they are in.
     """
 
     scope: Scope
@@ -45,6 +46,7 @@ class TurnEdit:
     opset: int
     domains: Mapping[str, int]
     rewrite: Rewrite
+    shapes: Shapes
 
     @property
     def id(self) -> str:
@@ -61,6 +63,15 @@ class TurnEdit:
         """What is excluded if the edit must go."""
         return (self.id,)
 
+    @property
+    def dead(self) -> tuple[Node, ...]:
+        """The nodes that something else stands for."""
+        return self.before
+
+    def rests_on(self) -> tuple[Node, ...]:
+        """The nodes that change or go."""
+        return self.before
+
 
 def turn_id(scope: Scope) -> str:
     """The identifier of the turned part of a scope."""
@@ -73,11 +84,14 @@ class Turner:
 
     Args:
         shapes, names: of the model.
+        candidates: what was offered, by key of the norm.
+        rejected: why candidates were not turned.
     """
 
     shapes: Shapes
     names: Names
     candidates: dict[str, tuple[NormSite, Lowering, GroupNorm]] = field(default_factory=dict)
+    rejected: dict[str, Rejected] = field(default_factory=dict)
 
     def offer(self, site: NormSite, around: Around, choice: Choice) -> bool:
         """Take note of a norm for which there is such a kernel; whether there is one."""
@@ -101,6 +115,7 @@ class Turner:
                 continue
             norms = {key: norm for key, (site, _, norm) in self.candidates.items() if site.end.scope is scope}
             plan = plan_layout(scope, self.shapes.constants, self.shapes, norms, self.names.fresh)
+            self.rejected |= plan.rejected
             if plan.norms:
                 edits.append(self._edit(scope, plan))
         return edits
@@ -131,7 +146,8 @@ class Turner:
         change.forgotten = (lost | set(plan.gone)) - made
         protos = tuple(node for nodes in after.values() for node in nodes)
         return TurnEdit(
-            scope, tuple(sites), tuple(before.values()), protos, tuple(change.constants), scope.version, plan.domains, change
+            scope, tuple(sites), tuple(before.values()), protos, tuple(change.constants), scope.version, plan.domains, change,
+            self.shapes,
         )  # fmt: skip
 
     def _proto(self, op: Op, name: str, *, keep: bool = False) -> NodeProto:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from normfold.affine.reasons import Refused as AffineRefused
 from normfold.model.constants import Constants
 from normfold.model.graph import Node, Scope
 from normfold.model.load import Model
 from normfold.model.rewrite import Names, Rewrite, rewrite, sweep
-from normfold.model.shapes import Shapes
+from normfold.model.shapes import Hints, Shapes
 from normfold.norm.confirm import confirm
 from normfold.norm.reasons import Refused
 from normfold.norm.recognise import NormSite, Recogniser
@@ -26,11 +26,11 @@ from normfold.surgery.norms.emit import Emitter, made_by
 from normfold.surgery.norms.layout import TurnEdit, Turner
 from normfold.surgery.norms.opset import Raised, raised
 from normfold.surgery.norms.signature import signature
-from normfold.surgery.norms.surroundings import Around, extent_of, look_around
+from normfold.surgery.norms.surroundings import Around, alone, extent_of, look_around
 from normfold.surgery.plan import Decision
 from normfold.surgery.planner import Exclusions
 from normfold.targets.lower import Options, lower
-from normfold.targets.lowering import Choice, Lowering
+from normfold.targets.lowering import Choice, Lowering, Rejected
 from normfold.targets.names import Target
 from normfold.targets.tables import table_of
 
@@ -38,48 +38,64 @@ from normfold.targets.tables import table_of
 _TURNED = (Target.ORT_CUDA,)
 
 
-def plan_norms(model: Model, exclusions: Exclusions, target: Target, *, threads: int | None = None) -> NormPlan:
-    """Decide about every norm of a model.
+def plan_norms(
+    model: Model, exclusions: Exclusions, target: Target, *, threads: int | None = None, hints: Hints | None = None
+) -> NormPlan:
+    """Decide about every norm of a model, as it stands.
 
     Args:
-        model: not changed.
+        model: not changed; calls of functions are operators here that nothing is known about, see `across` for more.
         exclusions: what must be left alone.
         target: where the model will run.
         threads: on how many threads, None for the runtime's default.
+        hints: what is known about values that calls make or get.
 
     Raises:
         InputError: the data of a constant is damaged.
     """
     if exclusions.excludes(RULE) or not any(is_seed(node) for scope in model.scopes() for node in scope.nodes):
         return NormPlan(model)
-    plan = _Planner(model, exclusions, target, threads).run()
+    plan = _Planner(model, exclusions, target, threads, Shapes(Constants(), hints)).run()
     return _turned(plan, exclusions, target, threads) if plan.deferred else plan
 
 
 def _turned(plan: NormPlan, exclusions: Exclusions, target: Target, threads: int | None) -> NormPlan:
     """The plan with the norms that work channels-last, or take their second choice because that does not pay."""
-    second = _Planner(plan.model, exclusions, target, threads, turning=plan.deferred).run()
+    second = _Planner(plan.model, exclusions, target, threads, Shapes(Constants()), turning=plan.deferred).run()
     return NormPlan(
         second.model,
         (*plan.edits, *second.edits),
         (*plan.decisions, *second.decisions),
-        plan.spoken_for | second.spoken_for,
+        {**plan.spoken_for, **second.spoken_for},
         {**plan.patterns, **second.patterns},
     )
 
 
-def survey(model: Model, targets: Iterable[Target]) -> list[tuple[NormSite, dict[Target, Decision]]]:
+def survey(
+    model: Model, targets: Iterable[Target], hints: Hints | None = None
+) -> list[tuple[NormSite, dict[Target, Decision]]]:
     """Every norm of a model, and what each target would make of it; what is no norm after all is left out.
+
+    Args:
+        model: as it stands.
+        targets: which ones.
+        hints: what is known about values that calls make or get.
 
     Raises:
         InputError: the data of a constant is damaged.
     """
-    first = _Planner(model, Exclusions({}), Target.PORTABLE, None)
+    first = _Planner(model, Exclusions({}), Target.PORTABLE, None, Shapes(Constants(), hints))
     sites = [site for site in Recogniser(model, first.shapes).sites() if first.is_sound(site)]
     planners = {target: _Planner(model, Exclusions({}), target, None, first.shapes) for target in targets}
-    for planner in planners.values():
+    found: dict[Target, Mapping[str, Decision]] = {}
+    for target, planner in planners.items():
+        planner.look_at(sites)
         planner.choose(sites)
-    return [(site, {target: p.decisions[site.end.key] for target, p in planners.items()}) for site in sites]
+        found[target] = planner.decisions
+        if planner.deferred:  # what its neighbours become has a say
+            whole = plan_norms(model, Exclusions({}), target)
+            found[target] = {**planner.decisions, **{decision.site: decision for decision in whole.decisions}}
+    return [(site, {target: decisions[site.end.key] for target, decisions in found.items()}) for site in sites]
 
 
 @dataclass(slots=True)
@@ -88,7 +104,7 @@ class _Planner:
     exclusions: Exclusions
     target: Target
     threads: int | None
-    shapes: Shapes = field(default_factory=lambda: Shapes(Constants()))
+    shapes: Shapes
     names: Names = field(init=False)
     decisions: dict[str, Decision] = field(default_factory=dict)
     confirmed: set[object] = field(default_factory=set)
@@ -97,6 +113,9 @@ class _Planner:
     conversions: dict[Scope, dict[int, Raised]] = field(default_factory=dict)
     turning: frozenset[str] | None = None  # in the second step: the norms that are left for it
     deferred: set[str] = field(default_factory=set)  # in the first step: those that are left for the second
+    unturned: dict[str, Rejected] = field(
+        default_factory=dict
+    )  # in the second step: why norms do not work channels-last
 
     def __post_init__(self) -> None:
         self.names = Names(self.model)
@@ -106,6 +125,7 @@ class _Planner:
         if self.turning is not None:
             found = [site for site in found if site.end.key in self.turning]
         sites = [site for site in found if self.is_sound(site)]
+        self.look_at(sites)
         turns = self._turns(sites)
         sites = [site for site in sites if not any(site in turn.sites for turn in turns)]
         opset, chosen = self.choose(sites)
@@ -113,14 +133,16 @@ class _Planner:
         wanted = [(s, low) for s, low in chosen if low is not None and not any(id(n) in free for n in s.dead)]
         edits = self._edits(wanted, opset)
         model = self._carried_out(edits, turns, opset)
-        spoken = {node.key for site, _ in chosen for node in site.dead}
-        spoken |= {node.key for turn in turns for site in turn.sites for node in site.dead}
-        spoken |= {key for t in turns for n in t.before for key in made_by(t.rewrite.nodes.get(n.index, ()), n)}
-        spoken |= {key for edit in edits for key in made_by(edit.nodes, edit.extent.place)}
+        spoken = {node.key: site.end.key for site, _ in chosen for node in site.dead}
+        spoken |= {key: edit.site.end.key for edit in edits for key in made_by(edit.nodes, edit.extent.place)}
+        for turn in turns:
+            new = [key for n in turn.before for key in made_by(turn.rewrite.nodes.get(n.index, ()), n)]
+            spoken |= dict.fromkeys(new, turn.sites[0].end.key)
+            spoken |= {node.key: site.end.key for site in turn.sites for node in site.dead}
         written = {id(edit.site) for edit in edits}
         patterns = {n.key: site.end for site in found if id(site) not in written for n in site.inner}
         decisions = tuple(d for key, d in self.decisions.items() if key not in self.deferred)
-        return NormPlan(model, (*turns, *edits), decisions, frozenset(spoken), patterns, frozenset(self.deferred))
+        return NormPlan(model, (*turns, *edits), decisions, spoken, patterns, frozenset(self.deferred))
 
     def _turns(self, sites: Sequence[NormSite]) -> list[TurnEdit]:
         """In the second step, the norms that work channels-last."""
@@ -130,9 +152,14 @@ class _Planner:
         for site in sites:
             turner.offer(site, self._around(site), self._offer(site, self.model.graph.version))
         turns = turner.turn(self.exclusions.sites)
+        self.unturned = turner.rejected
         for turn in turns:
             for site in turn.sites:
-                self.decisions[site.end.key] = turned(site, turner.candidates[site.end.key][1], len(turn.before))
+                _, lowering, norm = turner.candidates[site.end.key]
+                gone = sorted(
+                    norm.nodes, key=lambda node: node.index
+                )  # a set has no order, and the report must have one
+                self.decisions[site.end.key] = turned(site, lowering, gone, len(turn.before))
         return turns
 
     def choose(self, sites: Sequence[NormSite]) -> tuple[int, list[tuple[NormSite, Lowering | None]]]:
@@ -168,11 +195,18 @@ class _Planner:
 
     # --- what it becomes ---
 
+    def look_at(self, sites: Sequence[NormSite]) -> None:
+        """Learn what stands around each norm; of two norms of one sum, the first has the addition to itself."""
+        claimed = {id(node) for site in sites for node in site.dead}
+        for site in sites:
+            found = look_around(self.shapes, site)
+            if any(id(node) in claimed for node in found.adds):
+                found = alone(found)
+            claimed |= {id(node) for node in found.adds}
+            self.around[site.end.key] = found
+
     def _around(self, site: NormSite) -> Around:
-        found = self.around.get(site.end.key)
-        if found is None:
-            found = self.around[site.end.key] = look_around(self.shapes, site)
-        return found
+        return self.around[site.end.key]
 
     def _offer(self, site: NormSite, opset: int) -> Choice:
         return lower(site.norm, self.target, Options(opset, self.threads), self._around(site).meaning)
@@ -236,15 +270,21 @@ class _Planner:
     def _choose(self, site: NormSite, opset: int, obstacle: str) -> Lowering | None:
         choice, lowering = self.offers[site.end.key]
         if lowering is None or not _is_valid(lowering, opset):
-            choice = self._offer(site, opset)
+            choice = self._told(site, self._offer(site, opset))
             lowering = self._best(site, choice, opset)
         if lowering is None:
             best = next(iter(choice.lowerings), None)
             is_spelled = best is not None and not best.fallback and self._is_spelled(site, best)
             self.decisions[site.end.key] = kept(site, choice, opset, obstacle, self.target, is_spelled=is_spelled)
         else:
-            self.decisions[site.end.key] = applied(site, lowering)
+            gone = extent_of(site, self._around(site), lowering).dead
+            self.decisions[site.end.key] = applied(site, lowering, gone)
         return lowering
+
+    def _told(self, site: NormSite, choice: Choice) -> Choice:
+        """The choice, with the reason why its first entry was not taken, if that was decided for the whole scope."""
+        why = self.unturned.get(site.end.key)
+        return choice if why is None else replace(choice, rejected=(why, *choice.rejected))
 
     # --- the model with them ---
 
@@ -256,7 +296,7 @@ class _Planner:
             nodes, constants = emitter.emit(site, lowering, extent)
             read = {name for node in nodes for name in node.input}
             gone = tuple(sweep(extent.dead, read))
-            edits.append(NormEdit(site, lowering, nodes, constants, gone, extent, opset))
+            edits.append(NormEdit(site, lowering, nodes, constants, gone, extent, opset, self.shapes))
         return edits
 
     def _carried_out(self, edits: Sequence[NormEdit], turns: Sequence[TurnEdit], opset: int) -> Model:
@@ -265,6 +305,8 @@ class _Planner:
         changes = {id(turn.scope): turn.rewrite for turn in turns}
         for edit in edits:
             _note(changes, edit)
+        for node in _shared(edits):
+            _forget(changes, node)
         for scope, conversions in self.conversions.items():
             change = changes.setdefault(id(scope), Rewrite())
             for index, conversion in conversions.items():
@@ -282,12 +324,23 @@ def _spelled(lowering: Lowering) -> Counter[tuple[str, str]]:
     return Counter((op.domain, op.op_type) for op in lowering.nodes)
 
 
+def _shared(edits: Sequence[NormEdit]) -> list[Node]:
+    """Nodes that no norm took with it, because others needed them, and that nobody needs once all are gone."""
+    gone = {id(node): node for edit in edits for node in edit.gone}
+    read = {name for edit in edits for node in edit.nodes for name in node.input}
+    return [node for node in sweep(list(gone.values()), read) if id(node) not in gone]
+
+
+def _forget(changes: dict[int, Rewrite], node: Node) -> None:
+    change = changes.setdefault(id(node.scope), Rewrite())
+    change.nodes[node.index] = []
+    change.forgotten |= {value.name for value in node.outputs if value is not None}
+
+
 def _note(changes: dict[int, Rewrite], edit: NormEdit) -> None:
     """One edit among the changes of its scope."""
     for node in edit.gone:
-        change = changes.setdefault(id(node.scope), Rewrite())
-        change.nodes[node.index] = []
-        change.forgotten |= {value.name for value in node.outputs if value is not None}
+        _forget(changes, node)
     change = changes[id(edit.extent.place.scope)]
     change.nodes[edit.extent.place.index] = list(edit.nodes)
     change.constants += edit.constants

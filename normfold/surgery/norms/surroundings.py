@@ -41,6 +41,11 @@ def look_around(shapes: Shapes, site: NormSite) -> Around:
     return replace(found, meaning=replace(found.meaning, silu=bool(silu)), silu=silu)
 
 
+def alone(around: Around) -> Around:
+    """The surroundings without what stands in front."""
+    return replace(NOTHING, meaning=replace(NOTHING.meaning, silu=around.meaning.silu), silu=around.silu)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Extent:
     """What goes and what comes with a lowering.

@@ -1,0 +1,1 @@
+"""Measuring: models that say what stands in front of their normalisations, and the passes that run them."""

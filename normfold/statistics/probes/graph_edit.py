@@ -1,0 +1,75 @@
+"""Writing operators into one scope of a model: names that are free, and the forms that its opset has for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+from normfold.model import dtypes
+from normfold.model.graph import Node
+from normfold.model.load import Model
+from normfold.model.patch import ScopePatch
+
+# From this opset on ReduceMean takes its axes as an input.
+_AXES_AS_INPUT = 18
+
+
+def free_prefix(model: Model) -> str:
+    """A prefix that no name in the model begins with."""
+    names = [name for scope in model.scopes() for name in scope.values]
+    names += [node.proto.name for scope in model.scopes() for node in scope.nodes]
+    prefix = "normfold.probe"
+    while any(name.startswith(prefix) for name in names):
+        prefix += "_"
+    return prefix
+
+
+class Writer:
+    """Appends operators in front of, or behind, one node. Every method returns the name of what it makes.
+
+    Args:
+        patch: of the scope of the node.
+        node: beside which the operators go.
+        prefix: of all names; no other writer has the same.
+        behind: whether they go behind the node instead of in front of it.
+    """
+
+    def __init__(self, patch: ScopePatch, node: Node, prefix: str, *, behind: bool = False) -> None:
+        place = patch.after if behind else patch.before
+        self._nodes = place.setdefault(node.index, [])
+        self._prefix, self._version = prefix, node.scope.version
+
+    def operator(self, op_type: str, inputs: Sequence[str], output: str = "", **attributes: Any) -> str:
+        """One operator with one output, of a fresh name unless one is given."""
+        name = output or f"{self._prefix}/{op_type}{len(self._nodes)}"
+        self._nodes.append(helper.make_node(op_type, list(inputs), [name], name=f"{name}:node", **attributes))
+        return name
+
+    def constant(self, values: np.ndarray, data_type: int | None = None) -> str:
+        """A constant in the type of the array, or rounded to an ONNX float type."""
+        if data_type is not None:
+            storage = dtypes.numpy_dtype(data_type)
+            assert storage is not None
+            raw = np.asarray(values).astype(storage).tobytes()
+            tensor = TensorProto(data_type=data_type, dims=np.shape(values), raw_data=raw)
+        else:
+            tensor = numpy_helper.from_array(np.asarray(values))
+        return self.operator("Constant", (), value=tensor)
+
+    def mean(self, value: str, axes: Sequence[int], *, keepdims: bool) -> str:
+        """ReduceMean."""
+        if self._version < _AXES_AS_INPUT:
+            return self.operator("ReduceMean", [value], axes=list(axes), keepdims=int(keepdims))
+        given = self.constant(np.array(axes, np.int64))
+        return self.operator("ReduceMean", [value, given], keepdims=int(keepdims))
+
+    def reshape(self, value: str, dims: Sequence[int]) -> str:
+        """Reshape; 0 keeps a dimension, -1 takes what is left."""
+        return self.operator("Reshape", [value, self.constant(np.array(dims, np.int64))])
+
+    def cast(self, value: str, data_type: int) -> str:
+        """Cast to an ONNX type."""
+        return self.operator("Cast", [value], to=data_type)

@@ -67,6 +67,10 @@ def optimize(
         bool, typer.Option("--force", help="Replace a file of the default name that normfold did not write.")
     ] = False,
     metadata: Annotated[bool, typer.Option(help="Record in the model what was done to it.")] = True,
+    manifest: Annotated[
+        bool,
+        typer.Option(help="Write the folded statistics beside the result, so that check and recalibrate work on it."),
+    ] = True,
     exit_nonzero_on_change: Annotated[
         bool, typer.Option("--exit-nonzero-on-change", help="Exit 1 if there was something to do.")
     ] = False,
@@ -103,7 +107,8 @@ def optimize(
         config = configuration(
             verify=verify.value, target=target.value, initializers=initializers.value,
             skip=tuple(skip or ()), only=tuple(only or ()), aggressive=aggressive, seed=seed, trials=trials,
-            strict=strict, all_or_nothing=all_or_nothing, metadata=metadata, timeout_s=timeout, **compare,
+            strict=strict, all_or_nothing=all_or_nothing, metadata=metadata, manifest=manifest, timeout_s=timeout,
+            **compare,
         )  # fmt: skip
         destination = output or (model if in_place else default_destination(model))
         with render.progress(format) as report:

@@ -63,13 +63,16 @@ def _document(command: str, error: NormfoldError) -> str:
     from normfold import __version__
     from normfold.report.build import error_report
     from normfold.report.schema import ExplainReport, InspectReport, Report, VerifyReport
+    from normfold.statistics.schema import CheckReport
 
     problem = error_report(error)
     status: Literal["refused", "error"] = "refused" if error.exit_code == 1 else "error"
-    document: Report | VerifyReport | InspectReport | ExplainReport
+    document: Report | VerifyReport | InspectReport | ExplainReport | CheckReport
     match command:
         case "verify":
             document = VerifyReport(version=__version__, error=problem)
+        case "check":
+            document = CheckReport(version=__version__, error=problem)
         case "inspect":
             document = InspectReport(version=__version__, error=problem)
         case "explain":

@@ -15,7 +15,7 @@ from .options import Format
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from normfold import InspectReport, Report, Verification
+    from normfold import CheckReport, InspectReport, Report, Verification
     from normfold.surgery.plan import Decision
 
 
@@ -79,3 +79,25 @@ def inspected(report: InspectReport, form: Format) -> None:
     from . import tables
 
     return tables.inspected(report)
+
+
+def checked(report: CheckReport, form: str, *, fail_on: str, verbose: bool, html: Path | None) -> None:
+    """The result of `check`."""
+    match form:
+        case "json":
+            return _document(report)
+        case "sarif":
+            from normfold.report.check.sarif import sarif
+
+            return typer.echo(sarif(report))
+        case "junit":
+            from normfold.report.check.junit import junit
+
+            return typer.echo(junit(report, fail_on), nl=False)
+        case "github":
+            from normfold.report.check.github import github
+
+            return typer.echo(github(report), nl=False)
+    from . import check_tables
+
+    return check_tables.checked(report, verbose=verbose, html=html)

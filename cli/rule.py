@@ -12,12 +12,14 @@ from .options import Format
 
 def rule(
     code: Annotated[
-        str | None, typer.Argument(help="A code such as NF101 or NF101.shared.", metavar="[CODE]", show_default=False)
+        str | None,
+        typer.Argument(help="A code such as NF101, NF101.shared or S01.", metavar="[CODE]", show_default=False),
     ] = None,
 ) -> None:
     """The page of a rule or reason code; without a code, the catalogue."""
     with errors("rule", Format.HUMAN, False):
         from normfold import UsageError
+        from normfold.statistics import codes as findings
         from normfold.surgery.codes import KEY_MEANING, RULES, meaning
 
         if code is None:
@@ -25,8 +27,10 @@ def rule(
                 typer.echo(f"{item.code}  {item.name}")
                 for key in item.keys:
                     typer.echo(f"    {item.code}.{key}: {KEY_MEANING[key]}")
+            for finding in findings.RULES.values():
+                typer.echo(f"{finding.code}  {finding.name}: {finding.title}")
             return
-        page = meaning(code)
+        page = meaning(code) or findings.meaning(code)
         if page is None:
             raise UsageError("usage.unknown_code", f"unknown code {code!r}", hint="`normfold rule` lists them all")
         typer.echo(f"{code}: {page}")

@@ -19,6 +19,7 @@ class Document(StrEnum):
     VERIFY = "verify"
     INSPECT = "inspect"
     EXPLAIN = "explain"
+    CHECK = "check"
 
 
 def schema(document: Annotated[Document, typer.Argument(help="Which document.")] = Document.REPORT) -> None:
@@ -26,12 +27,14 @@ def schema(document: Annotated[Document, typer.Argument(help="Which document.")]
     from pydantic import BaseModel
 
     from normfold.report.schema import ExplainReport, InspectReport, Report, VerifyReport
+    from normfold.statistics.schema import CheckReport
 
     models: dict[Document, type[BaseModel]] = {
         Document.REPORT: Report,
         Document.VERIFY: VerifyReport,
         Document.INSPECT: InspectReport,
         Document.EXPLAIN: ExplainReport,
+        Document.CHECK: CheckReport,
     }
     model = models[document]
     with errors("schema", Format.HUMAN, False):

@@ -5,7 +5,6 @@ Every string that comes from a model is made harmless first: a node name may car
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -13,11 +12,12 @@ from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
 from .plain import plain
+from .terminal import console as _console
+from .terminal import safe as _safe
 
 if TYPE_CHECKING:
     from normfold import InspectReport, Report
@@ -34,21 +34,6 @@ _COLOUR = {
     "OFF": "yellow",
 }
 _MOST_OUTPUTS = 12
-
-
-def _safe(text: str, limit: int = 200) -> str:
-    return escape(plain(text, limit))
-
-
-class _Console(Console):
-    """A console that reports a closed pipe to `main` instead of leaving with code 1."""
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
-
-
-def _console() -> Console:
-    return _Console(soft_wrap=not sys.stdout.isatty(), highlight=False, emoji=False)
 
 
 def _bytes(count: int) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from normfold._version import __version__
 
 if TYPE_CHECKING:
+    from normfold.checking import CheckConfig, check
     from normfold.config import Config, Target, VerifyLevel
     from normfold.errors import (
         EnvironmentProblem,
@@ -32,9 +33,12 @@ if TYPE_CHECKING:
     from normfold.model.source import Source
     from normfold.pipeline import Result, optimize, verify
     from normfold.report.schema import InspectReport, Report, VerifyReport
+    from normfold.statistics.schema import CheckReport
     from normfold.verification import Status, Verification
 
 __all__ = [
+    "CheckConfig",
+    "CheckReport",
     "Config",
     "EnvironmentProblem",
     "GateError",
@@ -54,6 +58,7 @@ __all__ = [
     "VerifyReport",
     "WorkerError",
     "__version__",
+    "check",
     "explain",
     "inspect",
     "optimize",
@@ -61,6 +66,7 @@ __all__ = [
 ]
 
 _HOME = {
+    **dict.fromkeys(("CheckConfig", "check"), "normfold.checking"),
     **dict.fromkeys(("Config", "Target", "VerifyLevel"), "normfold.config"),
     **dict.fromkeys(
         ("EnvironmentProblem", "GateError", "InputError", "NormfoldError", "OutputError", "UsageError", "WorkerError"),
@@ -70,6 +76,7 @@ _HOME = {
     **dict.fromkeys(("Result", "optimize", "verify"), "normfold.pipeline"),
     **dict.fromkeys(("InspectReport", "Report", "VerifyReport"), "normfold.report.schema"),
     **dict.fromkeys(("Status", "Verification"), "normfold.verification"),
+    "CheckReport": "normfold.statistics.schema",
     "Initializers": "normfold.model.load",
     "Source": "normfold.model.source",
 }

@@ -1,1 +1,115 @@
-"""`check`: what is wrong with the normalisation state of a model, from the file, with data, against a reference."""
+"""`check`: what is wrong with the normalisation state of a model, from the file, with data, against a reference.
+
+The examiners (`normfold.statistics`) look at one `Subject` and hand back a `Part` each; here they are called in order and put
+together. An examiner that is new is one more call in `_examined`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from onnx import ModelProto
+from pydantic import ConfigDict
+
+from normfold._version import __version__
+from normfold.documents import DocumentValue, FileReport
+from normfold.model.load import Initializers
+from normfold.model.source import Source
+from normfold.statistics.assemble import assemble
+from normfold.statistics.data import DataOptions, open_data
+from normfold.statistics.data.opening import Given
+from normfold.statistics.from_file import from_file
+from normfold.statistics.part import Part
+from normfold.statistics.schema import CheckReport, Severity, Status
+from normfold.statistics.subject import Subject, open_subject
+from normfold.statistics.suppressions import Suppression
+from normfold.statistics.thresholds import Thresholds
+from normfold.statistics.with_data import DataSettings, Training, run_with_data
+
+Progress = Callable[[str, int, int], None]
+
+
+class CheckConfig(DocumentValue):
+    """Settings of `check`.
+
+    Args:
+        thresholds: every limit.
+        suppressions: findings that are known and do not count.
+        initializers: what to do with initializers that are also graph inputs.
+        data: how data is read.
+        run: how it is run through the model.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    thresholds: Thresholds = Thresholds()
+    suppressions: tuple[Suppression, ...] = ()
+    initializers: Initializers = Initializers.AUTO
+    data: DataOptions = DataOptions()
+    run: DataSettings = DataSettings()
+
+
+def check(
+    source: str | Path | Source | ModelProto,
+    *,
+    data: Given | None = None,
+    config: CheckConfig | None = None,
+    progress: Progress | None = None,
+) -> CheckReport:
+    """Examine the normalisation state of a model.
+
+    Args:
+        source: the model; it is not changed.
+        data: what `open_data` takes: a file, a folder, `module:function`, arrays by input, or a `DataSource`; None for none.
+        config: limits and suppressions.
+        progress: called with a stage, how much is done, and how much there is.
+
+    Raises:
+        InputError: the model or the data cannot be read, do not fit each other, or the model does not run.
+        UsageError: options of the data contradict each other, the data or the model.
+        WorkerError: the child process crashed, timed out or ran out of memory.
+    """
+    config = config or CheckConfig()
+    report = progress or (lambda *_: None)
+    report("reading", 0, 1)
+    subject = open_subject(source, initializers=config.initializers)
+    parts = list(_examined(subject, data, config, report))
+    file = FileReport(path="<ModelProto>" if subject.path is None else str(subject.path), sha256=subject.sha256)
+    return assemble(subject, parts, file, config.thresholds, config.suppressions, __version__)
+
+
+def _examined(subject: Subject, data: Given | None, config: CheckConfig, progress: Progress) -> Iterator[Part]:
+    """The examiners, in the order in which later ones may rest on earlier ones."""
+    source = None if data is None else open_data(data, subject.model, config.data)  # a mistake there is said at once
+    progress("file", 0, 1)
+    from_the_file = from_file(subject, config.thresholds)
+    yield from_the_file
+    if source is not None:
+        found = from_the_file.findings
+        yield run_with_data(subject, source, config.thresholds, found=found, settings=_run(config), progress=progress)
+
+
+def _run(config: CheckConfig) -> DataSettings:
+    """What is known of the preparation of the data is tried as a hypothesis."""
+    training = config.run.training if config.run.training.mean or config.run.training.std else None
+    return replace(config.run, seed=config.data.seed, training=training or Training(config.data.mean, config.data.std))
+
+
+def exit_code(report: CheckReport, *, fail_on: str = "error", strict: bool = False) -> int:
+    """0 or 1, as the command line returns it.
+
+    Args:
+        report: of a check.
+        fail_on: the mildest severity that counts; "never" lets every finding pass.
+        strict: an inconclusive verdict is a refusal.
+    """
+    if strict and any(
+        status is Status.INCONCLUSIVE for status in (report.verdict, *(layer.status for layer in report.layers))
+    ):
+        return 1
+    if fail_on == "never":
+        return 0
+    limit = Severity(fail_on).rank
+    return int(any(found.severity.rank <= limit for found in report.counted() if found.is_root_cause))

@@ -35,6 +35,7 @@ class ScopePatch:
     added: list[NewTensor] = field(default_factory=list)
     dropped_inputs: set[str] = field(default_factory=set)
     dropped_info: set[str] = field(default_factory=set)
+    dropped_outputs: set[str] = field(default_factory=set)
     added_outputs: list[ValueInfoProto] = field(default_factory=list)
 
     def node(self, index: int) -> NodePatch:

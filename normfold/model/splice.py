@@ -291,10 +291,11 @@ class _Writer:
 
 
 def _is_dropped(outline: ScopeOutline, item: Field, patch: ScopePatch) -> bool:
-    """Whether a graph input, or what is declared about a value, is to go."""
+    """Whether a graph input or output, or what is declared about a value, is to go."""
     kind = outline.kind
-    dropped = patch.dropped_inputs if item.number == kind.input else patch.dropped_info
-    if item.number not in (kind.input, kind.value_info) or not dropped:
+    places = {kind.input: patch.dropped_inputs, kind.output: patch.dropped_outputs, kind.value_info: patch.dropped_info}
+    dropped = places.get(item.number)
+    if not dropped:
         return False
     return parse(ValueInfoProto, bytes(outline.buffer[item.start : item.end])).name in dropped
 

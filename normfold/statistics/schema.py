@@ -279,7 +279,8 @@ class CheckReport(Document):
     """Everything that one run of `check` has to say.
 
     Args:
-        verdict: worst root cause; `inconclusive` where nothing could be judged; None where `error` says why.
+        verdict: PASS, WARN, FAIL or INCONCLUSIVE: the worst root cause; inconclusive where nothing could be judged; None
+            where `error` says why.
         summary: one sentence: root cause, evidence, fix.
         next_step: one sentence: what to do now.
         findings: root causes first, worst first; what is suppressed is listed last and does not count.
@@ -290,7 +291,7 @@ class CheckReport(Document):
     schema_version: str = CHECK_SCHEMA_VERSION
     command: Literal["check"] = "check"
     input: FileReport | None = None
-    verdict: Literal[Status.PASS, Status.WARN, Status.FAIL, Status.INCONCLUSIVE] | None = None
+    verdict: Status | None = None
     summary: str = ""
     next_step: str = ""
     findings: tuple[Finding, ...] = ()

@@ -29,6 +29,7 @@ class Net:
     seed: int = 0
     epsilon: float = 1e-5
     gain: float = 1.0
+    beta_scale: float = 0.3
     training: tuple[int, ...] = ()
     batch: int | str = "N"
     mean: tuple[np.ndarray, ...] = field(default=())
@@ -48,7 +49,7 @@ class Net:
             shape = (self.channels, before, 3, 3)
             made[f"w{i}"] = (rng.normal(size=shape) * self.gain * np.sqrt(2 / (9 * before))).astype(np.float32)
             made[f"gamma{i}"] = rng.uniform(0.5, 1.5, self.channels).astype(np.float32)
-            made[f"beta{i}"] = rng.normal(0, 0.3, self.channels).astype(np.float32)
+            made[f"beta{i}"] = rng.normal(0, self.beta_scale, self.channels).astype(np.float32)
             before = self.channels
         made["head"] = (2 * rng.normal(size=(self.channels, self.classes))).astype(np.float32)
         mean, var = self.statistics()

@@ -13,7 +13,7 @@ from normfold.statistics.collect import Array, Batch, Collected, DataSource
 from normfold.statistics.exact_sums import Float64
 from normfold.statistics.moments import Moments
 from normfold.statistics.probes.instrument import BATCH, STORED, Form, Instrumented, Probe, instrument
-from normfold.statistics.probes.passes import Limits, Outputs, Runtime
+from normfold.statistics.probes.passes import DEFAULT_LIMITS, Limits, Outputs, Runtime
 from normfold.statistics.subject import Subject
 
 Progress = Callable[[int, int | None], None]
@@ -34,8 +34,9 @@ def collect(
     form: Form = STORED,
     *,
     runtime: Runtime | None = None,
-    limits: Limits = Limits(),
+    limits: Limits = DEFAULT_LIMITS,
     only: Collection[str] | None = None,
+    cut: bool = False,
     wanted: Wanted | None = None,
     progress: Progress | None = None,
 ) -> Collected:
@@ -49,6 +50,7 @@ def collect(
         form: of the normalisations.
         runtime: a child process to use; None to start one with `limits`.
         only: keys of the sites to measure, None for all.
+        cut: run only what stands in front of these sites; there are no outputs then.
         wanted: takes the batches of a shard; None for all.
         progress: called with the samples done, and their number where it is known.
 
@@ -58,15 +60,15 @@ def collect(
     """
     if runtime is None:
         with Runtime(limits) as own:
-            return collect(subject, source, form, runtime=own, only=only, wanted=wanted, progress=progress)
-    made = instrument(subject, form, only=only)
+            return collect(subject, source, form, runtime=own, only=only, cut=cut, wanted=wanted, progress=progress)
+    made = instrument(subject, form, only=only, cut=cut)
     state = _State(made, source, "batch" if form.batch else "stored")
     batches: Iterable[Batch] = source.batches()
     if wanted is not None:
         batches = (batch for batch in batches if wanted(batch))
     if form.batch:
         batches = _full(batches, source.batch_size)
-    outputs = tuple(value.name for value in subject.model.graph.outputs)
+    outputs = () if cut else tuple(value.name for value in subject.model.graph.outputs)
     running = runtime.open(made.candidate)
     try:
         for batch, values in running.stream(state.hashed(batches), (*outputs, *made.fetch)):

@@ -13,13 +13,14 @@ mean, because a malformed one can crash the runtime.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from onnx import helper
 
 from normfold.model import dtypes
+from normfold.model.graph import Node, Value
 from normfold.model.load import Model
 from normfold.model.patch import Candidate
 from normfold.statistics.collect import shift_of
@@ -91,15 +92,21 @@ class Instrumented:
         return tuple(name for p in self.probes for name in (p.mean, p.square, p.shape) if name)
 
 
-def instrument(subject: Subject, form: Form = STORED, *, only: Collection[str] | None = None) -> Instrumented:
+def instrument(
+    subject: Subject, form: Form = STORED, *, only: Collection[str] | None = None, cut: bool = False
+) -> Instrumented:
     """Put probes into a model.
 
     Args:
         subject: not changed.
         form: of the normalisations.
         only: keys of the sites to probe, None for all. All are rewritten as the form says.
+        cut: leave away what the probes do not need, the outputs of the model among it.
     """
     candidate = Candidate(subject.model, {}, dict(subject.model.metadata))
+    if cut:
+        _cut(candidate, [site for site in subject.sites if only is None or site.key in only])
+    gone = candidate.patch(subject.model.graph).dropped_nodes if cut else set()
     dependent = _DependsOnInput(subject.model)
     prefix = free_prefix(subject.model)
     probes: list[Probe] = []
@@ -112,7 +119,8 @@ def instrument(subject: Subject, form: Form = STORED, *, only: Collection[str] |
         maker = _Site(site, candidate, f"{prefix}/{site.position}", form)
         if only is None or site.key in only:
             probes.append(maker.probe())
-        maker.normalise()
+        if site.node.index not in gone:
+            maker.normalise()
     return Instrumented(candidate, tuple(probes), skipped)
 
 
@@ -135,17 +143,36 @@ def unprobed(site: StatSite, model: Model, dependent: _DependsOnInput) -> str:
     return ""
 
 
+def _cut(candidate: Candidate, sites: Sequence[StatSite]) -> None:
+    """Drop the nodes of the main graph that nothing in front of these sites needs."""
+    graph = candidate.model.graph
+    pending = [site.x for site in sites if site.node.scope is graph]
+    needed: set[int] = set()
+    while pending:
+        producer = pending.pop().producer
+        if producer is None or producer.scope is not graph or producer.index in needed:
+            continue
+        needed.add(producer.index)
+        pending += reads(producer)
+    patch = candidate.patch(graph)
+    patch.dropped_nodes |= {node.index for node in graph.nodes} - needed
+    patch.dropped_outputs |= {value.name for value in graph.outputs}
+
+
+def reads(node: Node) -> list[Value]:
+    """What a node reads, bodies included."""
+    inner = [n for body in node.subgraphs for scope in body.walk() for n in scope.nodes]
+    captured = [v for body in node.subgraphs for scope in body.walk() for v in scope.outputs]
+    return [v for n in (node, *inner) for v in n.inputs if v is not None] + captured
+
+
 class _DependsOnInput:
     """Whether a value of the main graph depends on what a caller feeds."""
 
     def __init__(self, model: Model) -> None:
         reached = {id(value) for value in model.graph.inputs if value.tensor is None}
         for node in model.graph.nodes:  # in execution order
-            read = [v for v in node.inputs if v is not None]
-            read += [
-                v for inner in node.subgraphs for s in inner.walk() for n in s.nodes for v in n.inputs if v is not None
-            ]
-            if any(id(value) in reached for value in read):
+            if any(id(value) in reached for value in reads(node)):
                 reached |= {id(value) for value in node.outputs if value is not None}
         self._reached = reached
 

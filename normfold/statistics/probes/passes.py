@@ -18,7 +18,7 @@ from normfold.verification.runner import Job, JobResult, Worker
 
 _LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC")
 # A job holds as many batches as fit: the child is asked less often, and memory stays bounded.
-_JOB_BYTES, _JOB_BATCHES = 32 << 20, 16
+_JOB_BYTES, _JOB_BATCHES = 32 << 20, 64
 
 Outputs = Mapping[str, Any]
 
@@ -28,7 +28,7 @@ class Limits:
     """Of the child process.
 
     Args:
-        timeout_s: for one job of up to 16 batches.
+        timeout_s: for one job, which is up to 64 batches.
         memory_bytes: address space; None for no limit.
         threads: that one operator may use.
     """
@@ -38,10 +38,13 @@ class Limits:
     threads: int = 1
 
 
+DEFAULT_LIMITS = Limits()
+
+
 class Runtime:
     """The child process of one examination. Use as a context manager."""
 
-    def __init__(self, limits: Limits = Limits()) -> None:
+    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
         self._worker = Worker(
             timeout_s=limits.timeout_s, memory_limit_bytes=limits.memory_bytes, threads=limits.threads
         )

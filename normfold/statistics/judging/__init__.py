@@ -1,0 +1,1 @@
+"""What measured moments mean: effects, tests, verdicts, root causes and their names."""

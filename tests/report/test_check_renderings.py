@@ -1,0 +1,251 @@
+"""SARIF, JUnit, GitHub annotations and the page: complete, well formed, and deaf to what names want to be."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from normfold.documents import FileReport
+from normfold.errors import OutputError
+from normfold.report.check.charts import histogram, scatter
+from normfold.report.check.github import github
+from normfold.report.check.html import html, write_html
+from normfold.report.check.junit import junit
+from normfold.report.check.sarif import sarif
+from normfold.statistics.codes import RULES
+from normfold.statistics.schema import (
+    ChannelReport,
+    CheckReport,
+    DataReport,
+    Evidence,
+    Finding,
+    HypothesisReport,
+    LayerReport,
+    PreprocessingReport,
+    ProbeReport,
+    Severity,
+    Status,
+)
+from tests.statistics.build import changed, examine, healthy
+
+HOSTILE = "</title><script>alert(1)</script>\"'{{ 7*7 }}&\n::error::x\x07\x1b[31m"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def broken() -> CheckReport:
+    def change(values: dict[str, np.ndarray]) -> None:
+        values["v2"][0], values["v4"][3] = -1.0, 1e-8
+
+    return examine(changed(change))
+
+
+def hostile() -> CheckReport:
+    model = healthy()
+    node = next(node for node in model.graph.node if node.name == "bn2")
+    node.name = HOSTILE
+    next(tensor for tensor in model.graph.initializer if tensor.name == "v2").raw_data = np.full(
+        16, -1, np.float32
+    ).tobytes()
+    return examine(model).model_copy(update={"input": FileReport(path=HOSTILE, sha256=None)})
+
+
+def with_data() -> CheckReport:
+    """What a run with data would say: a root cause with two layers behind it."""
+    report = examine(healthy())
+    rng = np.random.default_rng(0)
+    layers = []
+    for layer in report.layers:
+        assert layer.channels is not None
+        shift = {2: 1.0, 3: 0.4, 4: 0.2}.get(layer.position, 0.01)
+        mean = tuple((m or 0) + shift * rng.normal() for m in layer.channels.mean)
+        var = tuple((v or 0) * np.exp(shift * rng.normal()) for v in layer.channels.var)
+        cause = layer.position == 2
+        behind = report.layers[2].key if layer.position in (3, 4) else None
+        values = {
+            "status": Status.FAIL if cause else Status.WARN if behind else Status.PASS, "j": shift**2, "n": 256,
+            "mean_shift": shift, "variance_ratio": 1 + shift, "is_root_cause": cause, "collateral_of": behind, "n_eff": 900.0,
+            "channels": layer.channels.model_copy(update={"measured_mean": mean, "measured_var": var}),
+        }  # fmt: skip
+        layers.append(layer.model_copy(update=values))
+    finding = Finding(
+        code="S13", severity=Severity.ERROR, node="bn2", key=layers[2].key, message="J is 1.0", fix="Restore them.",
+        evidence=(Evidence(name="J", value=1.0, threshold=0.25, interval=(0.9, 1.1), n=256, n_eff=900.0),),
+    )  # fmt: skip
+    update = {
+        "layers": tuple(layers), "findings": (finding,), "verdict": Status.FAIL,
+        "summary": "Statistics of another layer (S13): bn2: J is 1.0.", "next_step": "Restore them.",
+        "data": DataReport(source="x.npz", samples=256, batches=8, batch_size=32),
+        "probes": (ProbeReport(name="determinism", status=Status.PASS),),
+        "preprocessing": PreprocessingReport(
+            status=Status.WARN, winner="/255", hypotheses=(HypothesisReport(name="/255", score=0.01),),
+            not_identifiable=("channel order",),
+        ),
+    }  # fmt: skip
+    return report.model_copy(update=update)
+
+
+def test_sarif_names_rule_level_and_place() -> None:
+    document = json.loads(sarif(broken()))
+    assert document["version"] == "2.1.0"
+    (run,) = document["runs"]
+    rules = run["tool"]["driver"]["rules"]
+    for result in run["results"]:
+        assert rules[result["ruleIndex"]]["id"] == result["ruleId"]
+        assert re.fullmatch(r"[0-9a-f]{32}", result["partialFingerprints"]["normfold/v1"])
+    first = run["results"][0]
+    assert (first["ruleId"], first["level"]) == ("S03", "error")
+    assert first["locations"][0]["logicalLocations"][0]["name"] == "bn2"
+    assert {rule["defaultConfiguration"]["level"] for rule in rules} <= {"error", "warning", "note"}
+
+
+def test_sarif_carries_suppressions() -> None:
+    report = broken()
+    quiet = report.model_copy(update={"findings": (report.findings[0].model_copy(update={"suppressed": "known"}),)})
+    (result,) = json.loads(sarif(quiet))["runs"][0]["results"]
+    assert result["suppressions"] == [{"kind": "external", "justification": "known"}]
+
+
+def test_junit_has_one_case_for_each_rule() -> None:
+    suite = ElementTree.fromstring(junit(broken()))[0]
+    assert len(suite) == len(RULES) == int(suite.get("tests", 0))
+    failed = [case.get("name", "")[:3] for case in suite if case.find("failure") is not None]
+    assert failed == ["S03"] and suite.get("failures") == "1"
+    assert int(suite.get("skipped", 0)) > 3
+    assert "bn4" in (
+        next(case for case in suite if case.get("name", "").startswith("S04")).findtext("system-out") or ""
+    )
+    strict = ElementTree.fromstring(junit(broken(), "warning"))[0]
+    assert int(strict.get("failures", 0)) > 1
+    assert ElementTree.fromstring(junit(broken(), "never"))[0].get("failures") == "0"
+
+
+def test_github_annotations() -> None:
+    lines = github(broken()).splitlines()
+    assert lines[0].startswith("::error file=<ModelProto>,title=S03 negative variance::bn2: ")
+    assert lines[-1].startswith("normfold check: fail")
+
+
+def test_names_do_not_become_anything_else() -> None:
+    report = hostile()
+    assert all(
+        line.startswith(("::error file=", "::warning file=", "::notice file=", "normfold check"))
+        for line in github(report).splitlines()
+    )
+    assert ElementTree.fromstring(junit(report)) is not None
+    assert json.loads(sarif(report))["runs"][0]["results"]
+    page = html(report)
+    assert "<script" not in page.lower() and "</title><s" not in page
+    assert "{{ 7*7 }}" in page and not {"\x07", "\x1b"} & set(page)
+
+
+class _Page(HTMLParser):
+    """Tags that are open, and everything that would reach outside."""
+
+    VOID = frozenset(("meta", "br", "link", "img", "hr", "input", "line", "circle", "rect"))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.outside: list[str] = []
+        self.texts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.outside += [f"{tag} {name}" for name, _ in attrs if name in ("src", "href", "onload", "onerror", "srcset")]
+        self.outside += [tag] if tag in ("script", "link", "iframe", "object") else []
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+@pytest.mark.parametrize(
+    "make", [broken, hostile, with_data, lambda: examine(healthy())], ids=["broken", "hostile", "data", "healthy"]
+)
+def test_the_page_is_well_formed_and_reaches_nowhere(make) -> None:  # type: ignore[no-untyped-def]
+    report = make()
+    page = _Page()
+    page.feed(html(report))
+    page.close()
+    assert not page.open and not page.outside
+    text = " ".join(page.texts)
+    shown = report.summary.replace("\x07", "�").replace("\x1b", "�")
+    assert shown in text and report.next_step in text
+    assert "url(" not in html(report)
+
+
+def test_the_page_shows_what_data_said() -> None:
+    page = html(with_data())
+    for part in (
+        "Drift of each layer",
+        "measured mean",
+        "measured variance",
+        "At fault",
+        "bn2 (norm 3 of 6)",
+        "/255",
+        "channel order",
+    ):
+        assert part in page
+    assert 'class="ring"' in page and "collateral of" in page
+
+
+def test_numbers_that_cannot_be_drawn_are_left_out() -> None:
+    assert not scatter((None, 1.0), (1.0, None), "a", "b")
+    assert not scatter((-1.0,), (1.0,), "a", "b", log=True)
+    assert not histogram([("stored", (0.0, -1.0, None))], "v")
+    assert 'class="point"' in scatter((1.0,), (1.0,), "a", "b")
+    assert 'class="bin' in histogram([("stored", (1.0, 1.0))], "v")
+    for layer in (
+        LayerReport(node="", key="k", op_type="X", position=0, status=Status.FAIL, channels=ChannelReport()),
+    ):
+        assert html(examine(healthy()).model_copy(update={"layers": (layer,)}))
+
+
+def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_html(broken(), tmp_path / "none" / "r.html")
+    target = tmp_path / "folder"
+    target.mkdir()
+    (target / "x").touch()
+    with pytest.raises(OutputError):
+        write_html(broken(), target)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+@pytest.mark.parametrize("make", [broken, with_data], ids=["file", "data"])
+def test_a_browser_draws_it(tmp_path: Path, make) -> None:  # type: ignore[no-untyped-def]
+    path, picture = tmp_path / "r.html", tmp_path / "r.png"
+    write_html(make(), path)
+    assert CHROMIUM is not None
+    common = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        f"--user-data-dir={tmp_path / 'home'}",
+    ]
+    subprocess.run(
+        [*common, "--window-size=1100,2600", f"--screenshot={picture}", path.as_uri()],
+        check=True, capture_output=True, timeout=100,
+    )  # fmt: skip
+    assert picture.stat().st_size > 40_000  # an empty page of this size has a tenth of that
+    drawn = subprocess.run(
+        [*common, "--enable-logging=stderr", "--dump-dom", path.as_uri()], check=True, capture_output=True,
+        text=True, timeout=100,
+    )  # fmt: skip
+    assert "CONSOLE" not in drawn.stderr, "the page's own policy blocks nothing that it needs"
+    assert "<svg" in drawn.stdout

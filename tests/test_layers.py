@@ -22,7 +22,7 @@ LAYERS = (
     ("verification",),
     ("statistics",),
     ("report",),
-    ("gate", "destination", "config", "rounds", "pipeline", "inspection", "checking"),
+    ("gate", "destination", "config", "rounds", "pipeline", "inspection", "checking", "recalibration", "collecting"),
 )
 HEAVY = ("onnx", "numpy", "torch", "onnxruntime", "onnx_graphsurgeon", "ml_dtypes", "google.protobuf")
 

@@ -26,7 +26,6 @@ from normfold.model.patch import Candidate
 from normfold.model.shapes import Shapes
 from normfold.statistics.exact_sums import Float64
 from normfold.statistics.folded.records import Record
-from normfold.statistics.folded.view import usable_gamma
 from normfold.statistics.probes.instrument import Statistics
 from normfold.surgery.apply import apply
 from normfold.surgery.plan import Edit, Plan
@@ -77,15 +76,17 @@ def refolded(model: Model, new: Mapping[str, tuple[Record, Statistics]], metadat
 
 
 def difference(record: Record, statistics: Statistics) -> tuple[Float64, Float64]:
-    """k and t, `[C]` each."""
-    gamma, var = usable_gamma(record), statistics.var + record.epsilon
+    """k and t, `[C]` each; 1 and 0 where the statistics stay."""
+    var = statistics.var + record.epsilon
     k = np.sqrt((record.var + record.epsilon) / var)
-    return k, gamma * (record.mean - statistics.mean) / np.sqrt(var) + record.beta - k * record.beta
+    t = record.gamma * (record.mean - statistics.mean) / np.sqrt(var) + record.beta - k * record.beta
+    same = (statistics.mean == record.mean) & (statistics.var == record.var)
+    return np.where(same, 1.0, k), np.where(same, 0.0, t)
 
 
 def updated(record: Record, statistics: Statistics) -> Record:
     """The record of what was repaired."""
-    return replace(record, gamma=usable_gamma(record), mean=statistics.mean, var=statistics.var)
+    return replace(record, mean=statistics.mean, var=statistics.var)
 
 
 def _accepted(draft: Draft, node: Node, affine: Affine) -> Absorption:

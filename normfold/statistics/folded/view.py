@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto
 
 from normfold.model import dtypes
@@ -99,8 +100,12 @@ def _obstacle(model: Model, value: Value | None, record: Record, shapes: Shapes)
 def usable_gamma(record: Record) -> Float64:
     """γ, with channels that cannot be taken back lifted to the smallest share that can."""
     least = _SMALLEST_SHARE * float(np.median(np.abs(record.gamma))) or 1.0
-    sign = np.where(record.gamma < 0, -1.0, 1.0)
-    return np.where(np.abs(record.gamma) < least, sign * least, record.gamma)
+    return np.where(unseen(record), np.where(record.gamma < 0, -least, least), record.gamma)
+
+
+def unseen(record: Record) -> NDArray[np.bool_]:
+    """`[C]`, channels whose γ is so small that what was normalised cannot be told from the result."""
+    return np.abs(record.gamma) < (_SMALLEST_SHARE * float(np.median(np.abs(record.gamma))) or 1.0)
 
 
 class _Insertion:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from normfold.errors import InputError
 from normfold.model.graph import Node
 from normfold.model.load import Model
 from normfold.statistics.collect import DataSource
+from normfold.statistics.exact_sums import Float64
 from normfold.statistics.moments import Estimate
 from normfold.statistics.probes.collector import collect
 from normfold.statistics.probes.instrument import Form, Statistics
@@ -61,6 +63,7 @@ class Estimator:
         variance: of the values as they are, or n/(n−1) times it, which is what PyTorch stores.
         prior: weight of the stored statistics, in samples; 0 replaces them.
         chosen: keys of the sites to repair, None for all that can be measured.
+        fixed: by key of the site, `[C]`, channels that keep what they have.
         progress: called with a stage, how much is done, and how much there is.
     """
 
@@ -69,6 +72,7 @@ class Estimator:
     variance: Variance = "population"
     prior: float = 0.0
     chosen: Collection[str] | None = None
+    fixed: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     progress: Progress = lambda *_: None
 
     def run(self, subject: Subject, source: DataSource) -> Estimated:
@@ -107,7 +111,10 @@ class Estimator:
             mean, var = blended(site, mean, var, found.samples, self.prior)
         # A channel that is constant on this data has no variance to learn: with 0 it would explode if it ever moved.
         usable = np.isfinite(site.var) & (site.var > 0)
-        return Statistics(mean, np.where((found.var == 0) & usable, site.var, var))
+        fixed = self.fixed.get(site.key, np.zeros(mean.shape, np.bool_))
+        return Statistics(
+            np.where(fixed, site.mean, mean), np.where(fixed | ((found.var == 0) & usable), site.var, var)
+        )
 
     # --- what no repair should rest on ---
 
@@ -143,9 +150,7 @@ class Estimator:
                 )
 
 
-def blended(
-    site: StatSite, mean: np.ndarray, var: np.ndarray, samples: int, prior: float
-) -> tuple[np.ndarray, np.ndarray]:
+def blended(site: StatSite, mean: Float64, var: Float64, samples: int, prior: float) -> tuple[Float64, Float64]:
     """Stored and measured statistics as those of one population, the stored ones worth `prior` samples (§11)."""
     assert site.mean is not None and site.var is not None
     if not (np.isfinite(site.mean).all() and np.isfinite(site.var).all() and (site.var >= 0).all()):

@@ -70,7 +70,8 @@ def _answers(found: Collected) -> Array | None:
     scores: Sequence[Array] = list(found.outputs.values())
     if not scores or scores[0].ndim != 2 or scores[0].shape[1] < 2:
         return None
-    return np.asarray(scores[0]).argmax(axis=1)
+    answers: Array = np.asarray(scores[0]).argmax(axis=1)
+    return answers
 
 
 def _changed(before: Collected, after: Collected) -> float | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from normfold.errors import InputError
 from normfold.statistics.collect import Batch, DataSource
@@ -71,13 +72,25 @@ class Split:
                 hint="give more data, or a smaller --batch",
             )
 
+    def positions(self) -> Iterator[int]:
+        """Of the samples of this part in the whole; the data is read once more."""
+        for batch in self.source.batches():
+            start = batch.index * self.source.batch_size
+            if not self.source.grouped:
+                yield from range(start, start + batch.samples) if self._whole(batch) else ()
+            else:
+                yield from (start + i for i, mine in enumerate(self._mine(batch)) if mine)
+
+    def _mine(self, batch: Batch) -> NDArray[np.bool_]:
+        assert batch.groups is not None
+        return np.array([_is_held_out(group) is self.held_out for group in batch.groups])
+
     def _whole(self, batch: Batch) -> Batch | None:
         return batch if (batch.index % _EVERY == _EVERY - 1) is self.held_out else None
 
     def _of_groups(self, batch: Batch) -> Batch | None:
-        assert batch.groups is not None
-        chosen = np.array([_is_held_out(group) is self.held_out for group in batch.groups])
-        if not chosen.any():
+        chosen = self._mine(batch)
+        if not chosen.any() or batch.groups is None:
             return None
         groups = tuple(group for group, mine in zip(batch.groups, chosen, strict=True) if mine)
         ids = tuple(name for name, mine in zip(batch.ids, chosen, strict=True) if mine) if batch.ids else ()

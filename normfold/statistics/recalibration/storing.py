@@ -35,7 +35,18 @@ def stored(subject: Subject, statistics: Mapping[str, Statistics], metadata: Map
         InputError: `recalibrate.function`, a function holds them, or several calls share them.
     """
     ours = {key: text for key, text in subject.original.metadata.items() if key.startswith(METADATA_PREFIX)}
-    return _Store(subject, Candidate(subject.original, {}, {**ours, **metadata})).run(statistics)
+    candidate = Candidate(subject.original, {}, {**ours, **metadata})
+    store(candidate, subject, statistics)
+    return candidate
+
+
+def store(candidate: Candidate, subject: Subject, statistics: Mapping[str, Statistics]) -> None:
+    """Put statistics into a candidate that may change other things already.
+
+    Raises:
+        InputError: as `stored`.
+    """
+    _Store(subject, candidate).run(statistics)
 
 
 class _Store:
@@ -47,13 +58,12 @@ class _Store:
         self.positions = {tensor.name: position for position, (_, tensor) in enumerate(tensors)}
         self.names = {name for scope in subject.original.scopes() for name in scope.values}
 
-    def run(self, statistics: Mapping[str, Statistics]) -> Candidate:
+    def run(self, statistics: Mapping[str, Statistics]) -> None:
         for site in self.subject.sites:
             new = statistics.get(site.key)
             if new is not None:
                 self._put(site, MEAN, new.mean)
                 self._put(site, VAR, new.var)
-        return self.candidate
 
     def _put(self, site: StatSite, slot: int, values: Float64) -> None:
         value = site.parameter(slot)

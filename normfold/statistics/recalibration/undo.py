@@ -20,20 +20,20 @@ KIND = "undo"
 SUFFIX = ".undo.npz"
 
 
-def undo_patch(candidate: Candidate, result: bytes | memoryview) -> Archive:
+def undo_patch(candidate: Candidate, result: bytes, manifest: bytes | None = None) -> Archive:
     """The patch from a written result back to the original.
 
     Args:
         candidate: that was written.
         result: what the model file holds now.
+        manifest: that the original had beside it.
     """
     original = candidate.model.buffer
-    found = bytes(result)
     segments: list[tuple[int, int]] = []  # (offset in the result, length), offset -1: the next bytes of the patch
     kept: list[bytes] = []
     position = at = 0
     for start, end in sorted(splice(candidate, lambda _: None).copied(original)):
-        place = found.find(bytes(original[start:end]), at)
+        place = result.find(bytes(original[start:end]), at)
         if place < 0:  # it was written elsewhere, in a data file: then it is part of the patch
             continue
         if start > position:
@@ -44,11 +44,13 @@ def undo_patch(candidate: Candidate, result: bytes | memoryview) -> Archive:
     if len(original) > position:
         segments.append((-1, len(original) - position))
         kept.append(bytes(original[position:]))
-    head = {"before": hashlib.sha256(original).hexdigest(), "after": hashlib.sha256(found).hexdigest()}
+    head = {"before": hashlib.sha256(original).hexdigest(), "after": hashlib.sha256(result).hexdigest()}
     arrays: dict[str, Array] = {
         "segments": np.array(segments, np.int64).reshape(-1, 2),
         "bytes": np.frombuffer(b"".join(kept), np.uint8),
     }
+    if manifest is not None:
+        arrays["manifest"] = np.frombuffer(manifest, np.uint8)
     return Archive(KIND, head, arrays)
 
 

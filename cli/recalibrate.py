@@ -41,8 +41,12 @@ def recalibrate(
     size: Size = "",
     labels: Annotated[
         Path | None,
-        typer.Option("--labels", metavar="FILE.npy", help="Class of each sample, in the order of the data: right answers "
-                     "must not become fewer.", show_default=False),
+        typer.Option(
+            "--labels",
+            metavar="FILE.npy",
+            help="Class of each sample, in the order of the data: right answers must not become fewer.",
+            show_default=False,
+        ),
     ] = None,
     variance: Annotated[
         Variance, typer.Option("--variance", help="population: of the values; unbiased: n/(n-1) times it, as PyTorch.")

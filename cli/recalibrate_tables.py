@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -10,6 +9,7 @@ from rich.table import Table
 from .terminal import console, safe
 
 if TYPE_CHECKING:
+    from normfold.statistics.measurement import MeasurementReport
     from normfold.statistics.recalibration.schema import RecalibrateReport
 
 _MOST_LAYERS = 20
@@ -45,15 +45,20 @@ def recalibrated(report: RecalibrateReport) -> None:
         out.print("nothing was written")
 
 
-def measured(rows: Sequence[tuple[str, float | None, int, float | None]], samples: int, written: str) -> None:
-    """What `stats` measured: layer, J, samples and effective samples, worst first."""
+def measured(report: MeasurementReport) -> None:
+    """What `stats` measured."""
     out = console()
-    table = Table("layer", "J", "n", "n_eff", box=None, pad_edge=False)
-    for label, j, n, n_eff in sorted(rows, key=lambda row: -(row[1] or 0.0))[:_MOST_LAYERS]:
-        table.add_row(safe(label), _number(j), str(n), _count(n_eff))
-    if rows:
+    table = Table("layer", "n", "n_eff", box=None, pad_edge=False)
+    for layer in report.layers[:_MOST_LAYERS]:
+        table.add_row(safe(layer.node), str(layer.n), _count(layer.n_eff))
+    if report.layers:
         out.print(table)
-    out.print(f"{samples} samples, {len(rows)} layers; written: {safe(written)}")
+    if len(report.layers) > _MOST_LAYERS:
+        out.print(f"and {len(report.layers) - _MOST_LAYERS} more")
+    for node, reason in report.skipped.items():
+        out.print(f"not measured: {safe(node)}: {safe(reason)}")
+    shards = "" if report.shards is None else f", shards {safe(report.shards)}"
+    out.print(f"{report.samples} samples, {len(report.layers)} layers{shards}; written: {safe(report.output)}")
 
 
 def _number(value: float | None) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .boundary import errors
 from .data_options import Batch, Data, GroupKey, LayoutOption, Limit, Mean, Shuffle, Size, Std, data_options
 from .options import Debug, Format, FormatOption, Initializers, Memory, Model, Policy, Timeout
+
+if TYPE_CHECKING:
+    from normfold.statistics.shards import Shard
 
 app = typer.Typer(help="Measure what stands in front of normalisations: in parts, merged, or as a baseline.",
                   no_args_is_help=True)  # fmt: skip
@@ -81,7 +84,9 @@ def collect(
 
 @app.command()
 def merge(
-    parts: Annotated[list[Path], typer.Argument(help="Parts of one measurement.", metavar="PART...", show_default=False)],
+    parts: Annotated[
+        list[Path], typer.Argument(help="Parts of one measurement.", metavar="PART...", show_default=False)
+    ],
     output: Output = Path("merged.npz"),
     partial: Annotated[bool, typer.Option("--partial", help="Allow parts to be missing.")] = False,
     format: FormatOption = Format.HUMAN,  # noqa: A002 - the name of the option
@@ -111,7 +116,7 @@ def record(
 ) -> None:  # fmt: skip
     """Record what MODEL makes of data that is known to be right, for `check --baseline`; it needs no normalisation."""
     with errors("stats", format, debug):
-        from normfold.collecting import record_baseline, write_file
+        from normfold.collecting import record_baseline
         from normfold.errors import UsageError
         from normfold.statistics.probes.passes import Limits
 
@@ -120,11 +125,11 @@ def record(
         if data is None:
             raise UsageError("usage.data", "there is no data", hint="give --data")
         with render.progress(format) as report:
-            found, samples = record_baseline(
-                model, data, options=data_options(batch, limit, seed, group_key, mean, std, layout, size),
+            found = record_baseline(
+                model, data, output, options=data_options(batch, limit, seed, group_key, mean, std, layout, size),
                 limits=Limits(timeout, None if max_memory is None else max_memory << 20), progress=report,
             )  # fmt: skip
-        render.recorded(found, samples, write_file(found.to_bytes(), output), format)
+        render.recorded(found, format)
 
 
 def _shard(text: str) -> Shard:

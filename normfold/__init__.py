@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from normfold.model.load import Initializers
     from normfold.model.source import Source
     from normfold.pipeline import Result, optimize, verify
+    from normfold.recalibration import RecalibrateConfig, Recalibration, recalibrate
     from normfold.report.schema import InspectReport, Report, VerifyReport
     from normfold.statistics.schema import CheckReport
     from normfold.verification import Status, Verification
@@ -47,6 +48,8 @@ __all__ = [
     "InspectReport",
     "NormfoldError",
     "OutputError",
+    "RecalibrateConfig",
+    "Recalibration",
     "Report",
     "Result",
     "Source",
@@ -62,6 +65,7 @@ __all__ = [
     "explain",
     "inspect",
     "optimize",
+    "recalibrate",
     "verify",
 ]
 
@@ -72,6 +76,7 @@ _HOME = {
         ("EnvironmentProblem", "GateError", "InputError", "NormfoldError", "OutputError", "UsageError", "WorkerError"),
         "normfold.errors",
     ),
+    **dict.fromkeys(("RecalibrateConfig", "Recalibration", "recalibrate"), "normfold.recalibration"),
     **dict.fromkeys(("explain", "inspect"), "normfold.inspection"),
     **dict.fromkeys(("Result", "optimize", "verify"), "normfold.pipeline"),
     **dict.fromkeys(("InspectReport", "Report", "VerifyReport"), "normfold.report.schema"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from onnx import ModelProto
 
+from normfold._version import __version__
 from normfold.destination import check_destination, lock
 from normfold.errors import EnvironmentProblem, InputError, UsageError
 from normfold.model.load import Initializers
@@ -16,7 +17,9 @@ from normfold.model.source import Source
 from normfold.model.staging import Staging, cannot_write
 from normfold.statistics.data import DataOptions, open_data
 from normfold.statistics.data.opening import Given
+from normfold.statistics.folded.baseline import measurable, recorded
 from normfold.statistics.folded.finding import find_manifest, shown
+from normfold.statistics.measurement import MeasuredLayer, MeasurementReport, layers
 from normfold.statistics.probes.collector import collect
 from normfold.statistics.probes.passes import DEFAULT_LIMITS, Limits
 from normfold.statistics.shards import Part, Shard, merged, read_part, require_complete
@@ -129,6 +132,53 @@ def _task(
     source: str, data: Given, shard: Shard, options: DataOptions | None, limits: Limits, initializers: Initializers
 ) -> Part:
     return collect_part(source, data, shard, options=options, limits=limits, initializers=initializers)
+
+
+def record_baseline(
+    source: str | Path,
+    data: Given,
+    output: str | Path,
+    *,
+    options: DataOptions | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    progress: Progress | None = None,
+) -> MeasurementReport:
+    """Write what trusted data looks like behind every operator with weights, for `check --baseline`.
+
+    Args:
+        source: path of a model, with or without normalisations.
+        data: that the model is known to be right on.
+        output: where to write.
+        options, limits, progress: as for `collect_part`.
+
+    Raises:
+        InputError: model or data cannot be used, or there is nothing to measure.
+        OutputError: the destination cannot be written.
+        WorkerError: the child process crashed, timed out or ran out of memory.
+    """
+    seen = measurable(open_subject(Source(source)))
+    batches = open_data(data, seen.folded.model, options or DataOptions())
+    report = progress or (lambda *_: None)
+    found = collect(
+        seen.subject, batches, only=tuple(seen.by_site), limits=limits,
+        progress=lambda n, of: report("collecting", n, of or 0),
+    )  # fmt: skip
+    records = recorded(seen, found, f"{batches.description}, {found.samples} samples, sha256 {found.sha256[:16]}")
+    written = write_file(records.to_bytes(), Path(output))
+    return MeasurementReport(
+        version=__version__, output=str(written), data=batches.description, samples=found.samples,
+        layers=tuple(MeasuredLayer(node=record.label, n=found.samples) for record in records.records),
+        skipped=dict(seen.skipped),
+    )  # fmt: skip
+
+
+def measurement_report(part: Part, written: Path) -> MeasurementReport:
+    """What a part holds."""
+    labels = {part.labels.get(key, key): reason for key, reason in part.skipped.items()}
+    return MeasurementReport(
+        version=__version__, output=str(written), data=part.data, samples=part.samples,
+        shards=f"{len(part.shards)} of {part.count}", layers=layers(part), skipped=labels,
+    )  # fmt: skip
 
 
 def merge_files(paths: Sequence[Path], *, partial: bool = False) -> Part:

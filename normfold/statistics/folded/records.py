@@ -68,7 +68,7 @@ class Records:
         source_sha256: of the model that was folded or measured, None where it is not known.
         data: what was measured, for a baseline.
         omitted: normalisations that cannot be followed, by label, with the reason.
-        sha256: of the file, "" for what was not read from one.
+        sha256, path: of the file, "" for what was not read from one.
     """
 
     kind: Kind
@@ -77,6 +77,7 @@ class Records:
     data: str = ""
     omitted: tuple[tuple[str, str], ...] = ()
     sha256: str = ""
+    path: str = ""
 
     def to_bytes(self) -> bytes:
         """The file; the same records give the same bytes."""
@@ -106,7 +107,7 @@ def read_records(path: Path, kind: Kind) -> Records:
         source, data = archive.head["source_sha256"], str(archive.head["data"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{kind}.damaged", f"this {kind} is incomplete: {error}", where=str(path)) from None
-    return Records(kind, records, source, data, omitted, sha256)
+    return Records(kind, records, source, data, omitted, sha256, str(path))
 
 
 def _record(index: int, site: dict[str, Any], archive: Archive) -> Record:

@@ -65,6 +65,7 @@ def unfolded(model: Model, records: Sequence[Record]) -> View:
     constants = Constants()
     shapes = Shapes(constants)
     prefix = free_prefix(model)
+    taken = {node.proto.name for scope in model.scopes() for node in scope.nodes}
     present: dict[str, Record] = {}
     skipped: dict[str, str] = {}
     for index, (name, record) in enumerate(by_tensor(records).items()):
@@ -73,7 +74,8 @@ def unfolded(model: Model, records: Sequence[Record]) -> View:
         if reason or value is None or value.producer is None:
             skipped[record.label] = reason
             continue
-        present[_Insertion(candidate, value, record, f"{prefix}/folded{index}", shapes).insert()] = record
+        insertion = _Insertion(candidate, value, record, f"{prefix}/folded{index}", shapes, _free(record.label, taken))
+        present[insertion.insert()] = record
     return View(ModelProto.FromString(to_bytes(candidate)), present, skipped)
 
 
@@ -97,6 +99,15 @@ def _obstacle(model: Model, value: Value | None, record: Record, shapes: Shapes)
     return ""
 
 
+def _free(label: str, taken: set[str]) -> str:
+    """What the normalisation is called: a runtime refuses two nodes of one name, and an operator may have that of its own."""
+    name = label
+    while name in taken:
+        name += "/output"
+    taken.add(name)
+    return name
+
+
 def usable_gamma(record: Record) -> Float64:
     """γ, with channels that cannot be taken back lifted to the smallest share that can."""
     least = _SMALLEST_SHARE * float(np.median(np.abs(record.gamma))) or 1.0
@@ -111,10 +122,12 @@ def unseen(record: Record) -> NDArray[np.bool_]:
 class _Insertion:
     """Puts one normalisation behind what makes a tensor."""
 
-    def __init__(self, candidate: Candidate, value: Value, record: Record, prefix: str, shapes: Shapes) -> None:
+    def __init__(
+        self, candidate: Candidate, value: Value, record: Record, prefix: str, shapes: Shapes, label: str
+    ) -> None:
         node = value.producer
         assert node is not None
-        self.value, self.record, self.node, self.prefix = value, record, node, prefix
+        self.value, self.record, self.node, self.prefix, self.label = value, record, node, prefix, label
         self.patch = candidate.patch(value.scope)
         self.graph = Writer(self.patch, node, prefix, behind=True)
         dims, self.stored = shapes.dims(value), shapes.data_type(value) or dtypes.FLOAT
@@ -162,5 +175,5 @@ class _Insertion:
         vectors = (gamma, record.beta, record.mean, record.var)
         parameters = [self.graph.constant(vector, self.data_type) for vector in vectors]
         made = self.graph.operator("BatchNormalization", [value, *parameters], output, epsilon=record.epsilon)
-        self.graph.rename_last(record.label)
+        self.graph.rename_last(self.label)
         return made

@@ -20,6 +20,8 @@ class Document(StrEnum):
     INSPECT = "inspect"
     EXPLAIN = "explain"
     CHECK = "check"
+    RECALIBRATE = "recalibrate"
+    STATS = "stats"
 
 
 def schema(document: Annotated[Document, typer.Argument(help="Which document.")] = Document.REPORT) -> None:
@@ -27,6 +29,8 @@ def schema(document: Annotated[Document, typer.Argument(help="Which document.")]
     from pydantic import BaseModel
 
     from normfold.report.schema import ExplainReport, InspectReport, Report, VerifyReport
+    from normfold.statistics.measurement import MeasurementReport
+    from normfold.statistics.recalibration.schema import RecalibrateReport
     from normfold.statistics.schema import CheckReport
 
     models: dict[Document, type[BaseModel]] = {
@@ -35,6 +39,8 @@ def schema(document: Annotated[Document, typer.Argument(help="Which document.")]
         Document.INSPECT: InspectReport,
         Document.EXPLAIN: ExplainReport,
         Document.CHECK: CheckReport,
+        Document.RECALIBRATE: RecalibrateReport,
+        Document.STATS: MeasurementReport,
     }
     model = models[document]
     with errors("schema", Format.HUMAN, False):

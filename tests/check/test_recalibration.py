@@ -250,3 +250,24 @@ def test_groups_are_never_on_both_sides() -> None:
     assert not sides[0] & sides[1] and len(sides[0]) + len(sides[1]) == 64 and len(sides[1]) > 5
     positions = sorted([*Split(source, False).positions(), *Split(source, True).positions()])
     assert positions == list(range(320))
+
+
+@pytest.mark.parametrize("name", ["never_updated", "corrupted_layer"])
+def test_trained_networks_answer_again(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from models import planted
+
+    case = planted.build(name)
+    source = save(case.model, tmp_path / "m.onnx")
+    gate = recalibrate(source, tmp_path / "new.onnx", data=batches(case.data, 32), labels=case.labels).report.gate
+    assert gate is not None and gate.metric_before is not None and gate.metric_after is not None
+    assert gate.metric_before < 0.8 and gate.metric_after > 0.85
+
+
+def test_a_healthy_trained_network_is_left_alone(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from models import planted
+
+    case = planted.build("healthy_cnn")
+    with pytest.raises(GateError):
+        recalibrate(save(case.model, tmp_path / "m.onnx"), tmp_path / "new.onnx", data=batches(case.data, 32))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from normfold.model import attributes
-from normfold.model.graph import Node
+from normfold.model.graph import Node, Value
 from normfold.model.shapes.dims import Dims, broadcast
 from normfold.model.shapes.elementwise import gemm, matmul_dims, same
 from normfold.model.shapes.rule import Rule
@@ -17,9 +17,33 @@ if TYPE_CHECKING:
 DOMAIN = "com.microsoft"
 # The first output has the shape of the first input.
 _SAME = (
-    "Gelu", "FastGelu", "BiasGelu", "QuickGelu", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
-    "QuantizeLinear", "DequantizeLinear", "QLinearLeakyRelu", "QLinearSigmoid",
+    "Gelu", "FastGelu", "BiasGelu", "QuickGelu", "GroupNorm", "QuantizeLinear", "DequantizeLinear", "QLinearLeakyRelu",
+    "QLinearSigmoid",
 )  # fmt: skip
+# Where the sum is given out that a norm normalises; like the first output, it has the shape of the first input.
+_SUMS = {"SkipLayerNormalization": 3, "SkipSimplifiedLayerNormalization": 3, "SkipGroupNorm": 1}
+# The input that the first output has the element type of.
+_TYPED_LIKE = {
+    **dict.fromkeys(("Gelu", "FastGelu", "BiasGelu", "QuickGelu", "FusedConv", "FusedMatMul", "FusedGemm"), 0),
+    **dict.fromkeys(("GroupNorm", "Attention", "MultiHeadAttention", "MatMulNBits", *_SUMS), 0),
+    "EmbedLayerNormalization": 2,
+}
+
+
+def type_source(node: Node, slot: int) -> Value | None:
+    """The input whose element type an output has, None if that is not known."""
+    if slot not in (0, _SUMS.get(node.op_type)) or node.op_type not in _TYPED_LIKE:
+        return None
+    return node.input(_TYPED_LIKE[node.op_type])
+
+
+def _skip_norm(shapes: Shapes, node: Node, slot: int) -> Dims | None:
+    return shapes.known(node.input(0)) if slot in (0, _SUMS[node.op_type]) else None
+
+
+def _embedding(shapes: Shapes, node: Node, slot: int) -> Dims | None:
+    ids, words = shapes.known(node.input(0)), shapes.known(node.input(2))
+    return None if slot or ids is None or words is None or len(words) != 2 else (*ids, words[1])
 
 
 def _fused_conv(shapes: Shapes, node: Node, slot: int) -> Dims | None:
@@ -51,6 +75,8 @@ def _qlinear_binary(shapes: Shapes, node: Node, slot: int) -> Dims | None:
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_SAME, Rule(same)),
+    **dict.fromkeys(_SUMS, Rule(_skip_norm)),
+    "EmbedLayerNormalization": Rule(_embedding, 3),
     "FusedConv": Rule(_fused_conv, 2),
     "FusedMatMul": Rule(_fused_matmul, 2),
     "FusedGemm": Rule(gemm, 2),

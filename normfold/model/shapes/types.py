@@ -5,6 +5,7 @@ from __future__ import annotations
 from normfold.model import attributes
 from normfold.model.constants import Constants
 from normfold.model.graph import Value
+from normfold.model.shapes import contrib
 from normfold.model.shapes.control import sources
 from normfold.model.shapes.dims import Hints, declared_type
 from normfold.model.shapes.table import rule_of
@@ -51,7 +52,9 @@ class ElementTypes:
         if node is None:
             return declared_type(value.type) if value.type else self._hints(value)[1], None
         if node.domain or node.is_call or attributes.is_bound_by_caller(node):
-            return self._hints(value)[1], None
+            is_operator = node.domain == contrib.DOMAIN and not node.is_call
+            typed = contrib.type_source(node, value.output_slot) if is_operator else None
+            return (self._hints(value)[1] if typed is None else None), typed
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.attributes.get("output_dtype") is not None:
             return int(attributes.get(node, "output_dtype", 0)) or None, None
         if node.op_type == "QuantizeLinear":

@@ -31,11 +31,15 @@ def applied(site: NormSite, lowering: Lowering) -> Decision:
     message = f"{describe(site.norm)}: {count} nodes became {lowering.operator}"
     if new > 1:
         message += f" in {new} nodes"
-    notes = tuple(f"rests on a fact that no hardware has confirmed: {mark}" for mark in lowering.marks)
     return Decision(
         site.end.key, RULE, RULE, Outcome.APPLIED, site.end.op_type, site.end.label, _labels(site),
-        f"{message}; {lowering.reason}", Exactness.ROUNDED, None, notes,
+        f"{message}; {lowering.reason}", Exactness.ROUNDED, None, notes(lowering),
     )  # fmt: skip
+
+
+def notes(lowering: Lowering) -> tuple[str, ...]:
+    """What a spelling rests on."""
+    return tuple(f"rests on a fact that no hardware has confirmed: {mark}" for mark in lowering.marks)
 
 
 def refused(site: NormSite, key: str, message: str) -> Decision:

@@ -158,7 +158,7 @@ def _recognised(site: NormSite, by_target: Mapping[Target, Decision], decision: 
 
 def _becomes(decision: Decision) -> str:
     if decision.outcome is Outcome.APPLIED:
-        return decision.message.partition("nodes became ")[2].partition(";")[0]
+        return decision.message.partition(" became ")[2].partition(";")[0]
     return f"stays: {decision.message.partition('; ')[2] or decision.message.partition(': ')[2]}"
 
 

@@ -28,7 +28,8 @@ def _axes(norm: Norm) -> str:
 def applied(site: NormSite, lowering: Lowering) -> Decision:
     """The norm became something else."""
     count, new = len(site.dead), len(lowering.nodes)
-    message = f"{describe(site.norm)}: {count} nodes became {lowering.operator}"
+    what = f"{count} nodes" if count > 1 else site.end.op_type
+    message = f"{describe(site.norm)}: {what} became {lowering.operator}"
     if new > 1:
         message += f" in {new} nodes"
     return Decision(

@@ -91,6 +91,13 @@ class Fused:
         """What goes with it: the operator alone."""
         return Extent((self.site.end,), self.site.output, self.total, self.site.end)
 
+    def describe(self, lowering: Lowering) -> str:
+        """What it becomes, in a few words: `2 Add, LayerNormalization`."""
+        count = len(self.terms)
+        front = [f"{count} Add" if count > 1 else "Add"] if count else []
+        behind = ["Sigmoid, Mul"] if self.silu and not lowering.takes_silu else []
+        return ", ".join([*front, lowering.operator, *behind])
+
     def written(self, lowering: Lowering) -> Lowering:
         """What a norm becomes, with the additions in front and the activation behind."""
         front, constants = self._sum()
@@ -192,7 +199,9 @@ def _grouped(shapes: Shapes, node: Node, found: _Operator, base: Value) -> Norm:
         raise Cannot("rank", "its input is not known to have rank 4")
     if groups < 1 or activation not in (0, 1):
         raise Cannot("groups", f"it has {groups} groups and activation {activation}")
-    channel = _channel(node)
+    channel = 3 if attributes.get(node, "channels_last", 1) else 1
+    if found.added and channel != 3:
+        raise Cannot("layout", "what it adds is defined for channels at the end alone")
     parameters = [_parameter(shapes, node.input(slot), 4, channel) for slot in (found.scale, found.scale + 1)]
     (gamma, scale), (beta, bias) = parameters
     if scale is not None or bias is not None or gamma is None:
@@ -204,10 +213,6 @@ def _grouped(shapes: Shapes, node: Node, found: _Operator, base: Value) -> Norm:
     source = shapes.constants.get(node.input(found.scale))
     stored = kind if source is None else source.data_type
     return Norm(True, dims, axes, epsilon_of(node), gamma, beta, kind, kind, stored, groups, channel)
-
-
-def _channel(node: Node) -> int:
-    return 3 if attributes.get(node, "channels_last", 1) else 1
 
 
 def _float_type(shapes: Shapes, value: Value) -> int:
@@ -236,18 +241,15 @@ def _terms(shapes: Shapes, node: Node, found: _Operator) -> list[Term]:
     for slot in found.added:
         value = node.input(slot)
         if value is not None:
-            terms.append(Term(value.name, _shape(shapes.dims(value), node, value) if found.grouped else None))
+            terms.append(Term(value.name, _shape(shapes.dims(value), value) if found.grouped else None))
     return terms
 
 
-def _shape(dims: Dims | None, node: Node, value: Value) -> tuple[int, ...] | None:
-    """What `[C]` and `[N, C]` are reshaped to, to be added to `[N, H, W, C]` or `[N, C, H, W]`."""
+def _shape(dims: Dims | None, value: Value) -> tuple[int, ...] | None:
+    """What `[N, C]` is reshaped to, to be added to `[N, H, W, C]`; None for `[C]` and `[N, 1, 1, C]`, which broadcast."""
     if dims is None or len(dims) not in (1, 2, 4):
         raise Cannot("rank", f"{value.name!r} is not known to be of rank 1, 2 or 4")
-    last = _channel(node) == 3
-    if len(dims) == 2:
-        return (0, 1, 1, -1) if last else (0, -1, 1, 1)
-    return None if last or len(dims) == 4 else (-1, 1, 1)
+    return (0, 1, 1, -1) if len(dims) == 2 else None
 
 
 def _renamed(op: Op, old: str, new: str) -> Op:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 
 from normfold.model.graph import Node
 from normfold.model.load import Model
-from normfold.norm.recognise import NormSite
 from normfold.norm.sites import STATELESS, is_norm_operator
 from normfold.surgery.norms.decisions import describe, notes
 from normfold.surgery.norms.edits import RULE
+from normfold.surgery.norms.fused import Fused
 from normfold.surgery.plan import Decision, Exactness, Outcome
 from normfold.targets.lowering import Choice, Lowering
 from normfold.targets.names import Target
@@ -20,13 +19,14 @@ _OTHERWISE = "only a norm with constant parameters, of which nothing but the res
 _WHY = {"EmbedLayerNormalization": "it looks up embeddings and makes a mask as well"}
 
 
-def unfused(site: NormSite, choice: Choice, lowering: Lowering | None, target: Target) -> Decision:
+def unfused(fused: Fused, choice: Choice, lowering: Lowering | None, target: Target) -> Decision:
     """An operator of onnxruntime became others, or none of the target expresses its norm."""
-    end = site.end
+    end = fused.site.end
     if lowering is None:
         rejected = [f"{item.operator}: {item.message}" for item in choice.rejected]
         return no_kernel(end, target, "; ".join(rejected[:1]) or "no other operator expresses it")
-    message = f"{describe(site.norm)}: {_lack(end, target)}; it became {_list(lowering)}; {lowering.reason}"
+    what = f"{fused.describe(lowering)} in {len(lowering.nodes)} nodes"
+    message = f"{describe(fused.site.norm)}: {_lack(end, target)}; it became {what}; {lowering.reason}"
     return Decision(
         end.key, RULE, RULE, Outcome.APPLIED, end.op_type, end.label, (end.label,), message, Exactness.ROUNDED, None,
         notes(lowering),
@@ -72,9 +72,3 @@ def _lack(node: Node, target: Target) -> str:
     kernel = table_of(target).kernel(node.op_type, node.domain)
     note = f" ({kernel.note})" if kernel is not None and kernel.note else ""
     return f"{target.value} has no kernel for {f'{node.domain}.' if node.domain else ''}{node.op_type}{note}"
-
-
-def _list(lowering: Lowering) -> str:
-    """`2 Add, LayerNormalization`: the operators in the order in which they first stand."""
-    counts = Counter(op.op_type for op in lowering.nodes)
-    return ", ".join(f"{count} {name}" if count > 1 else name for name, count in counts.items())

@@ -20,8 +20,10 @@ _SAME = (
     "Gelu", "FastGelu", "BiasGelu", "QuickGelu", "GroupNorm", "QuantizeLinear", "DequantizeLinear", "QLinearLeakyRelu",
     "QLinearSigmoid",
 )  # fmt: skip
-# Where the sum is given out that a norm normalises; like the first output, it has the shape of the first input.
-_SUMS = {"SkipLayerNormalization": 3, "SkipSimplifiedLayerNormalization": 3, "SkipGroupNorm": 1}
+# Where the sum is given out that a norm normalises; it is like the first output.
+_SUMS = {
+    "SkipLayerNormalization": 3, "SkipSimplifiedLayerNormalization": 3, "SkipGroupNorm": 1, "EmbedLayerNormalization": 2,
+}  # fmt: skip
 # The input that the first output has the element type of.
 _TYPED_LIKE = {
     **dict.fromkeys(("Gelu", "FastGelu", "BiasGelu", "QuickGelu", "FusedConv", "FusedMatMul", "FusedGemm"), 0),
@@ -43,7 +45,19 @@ def _skip_norm(shapes: Shapes, node: Node, slot: int) -> Dims | None:
 
 def _embedding(shapes: Shapes, node: Node, slot: int) -> Dims | None:
     ids, words = shapes.known(node.input(0)), shapes.known(node.input(2))
-    return None if slot or ids is None or words is None or len(words) != 2 else (*ids, words[1])
+    is_embedded = slot in (0, _SUMS[node.op_type])
+    return (*ids, words[1]) if is_embedded and ids is not None and words is not None and len(words) == 2 else None
+
+
+def _attention(shapes: Shapes, node: Node, slot: int) -> Dims | None:
+    """`[batch, length, hidden]`; the weight holds those of query, key and value side by side."""
+    data, weight = shapes.known(node.input(0)), shapes.known(node.input(1))
+    if slot or data is None or weight is None or len(data) != 3 or len(weight) != 2:
+        return None
+    hidden = attributes.ints(node, "qkv_hidden_sizes")
+    if hidden is not None:
+        return (*data[:2], hidden[2])
+    return (*data[:2], weight[1] // 3 if isinstance(weight[1], int) else None)
 
 
 def _fused_conv(shapes: Shapes, node: Node, slot: int) -> Dims | None:
@@ -77,6 +91,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(_SAME, Rule(same)),
     **dict.fromkeys(_SUMS, Rule(_skip_norm)),
     "EmbedLayerNormalization": Rule(_embedding, 3),
+    "Attention": Rule(_attention, 2),
     "FusedConv": Rule(_fused_conv, 2),
     "FusedMatMul": Rule(_fused_matmul, 2),
     "FusedGemm": Rule(gemm, 2),

@@ -236,7 +236,7 @@ class _Planner:
             choice = self._offer(site, opset)
             lowering = self._best(site, choice, opset)
         if site.end.key in self.fused:
-            self.decisions[site.end.key] = unfused(self.fused[site.end.key], choice, lowering, self.target)
+            self.decisions[site.end.key] = unfused(self.fused[site.end.key], choice, lowering, obstacle, self.target)
         elif lowering is None:
             best = next(iter(choice.lowerings), None)
             is_spelled = best is not None and not best.fallback and self._is_spelled(site, best)

@@ -19,12 +19,12 @@ _OTHERWISE = "only a norm with constant parameters, of which nothing but the res
 _WHY = {"EmbedLayerNormalization": "it looks up embeddings and makes a mask as well"}
 
 
-def unfused(fused: Fused, choice: Choice, lowering: Lowering | None, target: Target) -> Decision:
+def unfused(fused: Fused, choice: Choice, lowering: Lowering | None, obstacle: str, target: Target) -> Decision:
     """An operator of onnxruntime became others, or none of the target expresses its norm."""
     end = fused.site.end
     if lowering is None:
         rejected = [f"{item.operator}: {item.message}" for item in choice.rejected]
-        return no_kernel(end, target, "; ".join(rejected[:1]) or "no other operator expresses it")
+        return no_kernel(end, target, obstacle or "; ".join(rejected[:1]) or "no other operator expresses it")
     what = f"{fused.describe(lowering)} in {len(lowering.nodes)} nodes"
     message = f"{describe(fused.site.norm)}: {_lack(end, target)}; it became {what}; {lowering.reason}"
     return Decision(

@@ -61,8 +61,10 @@ TABLE = Table(
             Evidence.STANDARD,
             "most runtimes inline it as E[x²] - μ², and version 18 and 21 differ in their parameters",
         ),
+        Support("SimplifiedLayerNormalization", frozenset(), Evidence.STANDARD, "no operator of the standard"),
         *plain_kernels(EVERY_FLOAT, Evidence.STANDARD),
     ),
+    only_standard=True,
     rows={
         Form.LAYER: (Prefer(Spelling.LAYER, "one operator of the standard since opset 17"),),
         Form.RMS: (_RMS_STANDARD,),

@@ -14,7 +14,7 @@ from onnx import AttributeProto, NodeProto, TensorProto, ValueInfoProto
 
 from normfold.model.body import node_outline
 from normfold.model.graph import Node, Scope, Value
-from normfold.model.inline import keep_policy, origin_of, unread
+from normfold.model.inline import keep_policy, origin_of, renewed, unread
 from normfold.model.load import FIRST_OVERRIDABLE_IR, Model, build_scopes, connect_scopes
 from normfold.model.outline import FUNCTION, NodeOutline, Origin, ScopeOutline, SubgraphOutline, file_tensor, parse
 from normfold.model.wire import Field
@@ -73,13 +73,16 @@ def rewrite(
     if graph is not model.graph:
         keep_policy(model, graph)
     roots = [(model.graph, graph), *((old, now) for (_, old), (_, now) in zip(model.functions, functions, strict=True))]
-    lost = [value for old, now in roots if old is not now for value in unread(old, now)]
+    lost: list[Value] = list(model.unread)
+    for old, now in roots:
+        if old is not now:
+            lost = [*renewed(lost, now), *unread(old, now)]
     return dataclasses.replace(
         model,
         graph=graph,
         functions=functions,
         opset=new.get(model.graph.path, model.opset),
-        unread=(*model.unread, *lost),
+        unread=tuple(lost),
         imports={**model.imports, **new},
         is_rewritten=True,
     )

@@ -21,6 +21,7 @@ from tests.surgery.norm_models import (
     attributes,
     lowered,
     renamed,
+    with_all_types,
 )  # fmt: skip
 
 ORT_CPU, ORT_CUDA, PORTABLE = Target.ORT_CPU, Target.ORT_CUDA, Target.PORTABLE
@@ -232,6 +233,25 @@ def test_a_region_works_channels_last_between_two_transposes() -> None:
     assert "nodes work channels-last" in result.decisions[0].message
     assert [attributes(result.node("Transpose", at))["perm"] for at in (0, 1)] == [[0, 2, 3, 1], [0, 3, 1, 2]]
     assert result.array(result.node("NhwcConv").input[1]).shape == (C, 3, 3, C), "the weight is turned once"
+
+
+def test_the_idiom_of_exporters_is_turned_with_the_shape_that_it_asks_for() -> None:
+    """torch's Shape of x reads x too; it goes with the norm, or it would hold x in its layout. And a LayerNorm in front."""
+    sheet, y = Sheet(13), "h"
+    sheet.layer_norm("x", "h", at="L", axes=(1, 2, 3), shape=(C, 4, 5))
+    for i in range(4):
+        sheet.init[f"w{i}"] = random(C, C, 3, 3, seed=i) / np.float32(8)
+        sheet.group_norm(y, f"n{i}", at=f"p{i}")
+        sheet.silu(f"n{i}", f"a{i}")
+        sheet.add(f"c{i} = Conv<pads=[1,1,1,1]>(a{i}, w{i})")
+        y = f"c{i}"
+    sheet.body[-1] = sheet.body[-1].replace(f"{y} =", "y =", 1)
+    result = lowered(with_all_types(sheet.model(IMAGE)), ORT_CUDA, run=False)
+    assert [op for op in result.operators if op != "NhwcConv"] == [
+        "LayerNormalization", "Transpose", "GroupNorm", "GroupNorm", "GroupNorm", "GroupNorm", "Transpose", "Conv",
+    ]  # fmt: skip
+    assert result.opset == 17
+    assert result.codes == ["NF202"] * 5
 
 
 @pytest.mark.parametrize("between", ["conv", "cumsum"])

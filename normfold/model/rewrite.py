@@ -73,20 +73,13 @@ def rewrite(
     if graph is not model.graph:
         keep_policy(model, graph)
     roots = [(model.graph, graph), *((old, now) for (_, old), (_, now) in zip(model.functions, functions, strict=True))]
-    lost: list[Value] = list(model.unread)
-    for old, now in roots:
-        if old is not now:
-            lost = [*renewed(lost, now), *unread(old, now)]
+    lost = [value for old, now in roots if old is not now for value in unread(old, now)]
     return dataclasses.replace(
         model,
         graph=graph,
         functions=functions,
         opset=new.get(model.graph.path, model.opset),
-<<<<<<< HEAD
         unread=(*renewed(model.unread, [graph, *(scope for _, scope in functions)]), *lost),
-=======
-        unread=tuple(lost),
->>>>>>> wt-normtests
         imports={**model.imports, **new},
         is_rewritten=True,
     )

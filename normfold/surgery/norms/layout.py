@@ -100,11 +100,7 @@ class Turner:
                 continue
             extent = extent_of(site, around, lowering)
             x = _added_to(site, around) if lowering.takes_embedding else site.base
-<<<<<<< HEAD
             found = None if x is None else candidate(lowering, x, extent.output, _gone(extent, lowering, x))
-=======
-            found = None if x is None else candidate(lowering, x, extent.output, _going(site, lowering, extent, x))
->>>>>>> wt-normtests
             if found is not None:
                 self.candidates[site.end.key] = site, lowering, found
                 return True
@@ -165,18 +161,11 @@ class Turner:
         )
 
 
-<<<<<<< HEAD
 def _gone(extent: Extent, lowering: Lowering, x: Value) -> frozenset[Node]:
     """The nodes that go, those included that only compute sizes for them: they ask for no layout."""
     read = {x.name, *(str(name) for op in lowering.nodes for name in op.inputs if isinstance(name, Given))}
     scope = extent.place.scope
     return frozenset(node for node in sweep(extent.dead, read) if node.scope is scope)
-=======
-def _going(site: NormSite, lowering: Lowering, extent: Extent, x: Value) -> frozenset[Node]:
-    """The nodes that go with a norm; what only computes sizes for it reads x, and would hold it in its layout."""
-    kept = {x.name, *(name for op in lowering.nodes for name in op.inputs if isinstance(name, Given))}
-    return frozenset(node for node in sweep(extent.dead, kept) if node.scope is site.end.scope)
->>>>>>> wt-normtests
 
 
 def _added_to(site: NormSite, around: Around) -> Value | None:

@@ -48,7 +48,6 @@ TABLE = Table(
             "opset 23; float32 statistics, so not for float64",
             left=_LEFT,
         ),
-        Support("SimplifiedLayerNormalization", frozenset(), Evidence.STANDARD, "no operator of the standard"),
         Support(
             "InstanceNormalization",
             UP_TO_SINGLE,

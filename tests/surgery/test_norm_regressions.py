@@ -88,3 +88,68 @@ def test_an_operator_that_the_standard_does_not_have_goes(target):
     result, plan = stable(model, target)
     assert codes(plan) == ["NF202"]
     assert operators(result)["SimplifiedLayerNormalization"] == 0
+
+
+def test_a_shape_that_only_the_norm_asks_for_keeps_no_tensor_channels_first():
+    # as torch exports GroupNorm: the second Reshape asks for the shape of x, and is not needed any more
+    norm = """
+        c{i} = Conv({x}, w)
+        f{i} = Reshape(c{i}, split)
+        i{i} = InstanceNormalization <epsilon=1e-5> (f{i}, ones, zeros)
+        z{i} = Shape(c{i})
+        g{i} = Reshape(i{i}, z{i})
+        h{i} = Mul(g{i}, gamma)
+        n{i} = Add(h{i}, beta)
+    """
+    body = "".join(norm.format(i=i, x=f"n{i - 1}" if i else "x") for i in range(3)) + "y = Relu(n2)"
+    init = {
+        "w": random(8, 8, 1, 1), "split": np.int64([0, 2, -1]), "ones": np.ones(2, np.float32),
+        "zeros": np.zeros(2, np.float32), "gamma": random(8, 1, 1), "beta": random(8, 1, 1, seed=1),
+    }  # fmt: skip
+    model = build(body, "float[N,8,9,9] x", init=init)
+    result, plan = stable(model, Target.ORT_CUDA)
+    assert codes(plan) == ["NF202"] * 3
+    assert operators(result) == {"Transpose": 2, "Conv": 1, "NhwcConv": 2, "GroupNorm": 3, "Relu": 1}
+
+
+def test_with_one_thread_float16_takes_the_affine_that_its_float32_core_would_take():
+    # else a second run finds a float32 norm between the Casts and spells it anew
+    body = """
+        f = Reshape(x, split)
+        m = ReduceMean <axes=[2]> (f)
+        d = Sub(f, m)
+        p = Mul(d, d)
+        v = ReduceMean <axes=[2]> (p)
+        o = Add(v, tiny)
+        s = Sqrt(o)
+        n = Div(d, s)
+        z = Shape(x)
+        g = Reshape(n, z)
+        h = Mul(g, gamma)
+        y = Add(h, beta)
+    """
+    init = {
+        "split": np.int64([0, 2, -1]), "tiny": np.float16(1e-3),
+        "gamma": random(8, 1, 1, dtype=np.float16), "beta": random(8, 1, 1, seed=1, dtype=np.float16),
+    }  # fmt: skip
+    result, _ = stable(build(body, "float16[N,8,H,W] x", init=init), Target.ORT_CPU, threads=1)
+    assert operators(result)["BatchNormalization"] == 1
+
+
+@pytest.mark.parametrize("threads", [None, 1])
+@pytest.mark.parametrize("op", ["LayerNormalization", "SimplifiedLayerNormalization"])
+def test_on_the_cpu_an_addition_stays_an_addition(op, threads):
+    # onnxruntime 1.31.1: SkipLayerNormalization takes up to three times as long as Add and LayerNormalization
+    body = f"""
+        a = MatMul(x, w)
+        c = Add(a, bias)
+        s = Add(c, r)
+        y = {op} <axis=-1> (s, g)
+        z = Relu(s)
+    """
+    model = build(body, "float[2,5,6] x, float[2,5,6] r", "float[2,5,6] y, float[2,5,6] z", {
+        "w": random(6, 6), "bias": random(6), "g": random(6, seed=1),
+    })  # fmt: skip
+    result, plan = stable(model, Target.ORT_CPU, threads)
+    assert operators(result) == operators(model)
+    assert not plan.norms

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from normfold.targets.names import Target
@@ -139,6 +140,23 @@ def test_of_two_norms_of_one_sum_one_takes_the_addition() -> None:
     result = lowered(sheet.model(TWO, f"{Y}, float[N,5,{H}] q"), ORT_CPU)
     assert sorted(result.operators) == ["SimplifiedLayerNormalization", "SkipLayerNormalization"]
     assert result.codes == ["NF202", "NF202"]
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_an_operator_that_makes_the_sum_stands_behind_its_scale(early) -> None:
+    """The sum is read in front of the norm, so the operator stands where the sum was made; is its scale there by then?"""
+    sheet = Sheet()
+    scale = "k = Add(modulation, one)"
+    sheet.add(*([scale] if early else []), "x = Add(l, r)", "q = Relu(x)")
+    sheet.layer_norm("x", "unused")
+    del sheet.body[-2:]
+    sheet.init = {"e": sheet.init["e"], "one": np.float32(1)}
+    sheet.add(*([] if early else [scale]), "t = Mul(n, k)", "y = Add(t, shift)")
+    inputs = f"{TWO}, float[{H}] modulation, float[{H}] shift"
+    result = lowered(sheet.model(inputs, f"{Y}, float[N,5,{H}] q"), ORT_CPU)
+    onnx.checker.check_model(result.model)
+    wanted = ["Add", "SkipLayerNormalization", "Relu"] if early else ["Add", "Relu", "Add", "LayerNormalization"]
+    assert result.operators == wanted
 
 
 # --- the activation behind ---

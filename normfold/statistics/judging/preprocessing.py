@@ -12,6 +12,7 @@ from normfold.statistics.collect import Array, DataSource
 from normfold.statistics.data.inputs import ModelInput, model_inputs
 from normfold.statistics.data.views import View
 from normfold.statistics.exact_sums import Float64
+from normfold.statistics.file_rules.implied_input import implied_input
 from normfold.statistics.judging.distributions import spread, weighted_quantile
 from normfold.statistics.judging.effects import Effect, effect
 from normfold.statistics.probes.collector import collect
@@ -264,34 +265,12 @@ class Preprocessing:
         factor = float(np.median(logs))
         return math.exp(factor) if abs(factor) > self.thresholds.log_std_ratio_fail else None
 
-    # --- what the file alone implies ---
-
     def _implied(self) -> tuple[tuple[float | None, ...], float | None]:
-        """Mean per input channel that the first convolution implies, μ − b = Σ S·x̄, and R² of the solution."""
-        for site in self.first:
-            solved = self._solve(site)
-            if solved is not None:
-                return tuple(float(v) for v in solved[0]), solved[1]
-        return (), None
-
-    def _solve(self, site: StatSite) -> tuple[Float64, float] | None:
-        conv = site.x.producer
-        if conv is None or conv.op_type != "Conv" or site.mean is None:
-            return None
-        source, constants = conv.inputs[0], self.subject.constants
-        weight = constants.array(conv.input(1))
-        bias = np.zeros(site.mean.size) if conv.input(2) is None else constants.array(conv.input(2))
-        if source is None or not source.is_input or weight is None or bias is None:
-            return None
-        taps = weight.astype(np.float64).sum(axis=tuple(range(2, weight.ndim)))  # [O, C/groups]
-        target = site.mean - bias.astype(np.float64)
-        if "group" in conv.attributes and conv.attributes["group"].i != 1:
-            return None
-        if not np.isfinite(target).all() or len(taps) < taps.shape[1]:
-            return None
-        x, *_ = np.linalg.lstsq(taps, target, rcond=None)
-        left, all_ = float(((taps @ x - target) ** 2).sum()), float(((target - target.mean()) ** 2).sum())
-        return x, 1 - left / all_ if all_ else math.nan
+        """Mean per input channel that the first layer implies, and R² of the solution."""
+        found = implied_input(self.subject)
+        if found is None:
+            return (), None
+        return tuple(_finite(float(v)) for v in found.mean), _finite(found.r2)
 
 
 def _finite(value: float) -> float | None:

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from onnx import NodeProto, TensorProto, helper
 
 from normfold.model.graph import Node, Scope, Value
-from normfold.model.rewrite import Names, Rewrite
+from normfold.model.rewrite import Names, Rewrite, sweep
 from normfold.model.shapes import Shapes
 from normfold.model.tensors import NewTensor
 from normfold.norm.recognise import NormSite
 from normfold.surgery.layout import GroupNorm, LayoutPlan, candidate, plan_layout
 from normfold.surgery.norms.emit import tensor_of
-from normfold.surgery.norms.surroundings import Around, extent_of
-from normfold.targets.lowering import Choice, Lowering, Op, Rejected
+from normfold.surgery.norms.surroundings import Around, Extent, extent_of
+from normfold.targets.lowering import Choice, Given, Lowering, Op, Rejected
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,7 +100,7 @@ class Turner:
                 continue
             extent = extent_of(site, around, lowering)
             x = _added_to(site, around) if lowering.takes_embedding else site.base
-            found = None if x is None else candidate(lowering, x, extent.output, frozenset(extent.dead))
+            found = None if x is None else candidate(lowering, x, extent.output, _gone(extent, lowering, x))
             if found is not None:
                 self.candidates[site.end.key] = site, lowering, found
                 return True
@@ -159,6 +159,13 @@ class Turner:
             domain=op.domain or None,
             **op.attributes,
         )
+
+
+def _gone(extent: Extent, lowering: Lowering, x: Value) -> frozenset[Node]:
+    """The nodes that go, those included that only compute sizes for them: they ask for no layout."""
+    read = {x.name, *(str(name) for op in lowering.nodes for name in op.inputs if isinstance(name, Given))}
+    scope = extent.place.scope
+    return frozenset(node for node in sweep(extent.dead, read) if node.scope is scope)
 
 
 def _added_to(site: NormSite, around: Around) -> Value | None:

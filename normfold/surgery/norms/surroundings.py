@@ -104,7 +104,15 @@ def _residual(shapes: Shapes, site: NormSite) -> Around | None:
         return None
     left, right = (term.name for term in terms if term is not None)
     is_read = site.base.is_output or any(use.node not in site.dead for use in site.base.uses)
+    if is_read and not all(_comes_before(value, outer) for value in site.operands):
+        return None  # the operator makes the sum, so it stands where that was made
     return Around(Surroundings(Residual(left, right, bias, is_read)), tuple(adds))
+
+
+def _comes_before(value: Value, node: Node) -> bool:
+    """Whether a node could read a value."""
+    maker = value.producer
+    return maker is None or maker.scope is not node.scope or maker.index < node.index
 
 
 def _plain_add(value: Value | None) -> Node | None:

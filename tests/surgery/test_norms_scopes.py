@@ -140,7 +140,7 @@ def calling(target: Target, *, opset: int = 17, residual: bool = False) -> Lower
     calls = "a = loc.layer(x) z = loc.layer(a)"
     outputs = f"float[N,5,{H}] z"
     model = functional(calls, [function], {}, inputs=SEQUENCE, outputs=outputs, opset=opset, own=opset)
-    return lowered(model, target, run=False)
+    return lowered(model, target, run=False, skip=("NF302",))  # in the body itself, whoever calls it
 
 
 @pytest.mark.parametrize("opset", [13, 17, 21])

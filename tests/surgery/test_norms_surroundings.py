@@ -32,7 +32,7 @@ Y = f"float[N,5,{H}] y"
 
 def residual(
     *body: str,
-    target: Target = ORT_CPU,
+    target: Target = ORT_CUDA,
     inputs: str = TWO,
     outputs: str = Y,
     kind: str = "layer",
@@ -72,7 +72,7 @@ def test_explain_finds_the_addition() -> None:
     sheet = Sheet()
     sheet.add("x = Add(l, r)")
     sheet.layer_norm("x", "y")
-    result = lowered(renamed(sheet.model(TWO, Y)), ORT_CPU)
+    result = lowered(renamed(sheet.model(TWO, Y)), ORT_CUDA)
     assert {"node/x", "node/y", "node/d"} <= set(result.decisions[0].nodes)
 
 
@@ -138,7 +138,7 @@ def test_of_two_norms_of_one_sum_one_takes_the_addition() -> None:
     sheet.add("x = Add(l, r)")
     sheet.layer_norm("x", "y", at="p")
     sheet.rms_norm("x", "q", at="q")
-    result = lowered(sheet.model(TWO, f"{Y}, float[N,5,{H}] q"), ORT_CPU)
+    result = lowered(sheet.model(TWO, f"{Y}, float[N,5,{H}] q"), ORT_CUDA)
     assert sorted(result.operators) == ["SimplifiedLayerNormalization", "SkipLayerNormalization"]
     assert result.codes == ["NF202", "NF202"]
 
@@ -154,7 +154,7 @@ def test_an_operator_that_makes_the_sum_stands_behind_its_scale(early) -> None:
     sheet.init = {"e": sheet.init["e"], "one": np.float32(1)}
     sheet.add(*([] if early else [scale]), "t = Mul(n, k)", "y = Add(t, shift)")
     inputs = f"{TWO}, float[{H}] modulation, float[{H}] shift"
-    result = lowered(sheet.model(inputs, f"{Y}, float[N,5,{H}] q"), ORT_CPU)
+    result = lowered(sheet.model(inputs, f"{Y}, float[N,5,{H}] q"), ORT_CUDA)
     onnx.checker.check_model(result.model)
     wanted = ["Add", "SkipLayerNormalization", "Relu"] if early else ["Add", "Relu", "Add", "LayerNormalization"]
     assert result.operators == wanted

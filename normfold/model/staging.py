@@ -12,7 +12,7 @@ import filecmp
 import os
 import secrets
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -22,6 +22,10 @@ from normfold.model.opener import Stamp
 
 _ATTEMPTS = 5
 _COMMIT_SECONDS = 10.0
+
+
+# What an archive of numpy's begins with.
+_ARCHIVE = b"PK"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class Staged:
             looked for: what cannot be seen for a moment must not be left out.
         lent: data files of the original that the model goes on reading, relative to its directory.
         equal: a file of the name and content of the data that lies at the destination already; it was compared then.
+        companions: archives that go with the model; those of an earlier run are replaced.
     """
 
     directory: Path
@@ -46,6 +51,7 @@ class Staged:
     files: tuple[str, ...] = ()
     equal: Stamp | None = None
     lent: frozenset[str] = frozenset()
+    companions: list[str] = field(default_factory=list)
 
 
 class Staging:
@@ -166,9 +172,27 @@ def _put(staged: Staged, destination: Path) -> None:
         touched |= {parent for parent in target.parents if parent.is_relative_to(directory)}
         _require_free(target, entry, staged.equal)
         entry.replace(target)
+    for name in staged.companions:
+        _require_archive(directory / name)
+        (staged.directory / name).replace(directory / name)
     for folder in sorted(touched):
         _sync_directory(folder)
     staged.model.replace(destination)
+
+
+def _require_archive(target: Path) -> None:
+    """A file of the name of a companion that is none is somebody else's."""
+    if not target.exists():
+        return
+    with target.open("rb") as stream:
+        if stream.read(len(_ARCHIVE)) == _ARCHIVE:
+            return
+    raise OutputError(
+        "output.data_exists",
+        "a file that normfold did not write has the name of the statistics that go with the model",
+        where=str(target),
+        hint="move it away, or pass --no-manifest",
+    )
 
 
 def _require_free(target: Path, content: Path, equal: Stamp | None) -> None:

@@ -144,6 +144,7 @@ def write_companion(staged: Staged, name: str, content: bytes) -> None:
             sync(stream)
     except OSError as error:
         raise cannot_write(staged.directory.parent, error) from None
+    staged.companions.append(name)
 
 
 def to_bytes(candidate: Candidate) -> bytes:

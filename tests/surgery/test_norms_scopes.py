@@ -117,7 +117,7 @@ def test_a_contrib_operator_in_a_branch_is_imported() -> None:
     sheet.init = init
     text, inputs = in_if(f"total = Add(x, other) {body}", inputs=f"{SEQUENCE}, float[N,5,{H}] other, bool q")
     sheet.add(text)
-    result = lowered(sheet.model(inputs, f"float[N,5,{H}] z"), ORT_CPU, run=False)
+    result = lowered(sheet.model(inputs, f"float[N,5,{H}] z"), Target.ORT_CUDA, run=False)
     assert "SkipLayerNormalization" in result.operators
     assert result.domains == {MICROSOFT: 1}
     run_both(result)
@@ -157,7 +157,7 @@ def test_in_a_function(opset) -> None:
 
 
 def test_a_contrib_operator_in_a_function_is_imported_there_and_in_the_model() -> None:
-    result = calling(ORT_CPU, residual=True)
+    result = calling(Target.ORT_CUDA, residual=True)
     assert result.operators == ["layer", "layer", "Cast", "Reshape", "Relu", "SkipLayerNormalization"]
     (function,) = result.model.functions
     assert {entry.domain: entry.version for entry in function.opset_import}[MICROSOFT] == 1

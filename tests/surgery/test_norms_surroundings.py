@@ -23,14 +23,14 @@ from tests.surgery.norm_models import (
 )  # fmt: skip
 
 ORT_CPU, ORT_CUDA, PORTABLE = Target.ORT_CPU, Target.ORT_CUDA, Target.PORTABLE
-SKIP = (Target.ORT_CPU, Target.ORT_CUDA, Target.DIRECTML)
+SKIP = (Target.ORT_CUDA, Target.DIRECTML)
 TWO = f"float[N,5,{H}] l, float[N,5,{H}] r"
 Y = f"float[N,5,{H}] y"
 
 
 def residual(
     *body: str,
-    target: Target = ORT_CPU,
+    target: Target = ORT_CUDA,
     inputs: str = TWO,
     outputs: str = Y,
     kind: str = "layer",
@@ -70,7 +70,7 @@ def test_explain_finds_the_addition() -> None:
     sheet = Sheet()
     sheet.add("x = Add(l, r)")
     sheet.layer_norm("x", "y")
-    result = lowered(renamed(sheet.model(TWO, Y)), ORT_CPU)
+    result = lowered(renamed(sheet.model(TWO, Y)), ORT_CUDA)
     assert {"node/x", "node/y", "node/d"} <= set(result.decisions[0].nodes)
 
 
@@ -136,7 +136,7 @@ def test_of_two_norms_of_one_sum_one_takes_the_addition() -> None:
     sheet.add("x = Add(l, r)")
     sheet.layer_norm("x", "y", at="p")
     sheet.rms_norm("x", "q", at="q")
-    result = lowered(sheet.model(TWO, f"{Y}, float[N,5,{H}] q"), ORT_CPU)
+    result = lowered(sheet.model(TWO, f"{Y}, float[N,5,{H}] q"), ORT_CUDA)
     assert sorted(result.operators) == ["SimplifiedLayerNormalization", "SkipLayerNormalization"]
     assert result.codes == ["NF202", "NF202"]
 

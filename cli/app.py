@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from . import check, doctor, explain, inspect, optimize, rule, schema, targets, verify
+from . import check, doctor, explain, inspect, optimize, recalibrate, rule, schema, stats, targets, verify
 from .boundary import asked_for, closed_pipe, fail
 
 app = typer.Typer(
@@ -24,6 +24,8 @@ app = typer.Typer(
 app.command()(optimize.optimize)
 app.command()(verify.verify)
 app.command()(check.check)
+app.command()(recalibrate.recalibrate)
+app.add_typer(stats.app, name="stats")
 app.command()(explain.explain)
 app.command()(inspect.inspect)
 app.command()(targets.targets)

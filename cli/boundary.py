@@ -60,20 +60,28 @@ def asked_for(arguments: Sequence[str]) -> tuple[str, Format]:
 
 
 def _document(command: str, error: NormfoldError) -> str:
+    from pydantic import BaseModel
+
     from normfold import __version__
     from normfold.report.build import error_report
     from normfold.report.doctor import DoctorReport
     from normfold.report.schema import ExplainReport, InspectReport, Report, TargetsReport, VerifyReport
+    from normfold.statistics.measurement import MeasurementReport
+    from normfold.statistics.recalibration.schema import RecalibrateReport
     from normfold.statistics.schema import CheckReport
 
     problem = error_report(error)
     status: Literal["refused", "error"] = "refused" if error.exit_code == 1 else "error"
-    document: Report | VerifyReport | InspectReport | ExplainReport | TargetsReport | DoctorReport | CheckReport
+    document: BaseModel
     match command:
         case "verify":
             document = VerifyReport(version=__version__, error=problem)
         case "check":
             document = CheckReport(version=__version__, error=problem)
+        case "recalibrate":
+            document = RecalibrateReport(version=__version__, status=status, error=problem)
+        case "stats":
+            document = MeasurementReport(version=__version__, error=problem)
         case "inspect":
             document = InspectReport(version=__version__, error=problem)
         case "explain":

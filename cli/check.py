@@ -75,6 +75,36 @@ def check(
             "--attribution", help="How root causes are told from collateral.", rich_help_panel="Data", show_default=True
         ),
     ] = Attribution.AUTO,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="FILE",
+            help="Weights that it was exported from: .safetensors, or .pt with torch.",
+            show_default=False,
+            rich_help_panel="References",
+        ),
+    ] = None,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(
+            "--epsilon",
+            min=0,
+            help="Of the layers of the checkpoint.  [default: 1e-5]",
+            show_default=False,
+            rich_help_panel="References",
+        ),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            "--baseline",
+            metavar="FILE",
+            help="Of normfold stats record, for a model without statistics.",
+            show_default=False,
+            rich_help_panel="References",
+        ),
+    ] = None,
     timeout: Timeout = 600.0,
     max_memory: Memory = None,
     initializers: Initializers = Policy.AUTO,
@@ -138,6 +168,7 @@ def check(
             thresholds=settings.thresholds,
             suppressions=() if known is None else load_suppressions(known),
             initializers=normfold.Initializers(initializers.value),
+            epsilon=epsilon,
             data=data_options(batch, limit, seed, group_key, mean, std, layout, size),
             run=DataSettings(
                 limits=Limits(timeout, None if max_memory is None else max_memory << 20),
@@ -148,7 +179,9 @@ def check(
             raise UsageError("usage.data", "options of the data without data", hint="give --data")
         mildest = settings.fail_on if fail_on is None else fail_on.value
         with render.progress(boundary) as report:
-            found = normfold.check(source, data=data, config=options, progress=report)
+            found = normfold.check(
+                source, data=data, checkpoint=checkpoint, baseline=baseline, config=options, progress=report
+            )
         if html is not None:
             from normfold.report.check.html import write_html
 

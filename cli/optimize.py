@@ -77,6 +77,10 @@ def optimize(
         bool, typer.Option("--overlay", help="Write only what changed; go on reading the data file of the original.")
     ] = False,
     metadata: Annotated[bool, typer.Option(help="Record in the model what was done to it.")] = True,
+    manifest: Annotated[
+        bool,
+        typer.Option(help="Write the folded statistics beside the result, so that check and recalibrate work on it."),
+    ] = True,
     exit_nonzero_on_change: Annotated[
         bool, typer.Option("--exit-nonzero-on-change", help="Exit 1 if there was something to do.")
     ] = False,
@@ -114,7 +118,8 @@ def optimize(
             verify=verify.value, target=target.value, initializers=initializers.value,
             skip=tuple(skip or ()), only=tuple(only or ()), aggressive=aggressive, threads=threads, seed=seed,
             trials=trials, strict=strict, no_improve=no_improve, require_native=require_native,
-            all_or_nothing=all_or_nothing, overlay=overlay, metadata=metadata, timeout_s=timeout, **compare,
+            all_or_nothing=all_or_nothing, overlay=overlay, metadata=metadata, manifest=manifest, timeout_s=timeout,
+            **compare,
         )  # fmt: skip
         destination = output or (model if in_place else default_destination(model))
         with render.progress(format) as report:

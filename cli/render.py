@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from normfold import CheckReport, InspectReport, Report, Verification
     from normfold.report.schema import TargetsReport
+    from normfold.statistics.measurement import MeasurementReport
+    from normfold.statistics.recalibration.schema import RecalibrateReport
+    from normfold.statistics.shards import Part
     from normfold.surgery.plan import Decision
 
 
@@ -111,3 +114,33 @@ def checked(report: CheckReport, form: str, *, fail_on: str, verbose: bool, html
     from . import check_tables
 
     return check_tables.checked(report, verbose=verbose, html=html)
+
+
+def recalibrated(report: RecalibrateReport, form: Format) -> None:
+    """The result of `recalibrate`."""
+    if form is Format.JSON:
+        return _document(report)
+    from . import recalibrate_tables
+
+    return recalibrate_tables.recalibrated(report)
+
+
+def measured(part: Part, written: Path, form: Format) -> None:
+    """The result of `stats collect` and `stats merge`."""
+    from normfold.collecting import measurement_report
+
+    report = measurement_report(part, written)
+    if form is Format.JSON:
+        return _document(report)
+    from . import recalibrate_tables
+
+    return recalibrate_tables.measured(report)
+
+
+def recorded(report: MeasurementReport, form: Format) -> None:
+    """The result of `stats record`."""
+    if form is Format.JSON:
+        return _document(report)
+    from . import recalibrate_tables
+
+    return recalibrate_tables.measured(report)

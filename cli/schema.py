@@ -22,6 +22,8 @@ class Document(StrEnum):
     TARGETS = "targets"
     DOCTOR = "doctor"
     CHECK = "check"
+    RECALIBRATE = "recalibrate"
+    STATS = "stats"
 
 
 def schema(document: Annotated[Document, typer.Argument(help="Which document.")] = Document.REPORT) -> None:
@@ -30,6 +32,8 @@ def schema(document: Annotated[Document, typer.Argument(help="Which document.")]
 
     from normfold.report.doctor import DoctorReport
     from normfold.report.schema import ExplainReport, InspectReport, Report, TargetsReport, VerifyReport
+    from normfold.statistics.measurement import MeasurementReport
+    from normfold.statistics.recalibration.schema import RecalibrateReport
     from normfold.statistics.schema import CheckReport
 
     models: dict[Document, type[BaseModel]] = {
@@ -40,6 +44,8 @@ def schema(document: Annotated[Document, typer.Argument(help="Which document.")]
         Document.TARGETS: TargetsReport,
         Document.DOCTOR: DoctorReport,
         Document.CHECK: CheckReport,
+        Document.RECALIBRATE: RecalibrateReport,
+        Document.STATS: MeasurementReport,
     }
     model = models[document]
     with errors("schema", Format.HUMAN, False):

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from normfold.model.load import Initializers
     from normfold.model.source import Source
     from normfold.pipeline import Result, optimize, verify
+    from normfold.recalibration import RecalibrateConfig, Recalibration, recalibrate
     from normfold.report.schema import InspectReport, Report, VerifyReport
     from normfold.statistics.schema import CheckReport
     from normfold.targets.names import Target
@@ -48,6 +49,8 @@ __all__ = [
     "InspectReport",
     "NormfoldError",
     "OutputError",
+    "RecalibrateConfig",
+    "Recalibration",
     "Report",
     "Result",
     "Source",
@@ -63,6 +66,7 @@ __all__ = [
     "explain",
     "inspect",
     "optimize",
+    "recalibrate",
     "verify",
 ]
 
@@ -74,6 +78,7 @@ _HOME = {
         ("EnvironmentProblem", "GateError", "InputError", "NormfoldError", "OutputError", "UsageError", "WorkerError"),
         "normfold.errors",
     ),
+    **dict.fromkeys(("RecalibrateConfig", "Recalibration", "recalibrate"), "normfold.recalibration"),
     **dict.fromkeys(("explain", "inspect"), "normfold.inspection"),
     **dict.fromkeys(("Result", "optimize", "verify"), "normfold.pipeline"),
     **dict.fromkeys(("InspectReport", "Report", "VerifyReport"), "normfold.report.schema"),

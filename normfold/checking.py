@@ -26,7 +26,9 @@ from normfold.statistics.schema import CheckReport, Severity, Status
 from normfold.statistics.subject import Subject, open_subject
 from normfold.statistics.suppressions import Suppression
 from normfold.statistics.thresholds import Thresholds
+from normfold.statistics.with_checkpoint import with_checkpoint
 from normfold.statistics.with_data import DataSettings, Training, run_with_data
+from normfold.statistics.with_records import with_records
 
 Progress = Callable[[str, int, int], None]
 
@@ -40,6 +42,7 @@ class CheckConfig(Value):
         initializers: what to do with initializers that are also graph inputs.
         data: how data is read.
         run: how it is run through the model.
+        epsilon: of the layers in training, for a checkpoint, which does not say; None for the usual one.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -49,12 +52,15 @@ class CheckConfig(Value):
     initializers: Initializers = Initializers.AUTO
     data: DataOptions = DataOptions()
     run: DataSettings = DataSettings()
+    epsilon: float | None = None
 
 
 def check(
     source: str | Path | Source | ModelProto,
     *,
     data: Given | None = None,
+    checkpoint: str | Path | None = None,
+    baseline: str | Path | None = None,
     config: CheckConfig | None = None,
     progress: Progress | None = None,
 ) -> CheckReport:
@@ -63,21 +69,28 @@ def check(
     Args:
         source: the model; it is not changed.
         data: what `open_data` takes: a file, a folder, `module:function`, arrays by input, or a `DataSource`; None for none.
+        checkpoint: weights that the model was exported from: `.safetensors`, or `.pt` with torch.
+        baseline: of `stats record`, for a model that holds no statistics; a manifest beside a folded model is found by itself.
         config: limits and suppressions.
         progress: called with a stage, how much is done, and how much there is.
 
     Raises:
-        InputError: the model or the data cannot be read, do not fit each other, or the model does not run.
+        InputError: the model, the data or a reference cannot be read, do not fit each other, or the model does not run.
         UsageError: options of the data contradict each other, the data or the model.
+        EnvironmentProblem: a `.pt` checkpoint without torch.
         WorkerError: the child process crashed, timed out or ran out of memory.
     """
     config = config or CheckConfig()
     report = progress or (lambda *_: None)
     report("reading", 0, 1)
-    subject = open_subject(source, initializers=config.initializers)
-    parts = list(_examined(subject, data, config, report))
-    file = FileReport(path="<ModelProto>" if subject.path is None else str(subject.path), sha256=subject.sha256)
-    return assemble(subject, parts, file, config.thresholds, config.suppressions, __version__)
+    file = open_subject(source, initializers=config.initializers)
+    subject, about_records = with_records(file, None if baseline is None else Path(baseline))
+    parts = [about_records, *_examined(subject, data, config, report)]
+    if checkpoint is not None:
+        report("checkpoint", 0, 1)
+        parts.append(with_checkpoint(file, Path(checkpoint), epsilon=config.epsilon))
+    read = FileReport(path="<ModelProto>" if file.path is None else str(file.path), sha256=file.sha256)
+    return assemble(subject, parts, read, config.thresholds, config.suppressions, __version__)
 
 
 def _examined(subject: Subject, data: Given | None, config: CheckConfig, progress: Progress) -> Iterator[Part]:

@@ -45,6 +45,8 @@ class Config(BaseModel):
         all_or_nothing: a failing edit refuses everything instead of being dropped.
         overlay: write only what changed, and leave the other external weights in the data files of the original.
         metadata: write provenance into `metadata_props`.
+        manifest: write the statistics of folded normalisations beside the result, for `check` and `recalibrate`; the
+            result names that file in its metadata, so there is none without.
         timeout_s: seconds that one job in the worker process may take.
         memory_limit: bytes of address space of the worker process, None for no limit.
     """
@@ -70,5 +72,6 @@ class Config(BaseModel):
     all_or_nothing: bool = False
     overlay: bool = False
     metadata: bool = True
+    manifest: bool = True
     timeout_s: float = Field(default=600.0, gt=0)
     memory_limit: int | None = Field(default=None, gt=0)

@@ -13,6 +13,8 @@ Anything else that escapes is a bug in normfold. A rule that declines is not an 
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class NormfoldError(Exception):
     """A problem that the user can fix.
@@ -33,10 +35,18 @@ class NormfoldError(Exception):
         self.where = where
         self.hint = hint
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """An error crosses processes as a whole."""
+        return _rebuilt, (type(self), self.code, self.message, self.where, self.hint)
+
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
         fix = f" - {self.hint}" if self.hint else ""
         return f"{place}{self.message}{fix}"
+
+
+def _rebuilt(kind: type[NormfoldError], code: str, message: str, where: str, hint: str) -> NormfoldError:
+    return kind(code, message, where=where, hint=hint)
 
 
 class UsageError(NormfoldError):

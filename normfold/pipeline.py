@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +20,7 @@ from normfold.model.load import Model, load
 from normfold.model.patch import Candidate
 from normfold.model.source import Fingerprint, Source
 from normfold.model.splice import METADATA_PREFIX
-from normfold.model.write import Staged, Staging, commit, to_bytes
+from normfold.model.write import Staged, Staging, commit, to_bytes, write_companion
 from normfold.report.build import decision_reports, op_counts, verification_equal, verification_off, verification_report
 from normfold.report.schema import FileReport, Report, SizeReport
 from normfold.rounds import Progress, Round, Rounds, wishes
@@ -149,7 +151,14 @@ class _Run:
         if self.keep_rejected is not None:
             rejected = check_destination(Path(self.keep_rejected), model.path, in_place=False)
         self.fingerprint = self._fingerprint(model)
-        rounds = Rounds(model, self.config, self.progress, self._metadata, rejected)
+        rounds = Rounds(
+            model,
+            self.config,
+            self.progress,
+            self._metadata,
+            partial(self._manifest, destination is not None),
+            rejected,
+        )
         if dry_run:
             return self._result(rounds, rounds.rehearsed(), None, dry_run=True)
         return self._carry_out(rounds, destination, overwrite)
@@ -173,6 +182,10 @@ class _Run:
                 if not overwrite:
                     require_ours(destination, done.staged.model)
                 rounds.model.require_unchanged()
+                if done.manifest is not None:
+                    from normfold.statistics.folded.manifest import manifest_name
+
+                    write_companion(done.staged, manifest_name(destination), done.manifest)
                 needed = _needed(rounds.model, done.candidate, destination)
                 commit(done.staged, destination, superseded_data(destination, needed))
             return self._result(rounds, done, destination)
@@ -205,6 +218,19 @@ class _Run:
             METADATA_PREFIX + "passes": " ".join(f"{code}:{count}" for code, count in sorted(counts.items())),
             METADATA_PREFIX + "source_sha256": self.fingerprint.hexdigest(),
         }
+
+    def _manifest(self, wanted: bool, plan: Plan, candidate: Candidate) -> bytes | None:
+        """Statistics of the normalisations that go, for `check` and `recalibrate`; the result names the file."""
+        if not (wanted and self.config.manifest) or self.fingerprint is None:
+            return None
+        from normfold.statistics.folded.manifest import STATS_KEY, manifest
+
+        records = manifest(plan, candidate, self.fingerprint.hexdigest())
+        if records is None:
+            return None
+        content = records.to_bytes()
+        candidate.metadata[STATS_KEY] = hashlib.sha256(content).hexdigest()
+        return content
 
     def _result(self, rounds: Rounds, done: Round, written: Path | None, *, dry_run: bool = False) -> Result:
         model, plan, candidate, staged = rounds.model, done.plan, done.candidate, done.staged

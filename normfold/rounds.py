@@ -41,11 +41,12 @@ _ROUNDS = 64
 
 @dataclass(slots=True)
 class Round:
-    """One complete attempt: the plan, what it makes, and where that stands on disk."""
+    """One complete attempt: the plan, what it makes, where that stands on disk, and what is written beside it."""
 
     plan: Plan
     candidate: Candidate
     staged: Staged | None = None
+    manifest: bytes | None = None
     verification: Verification | None = None
 
 
@@ -58,6 +59,7 @@ class Rounds:
         config: settings.
         progress: called with (stage, done, total).
         metadata: what to record in the result of a plan.
+        manifest: makes the file beside a result, and lets the result name it.
         keep_rejected: where to put a candidate that verification refused.
         excluded: sites that must be left alone, with key and reason.
         dropped: what verification refused so far.
@@ -67,6 +69,7 @@ class Rounds:
     config: Config
     progress: Progress
     metadata: Callable[[Plan], dict[str, str]]
+    manifest: Callable[[Plan, Candidate], bytes | None] = lambda *_: None
     keep_rejected: Path | None = None
     excluded: dict[str, tuple[str, str]] = field(default_factory=dict)
     dropped: list[DroppedEdit] = field(default_factory=list)
@@ -98,9 +101,10 @@ class Rounds:
         plan = planned.plan
         _require_data(plan)
         candidate = apply(planned.model, plan, self.metadata(plan))
+        manifest = self.manifest(plan, candidate)
         self.progress("write", 0, 1)
         try:
-            return Round(plan, candidate, stage(candidate, staging, name, overlay=self.config.overlay))
+            return Round(plan, candidate, stage(candidate, staging, name, overlay=self.config.overlay), manifest)
         except RangeRefusal:
             self._exclude_ranges(plan, candidate, left_out)
             return None

@@ -23,7 +23,18 @@ LAYERS = (
     ("verification",),
     ("statistics",),
     ("report",),
-    ("gate", "destination", "config", "rounds", "pipeline", "inspection", "doctor", "checking"),
+    (
+        "gate",
+        "destination",
+        "config",
+        "rounds",
+        "pipeline",
+        "inspection",
+        "doctor",
+        "checking",
+        "recalibration",
+        "collecting",
+    ),
 )
 HEAVY = ("onnx", "numpy", "torch", "onnxruntime", "onnx_graphsurgeon", "ml_dtypes", "google.protobuf")
 
@@ -124,8 +135,14 @@ def test_one_module_imports_graphsurgeon() -> None:
     assert importers("onnx_graphsurgeon", "normfold", "cli") == {"normfold/model/extract.py"}
 
 
-def test_torch_is_never_imported() -> None:
-    assert not importers("torch", "normfold", "cli")
+@pytest.mark.parametrize(
+    ("library", "path"),
+    [("torch", "normfold/statistics/checkpoint/reading.py"), ("ray", "normfold/collecting.py")],
+)
+def test_one_function_imports_it_when_it_is_asked_for(library: str, path: str) -> None:
+    assert importers(library, "normfold", "cli") == {path}
+    top = [node for node in _tree(ROOT / path).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    assert library not in {alias.name for node in top for alias in node.names}
 
 
 def test_the_runtime_is_loaded_in_the_child_process_only() -> None:

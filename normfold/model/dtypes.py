@@ -14,6 +14,9 @@ FLOAT, FLOAT16, DOUBLE, BFLOAT16 = (
     TensorProto.BFLOAT16,
 )
 
+# Numpy broadcasts no more in every version, and no operator has a kernel for more.
+MOST_AXES = 32
+
 _NUMPY: dict[int, np.dtype] = {
     FLOAT: np.dtype("<f4"),
     FLOAT16: np.dtype("<f2"),

@@ -96,7 +96,9 @@ class OutputFile:
                 self._write(tensor.raw()[start : start + length], at + start)
                 tensor.release()
             self._begin(at + start, length)
-        return _sample(tensor)
+        digest = _sample(tensor)
+        tensor.release()  # a page of a file may bring its neighbours, up to megabytes
+        return digest
 
     def _compute(self, tensor: NewTensor, at: int) -> bytes:
         """Compute a new tensor and write it; its fingerprint is made of the first page of every block."""

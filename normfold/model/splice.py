@@ -73,6 +73,12 @@ class Pieces:
         self.add(header(number, len(payload)))
         self.add(payload)
 
+    def copied(self, buffer: memoryview) -> Iterator[tuple[int, int]]:
+        """The ranges of a buffer that are taken over, in the order of the result."""
+        for item in self._items:
+            if isinstance(item, tuple) and item[0] is buffer:
+                yield item[1], item[2]
+
     def __iter__(self) -> Iterator[Piece]:
         for item in self._items:
             yield item[0][item[1] : item[2]] if isinstance(item, tuple) else item

@@ -159,8 +159,10 @@ def check_tensor(tensor: FileTensor) -> None:
     """Exactly one payload, of the size that shape and type demand.
 
     Raises:
-        InputError: `tensor.type`, `tensor.payload`, `tensor.size`.
+        InputError: `tensor.dims`, `tensor.type`, `tensor.payload`, `tensor.size`.
     """
+    if len(tensor.dims) > dtypes.MOST_AXES:
+        raise InputError("tensor.dims", f"tensor {tensor.name!r} has {len(tensor.dims)} dimensions")
     if tensor.data_type == TensorProto.STRING:
         _check_text(tensor)
         return

@@ -16,7 +16,7 @@ from normfold.model.splice import METADATA_PREFIX, Piece, splice
 from normfold.model.staging import Staged, Staging, cannot_write, commit
 from normfold.model.tensors import FileTensor, NewTensor
 
-__all__ = ["DATA_KEY", "Staged", "Staging", "commit", "stage", "to_bytes", "write_to_run"]
+__all__ = ["DATA_KEY", "Staged", "Staging", "commit", "stage", "to_bytes", "write_companion", "write_to_run"]
 
 DATA_KEY = METADATA_PREFIX + "data"
 # A part of the model file that is smaller is not worth handing to another thread.
@@ -130,6 +130,20 @@ def _stage_original(candidate: Candidate, staging: Staging, path: Path) -> Stage
             sync(stream)
         files.append(location)
     return Staged(staging.path, path, None, len(model.buffer), 0, tuple(files))
+
+
+def write_companion(staged: Staged, name: str, content: bytes) -> None:
+    """Put a further file beside a staged model; it is committed together with it.
+
+    Raises:
+        OutputError: the disk is full or not writable.
+    """
+    try:
+        with create(staged.directory / name) as stream:
+            stream.write(content)
+            sync(stream)
+    except OSError as error:
+        raise cannot_write(staged.directory.parent, error) from None
 
 
 def to_bytes(candidate: Candidate) -> bytes:

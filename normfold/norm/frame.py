@@ -157,8 +157,8 @@ class Frame:
     def meets(self, values: np.ndarray, view: View) -> tuple[Coefficient, View] | None:
         """A constant as a coefficient of a tensor, and the view of their elementwise result.
 
-        One number stands for ones and zeros of any shape: they vary along nothing. None where the constant would enlarge
-        the tensor.
+        The coefficient has extent 1 along every atom that it does not vary along, whatever the shape of the constant; where
+        it varies along nothing it is one number. None where the constant would enlarge the tensor.
         """
         if values.size == 1:
             grown = (UNIT,) * max(0, values.ndim - len(view)) + view
@@ -182,12 +182,11 @@ class Frame:
             wanted[atom] = self.atoms[atom]
         if len(set(order)) != len(order):
             return None
-        different = collapsed(values)
-        if (different == different.flat[0]).all():
-            return float(different.flat[0]), tuple(result)
+        if is_filled(values):
+            return float(collapsed(values).flat[0]), tuple(result)
         array = values.reshape([self.atoms[atom] for atom in order])
         array = array.transpose(np.argsort(order)) if order != sorted(order) else array
-        return np.ascontiguousarray(array).reshape(wanted), tuple(result)
+        return _varying(np.ascontiguousarray(array).reshape(wanted)), tuple(result)
 
     def with_constant(self, fact: Fact, constant: Constant) -> tuple[Coefficient, Fact] | None:
         """A constant as a coefficient of a fact, and the fact under the view of their result."""
@@ -266,6 +265,14 @@ class Frame:
     def extent(self, axis: Axis) -> int:
         """How long a dimension is."""
         return extent(axis, self.atoms)
+
+
+def _varying(array: np.ndarray) -> Coefficient:
+    for axis, size in enumerate(array.shape):
+        first = array.take([0], axis)
+        if size > 1 and (array == first).all():
+            array = first
+    return float(array.flat[0]) if array.size == 1 else array
 
 
 def wider(a: int, b: int) -> int:

@@ -84,12 +84,16 @@ class Recogniser:
             if not seeds:
                 continue
             self._positions |= {id(node): i for i, node in enumerate(scope.nodes)}
+            borrowing: list[NormSite] = []
             for seed in seeds:
-                # two norms may share a statistic, which neither takes with it
                 while id(seed) not in self._taken and (found := self._best(scope, seed)) is not None:
                     site = with_operands(self.shapes, found)
                     self._taken |= {id(node) for node in site.dead}
-                    yield site
+                    if any(is_seed(node) for node in site.dead):
+                        yield site
+                    else:
+                        borrowing.append(site)
+            yield from _paid_together(borrowing)
 
     def _is_live(self, node: Node) -> bool:
         """Whether a node works on data, and says how; what is computed of constants is a constant."""
@@ -244,6 +248,32 @@ def _between(frame: Frame, output: Value) -> list[Node]:
         wanted.add(id(node))
         pending += [value for value in node.inputs if value is not None and value is not frame.base]
     return [node for node in frame.nodes if id(node) in wanted]
+
+
+def _paid_together(borrowing: Sequence[NormSite]) -> list[NormSite]:
+    """Of norms that share their statistics with others, those whose statistics go when all of them go.
+
+    A statistic that somebody else needs must be taken anyway, and an operator would only take it again.
+    """
+    sites = list(borrowing)
+    while sites:
+        gone = _gone_with(sites)
+        paid = [site for site in sites if any(is_seed(node) and id(node) in gone for node in site.nodes)]
+        if len(paid) == len(sites):
+            break
+        sites = paid
+    return sites
+
+
+def _gone_with(sites: Sequence[NormSite]) -> set[int]:
+    """What nobody needs any more without some norms."""
+    gone = {id(node) for site in sites for node in site.dead}
+    for site in sites:
+        for node in reversed(site.nodes):
+            values = [value for value in node.outputs if value is not None]
+            if all(not value.is_output and all(id(use.node) in gone for use in value.uses) for value in values):
+                gone.add(id(node))
+    return gone
 
 
 def _is_affine_alone(frame: Frame, nodes: Sequence[Node], dead: Sequence[Node]) -> bool:

@@ -75,7 +75,8 @@ RULES: dict[str, Rule] = {
             "spell-norm",
             "A LayerNorm, RMSNorm, GroupNorm or InstanceNorm is recognised by what its nodes compute, however they spell it, "
             "confirmed by numbers in float64, and written as the best operator of the deployment target; the opset is raised "
-            "as far as that needs.",
+            "as far as that needs. Operators of onnxruntime that add, normalise and activate in one become such operators "
+            "where the target has no kernel for them.",
             (*NORM_REASONS, *TARGET_REASONS, "target-spelling", "opset", "user-keep", "verification"),
         ),
         Rule(
@@ -89,7 +90,8 @@ RULES: dict[str, Rule] = {
             "NF302",
             "inline-function",
             "A model-local function gets weights as inputs, so they are constants only where it is called. A call of which a "
-            "node folds, or is in the way of a fold, is replaced by the body of the function; others stay calls.",
+            "node folds, or is in the way of a fold, or is part of a norm that the body alone is not, is replaced by the body "
+            "of the function; others stay calls.",
             ("opset", "inline-size", "graph-attribute", "ill-formed", "user-keep"),
         ),
     )

@@ -183,6 +183,7 @@ class Table:
         rows: per form what to try, best first; a form without a row is written in elementary operators at most.
         elementary: how it likes a norm in elementary operators.
         versions: which versions the facts are about.
+        only_standard: whether it executes nothing outside of the standard domain but what is listed.
     """
 
     target: Target
@@ -191,10 +192,16 @@ class Table:
     kernels: tuple[Support, ...]
     rows: Mapping[Form, tuple[Prefer | Declined, ...]]
     elementary: Spelling = Spelling.ELEMENTARY
+    only_standard: bool = False
 
     def kernel(self, operator: str, domain: str = "") -> Support | None:
         """The entry of an operator, None if the table has none."""
         return next((k for k in self.kernels if (k.operator, k.domain) == (operator, domain)), None)
+
+    def lacks(self, operator: str, domain: str = "") -> bool:
+        """Whether it is known that there is no kernel of an operator, whatever the type."""
+        found = self.kernel(operator, domain)
+        return not found.types if found is not None else bool(domain) and self.only_standard
 
 
 def plain_kernels(types: frozenset[int], evidence: Evidence, newest: int | None = None) -> tuple[Support, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -51,6 +52,8 @@ SPELLINGS: dict[Spelling, Callable[[Site], str]] = {
 _WIDE_PARAMETERS = (Spelling.CONTRIB_GROUP, Spelling.SKIP_GROUP)
 _ADDS = (Spelling.SKIP_LAYER, Spelling.SKIP_SIMPLIFIED, Spelling.SKIP_GROUP)
 _ELEMENTARY = (Spelling.ELEMENTARY, Spelling.ELEMENTARY_RECIPROCAL)
+# Two epsilons that are closer, relative to their size, are one in float64.
+_SAME_IN_DOUBLE = 2.0**-48
 _WIDENS = ("element-type", "parameter-range")
 
 
@@ -203,11 +206,25 @@ class _Attempt:
         if data_type != self.norm.output_type:
             result = draft.op("Cast", result, data_type=data_type, rank=self.norm.rank, to=self.norm.output_type)
         kernels = [self._kernel(use.op.op_type, use.op.domain, use.data_type, use.rank) for use in draft.uses]
+        self._require_epsilon(draft, data_type)
         spans = [span(use.op, use.data_type) for use in draft.uses if not use.op.domain]
         lowest = max((first for first, _ in spans), default=FIRST)
         if lowest > opset:
             return self._written(data_type, lowest)
         return self._finished(draft, result, kernels, lowest, min((e for _, e in spans if e is not None), default=None))
+
+    def _require_epsilon(self, draft: Draft, data_type: int) -> None:
+        """Epsilon is a float32 attribute: in float64 another one makes another function.
+
+        Raises:
+            Cannot: it is another one.
+        """
+        wanted, single = self.norm.epsilon, float(np.float32(self.norm.epsilon))
+        takes_it = any("epsilon" in use.op.attributes for use in draft.uses)
+        if data_type == DOUBLE and takes_it and not math.isclose(single, wanted, rel_tol=_SAME_IN_DOUBLE):
+            raise Cannot(
+                "epsilon", f"epsilon = {wanted!r} is {single!r} as a float32 attribute, and float64 tells them apart"
+            )
 
     def _finished(
         self, draft: Draft, result: str, kernels: list[Support], lowest: int, valid_until: int | None

@@ -243,7 +243,8 @@ def _ill_conditioned(rng: np.random.Generator, shape: Shape, kind: str, epsilon:
     """Values whose mean and spread are of a kind that norms tell apart."""
     values = rng.standard_normal(shape)
     if kind == "rows":  # every row has its own
-        rows = (*shape[: max(1, min(2, len(shape) - 1))], *[1] * (len(shape) - 2))[: len(shape)]
+        count = max(1, min(2, len(shape) - 1))
+        rows = (*shape[:count], *[1] * (len(shape) - count))
         spread = 10 ** rng.uniform(-1, 1, rows)
         return spread * (values + rng.normal(0, 2, rows))
     if kind == "ill":

@@ -113,7 +113,7 @@ def test_the_shortest_command_line(normfold: Runner, source: Path) -> None:
     done = normfold("optimize", source)
     assert done.code == 0
     assert done.err == ""
-    assert files(source.parent) == ["m.normfold.onnx", "m.onnx"]
+    assert files(source.parent) == ["m.normfold.normstats.npz", "m.normfold.onnx", "m.onnx"]
     for word in ("BatchNormalization", "NF101", "×2", "PASSED", "m.normfold.onnx"):
         assert word in done.out
     written = onnx.load(str(source.with_name("m.normfold.onnx")))
@@ -171,7 +171,7 @@ def test_in_place(normfold: Runner, source: Path) -> None:
     assert source.read_bytes() == before
     assert normfold("optimize", source, "--in-place").code == 0
     assert source.read_bytes() != before
-    assert files(source.parent) == ["m.onnx"]
+    assert files(source.parent) == ["m.normstats.npz", "m.onnx"]
 
 
 def test_a_dry_run_writes_nothing_and_lists_everything(normfold: Runner, source: Path) -> None:

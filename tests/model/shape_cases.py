@@ -6,6 +6,8 @@ import numpy as np
 from onnx import TensorProto, helper
 
 MS = "com.microsoft"
+# These have no kernel on the CPU, so there is nothing to compare with.
+WITHOUT_KERNEL = {"GroupNorm", "SkipGroupNorm"}
 
 
 def top_k(c):
@@ -209,6 +211,35 @@ def contrib(op, *dims, **attributes):
     return build
 
 
+def skip_norm(op):
+    """With the sum as an output, and the statistics left out."""
+
+    def build(c):
+        n = c.int(1, 3)
+        inputs = [c.data([n, 4, 8]), c.data([n, 4, 8]), c.weight(np.ones(8))]
+        c.add(op, inputs, 4, domain=MS)
+        c.nodes[-1].output[1] = c.nodes[-1].output[2] = ""
+
+    return build
+
+
+def embedding(c):
+    n, length, hidden = c.int(1, 3), c.int(1, 5), c.int(2, 6)
+    ids = c.data([n, length], np.int32, 0, 9)
+    words, places, scale = c.weight(np.ones([9, hidden])), c.weight(np.ones([6, hidden])), c.weight(np.ones(hidden))
+    c.add("EmbedLayerNormalization", [ids, "", words, places, "", scale, scale], 3, domain=MS)
+
+
+def attention(c):
+    n, length, wide, heads = c.int(1, 3), c.int(1, 5), c.int(2, 6), c.int(1, 2)
+    sizes = [2 * heads, 2 * heads, heads * c.int(1, 3)]
+    same = c.int(0, 1)
+    total = 6 * heads if same else sum(sizes)
+    more = {} if same else {"qkv_hidden_sizes": sizes}
+    inputs = [c.data([n, length, wide]), c.weight(np.ones([wide, total])), c.weight(np.ones(total))]
+    c.add("Attention", inputs, domain=MS, num_heads=heads, **more)
+
+
 def fused_conv(c):
     x = c.data([1, 3, *c.dims(2, 4, 8)])
     c.add("FusedConv", [x, c.weight(np.ones([4, 3, 3, 3]))], domain=MS, activation="Relu", strides=c.dims(2, 1, 2))
@@ -315,8 +346,10 @@ CONTRIB = {
     "FastGelu": contrib("FastGelu", (4, 3), (3,)),
     "QuickGelu": contrib("QuickGelu", (4, 3)),
     "BiasGelu": contrib("BiasGelu", (4, 3), (3,)),
-    "SkipLayerNormalization": contrib("SkipLayerNormalization", (4, 8), (4, 8), (8,)),
-    "SkipSimplifiedLayerNormalization": contrib("SkipSimplifiedLayerNormalization", (4, 8), (4, 8), (8,)),
+    "SkipLayerNormalization": skip_norm("SkipLayerNormalization"),
+    "SkipSimplifiedLayerNormalization": skip_norm("SkipSimplifiedLayerNormalization"),
+    "EmbedLayerNormalization": embedding,
+    "Attention": attention,
     "FusedConv": fused_conv,
     "FusedMatMul": fused_matmul,
     "FusedGemm": fused_gemm,

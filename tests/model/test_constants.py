@@ -281,3 +281,10 @@ def test_widening_is_only_for_floats():
     with pytest.raises(Unreadable):
         float64(Values(np.int32([1]), TensorProto.INT32))
     assert readable(Values(np.int32([1]), TensorProto.INT32))
+
+
+def test_a_constant_of_more_axes_than_numpy_has_is_none():
+    nodes = [node("Unsqueeze", ["k", "axes"], ["u"]), node("Mul", ["u", "u"], ["m"]), node("Add", ["x", "m"], ["y"])]
+    weights = {"k": np.ones(1, np.float32), "axes": np.arange(34)}
+    model, constants, _ = viewed(net(nodes, {"x": [1]}, ["y"], weights))
+    assert constants.get(model.graph.values["m"]) is None

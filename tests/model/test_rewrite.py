@@ -210,6 +210,22 @@ def test_imports_of_a_function_alone() -> None:
     assert {e.domain: e.version for e in proto.opset_import} == {"": 17, "own": 1}
 
 
+# --- what lost its readers ---
+
+
+def test_a_constant_without_readers_is_known_after_a_second_rewrite() -> None:
+    """Whoever writes the file drops it; the value is that of the model at hand, not of the one before."""
+    proto = ModelProto.FromString(
+        bytes(model_of("a = Add(x, c) b = Neg(a) y = Abs(b)", inputs="float[3] x, float[3] c").buffer)
+    )
+    proto.graph.initializer.append(numpy_helper.from_array(np.float32([1, 2, 3]), "c"))
+    del proto.graph.input[1]
+    once = changed(load(proto), nodes={0: [node("Sin", "x", "a")]})
+    twice = changed(once, nodes={1: [node("Cos", "a", "b")]})
+    for result in (once, twice):
+        assert list(result.unread) == [result.graph.values["c"]]
+
+
 # --- names ---
 
 

@@ -610,7 +610,30 @@ for legacy in LEGACY:
 def test_every_rule_has_a_case():
     covered = {op for op in CASES if op in RULES}
     assert covered | LEGACY == set(RULES)
-    assert set(shape_cases.CONTRIB) | ELSEWHERE == set(CONTRIB_RULES)
+    assert set(shape_cases.CONTRIB) | ELSEWHERE | shape_cases.WITHOUT_KERNEL == set(CONTRIB_RULES)
+
+
+def test_norms_of_groups_and_their_sums_are_like_their_input():
+    groups = {"domain": "com.microsoft", "groups": 2, "activation": 1}
+    nodes = [
+        node("SkipGroupNorm", ["x", "g", "g", "s"], ["t", "u"], **groups),
+        node("GroupNorm", ["u", "g", "g"], ["y"], **groups),
+    ]
+    weights = {"g": np.ones(8, np.float32)}
+    inputs = {"x": ["N", 4, "W", 8], "s": ["N", 8]}
+    loaded, _, shapes = viewed(net(nodes, inputs, ["t", "y"], weights, domains=["com.microsoft"]))
+    values = [loaded.graph.values[name] for name in "tuy"]
+    assert [shapes.dims(value) for value in values] == [("N", 4, "W", 8)] * 3
+    assert [shapes.data_type(value) for value in values] == [FLOAT] * 3
+
+
+def test_statistics_of_a_norm_are_not_like_its_input():
+    nodes = [node("SkipLayerNormalization", ["x", "s", "g"], ["y", "m"], domain="com.microsoft")]
+    weights = {"g": np.ones(8, np.float32)}
+    model = net(nodes, {"x": [2, 3, 8], "s": [2, 3, 8]}, ["y"], weights, domains=["com.microsoft"])
+    loaded, _, shapes = viewed(model)
+    mean = loaded.graph.values["m"]
+    assert (shapes.dims(mean), shapes.data_type(mean)) == (None, None)
 
 
 def built(c, symbolic):

@@ -77,6 +77,7 @@ WRONG = {
     "undefined type": ("tensor.type", TensorProto(name="w", dims=[1], raw_data=b"1234")),
     "unknown type": ("tensor.type", TensorProto(name="w", dims=[1], data_type=99, raw_data=b"1234")),
     "unknown type outside": ("tensor.type", None),
+    "too many axes": ("tensor.dims", TensorProto(name="w", dims=[1] * 33, data_type=1, raw_data=b"1234")),
     "no data": ("tensor.size", TensorProto(name="w", dims=[2], data_type=1)),
     "empty data": ("tensor.size", TensorProto(name="w", dims=[2], data_type=1, raw_data=b"")),
     "another field": ("tensor.payload", TensorProto(name="w", dims=[2], data_type=1, int64_data=[1, 2])),

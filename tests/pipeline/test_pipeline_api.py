@@ -35,7 +35,7 @@ def test_path_in_path_out(tmp_path: Path) -> None:
     assert interface(written) == interface(model)
     onnx.checker.check_model(written, full_check=True)
     np.testing.assert_allclose(run(written, image())[0], run(model, image())[0], rtol=1e-4, atol=1e-5)
-    assert sorted(listing(tmp_path)) == ["m.onnx", "out.onnx"]
+    assert sorted(listing(tmp_path)) == ["m.onnx", "out.normstats.npz", "out.onnx"]
 
 
 def test_proto_in_proto_out() -> None:

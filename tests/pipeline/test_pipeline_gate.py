@@ -99,7 +99,7 @@ def test_what_was_refused_can_be_kept(tmp_path: Path, monkeypatch: pytest.Monkey
     bad = onnx.load(str(tmp_path / "bad.onnx"))
     assert count(bad) == 0
     assert not np.allclose(run(bad, image())[0], run(model, image())[0], rtol=1e-2)
-    assert sorted(listing(tmp_path)) == ["bad.onnx", "out.onnx"]
+    assert sorted(listing(tmp_path)) == ["bad.onnx", "out.normstats.npz", "out.onnx"]
 
 
 def test_a_destination_keeps_its_file_when_the_gate_says_no(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,7 +279,7 @@ def test_a_model_that_the_runtime_cannot_load(tmp_path: Path) -> None:
     assert count(onnx.load(str(tmp_path / "out.onnx"))) == 0
     with pytest.raises(GateError):
         normfold.optimize(foreign_operator(), tmp_path / "strict.onnx", config=Config(strict=True))
-    assert sorted(listing(tmp_path)) == ["out.onnx"]
+    assert sorted(listing(tmp_path)) == ["out.normstats.npz", "out.onnx"]
 
 
 def test_a_region_without_evidence_needs_the_whole_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -209,6 +209,7 @@ def _check_wiring(model: ModelProto, result: ModelProto) -> None:
     for graph in graphs(result):
         made = [name for node in graph.node for name in node.output if name]
         assert len(made) == len(set(made)), "defined twice"
+    _check_order(result.graph)
     made = [name for graph in graphs(result) for node in graph.node for name in node.output if name]
     names = [node.name for graph in graphs(result) for node in graph.node if node.name]
     assert len(names) == len(set(names)), "two nodes of one name"
@@ -223,6 +224,15 @@ def _check_wiring(model: ModelProto, result: ModelProto) -> None:
     for graph in graphs(result):
         declared = {info.name for info in graph.value_info}
         assert declared <= known, f"declared and gone: {sorted(declared - known)}"
+
+
+def _check_order(graph: Any) -> None:
+    """Every node of the main graph stands behind those that make what it reads; the checker does not know all operators."""
+    pending = {name for node in graph.node for name in node.output}
+    for node in graph.node:
+        early = pending & set(node.input)
+        assert not early, f"{node.op_type} stands in front of what makes {sorted(early)}"
+        pending -= set(node.output)
 
 
 def with_all_types(model: ModelProto) -> ModelProto:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from normfold.targets.names import Target
@@ -20,6 +21,7 @@ from tests.surgery.norm_models import (
     attributes,
     lowered,
     renamed,
+    with_all_types,
 )  # fmt: skip
 
 ORT_CPU, ORT_CUDA, PORTABLE = Target.ORT_CPU, Target.ORT_CUDA, Target.PORTABLE
@@ -141,6 +143,23 @@ def test_of_two_norms_of_one_sum_one_takes_the_addition() -> None:
     assert result.codes == ["NF202", "NF202"]
 
 
+@pytest.mark.parametrize("early", [False, True])
+def test_an_operator_that_makes_the_sum_stands_behind_its_scale(early) -> None:
+    """The sum is read in front of the norm, so the operator stands where the sum was made; is its scale there by then?"""
+    sheet = Sheet()
+    scale = "k = Add(modulation, one)"
+    sheet.add(*([scale] if early else []), "x = Add(l, r)", "q = Relu(x)")
+    sheet.layer_norm("x", "unused")
+    del sheet.body[-2:]
+    sheet.init = {"e": sheet.init["e"], "one": np.float32(1)}
+    sheet.add(*([] if early else [scale]), "t = Mul(n, k)", "y = Add(t, shift)")
+    inputs = f"{TWO}, float[{H}] modulation, float[{H}] shift"
+    result = lowered(sheet.model(inputs, f"{Y}, float[N,5,{H}] q"), ORT_CPU)
+    onnx.checker.check_model(result.model)
+    wanted = ["Add", "SkipLayerNormalization", "Relu"] if early else ["Add", "Relu", "Add", "LayerNormalization"]
+    assert result.operators == wanted
+
+
 # --- the activation behind ---
 
 
@@ -216,6 +235,25 @@ def test_a_region_works_channels_last_between_two_transposes() -> None:
     assert result.array(result.node("NhwcConv").input[1]).shape == (C, 3, 3, C), "the weight is turned once"
 
 
+def test_the_idiom_of_exporters_is_turned_with_the_shape_that_it_asks_for() -> None:
+    """torch's Shape of x reads x too; it goes with the norm, or it would hold x in its layout. And a LayerNorm in front."""
+    sheet, y = Sheet(13), "h"
+    sheet.layer_norm("x", "h", at="L", axes=(1, 2, 3), shape=(C, 4, 5))
+    for i in range(4):
+        sheet.init[f"w{i}"] = random(C, C, 3, 3, seed=i) / np.float32(8)
+        sheet.group_norm(y, f"n{i}", at=f"p{i}")
+        sheet.silu(f"n{i}", f"a{i}")
+        sheet.add(f"c{i} = Conv<pads=[1,1,1,1]>(a{i}, w{i})")
+        y = f"c{i}"
+    sheet.body[-1] = sheet.body[-1].replace(f"{y} =", "y =", 1)
+    result = lowered(with_all_types(sheet.model(IMAGE)), ORT_CUDA, run=False)
+    assert [op for op in result.operators if op != "NhwcConv"] == [
+        "LayerNormalization", "Transpose", "GroupNorm", "GroupNorm", "GroupNorm", "GroupNorm", "Transpose", "Conv",
+    ]  # fmt: skip
+    assert result.opset == 17
+    assert result.codes == ["NF202"] * 5
+
+
 @pytest.mark.parametrize("between", ["conv", "cumsum"])
 def test_a_region_that_does_not_pay_keeps_its_layout(between) -> None:
     result = lowered(images(1, between=between).model(IMAGE), ORT_CUDA, run=False)
@@ -253,21 +291,25 @@ def test_beyond_opset_21_the_idiom_has_no_kernel_and_is_not_written() -> None:
     assert "LayerNormalization" in result.operators
 
 
-def test_an_embedding_is_added_by_the_operator() -> None:
-    """UNet: Conv, + time embedding, GroupNorm, SiLU, Conv; enough of them that the layout pays."""
-    sheet, y, inputs = Sheet(21), "x", IMAGE
+@pytest.mark.parametrize("opset", [17, 21])
+def test_an_embedding_is_added_by_the_operator(opset) -> None:
+    """UNet: Conv, + time embedding, GroupNorm, SiLU, Conv; enough of them that the layout pays.
+
+    In the idiom of exporters, Shape reads the sum as well.
+    """
+    sheet, y, inputs = Sheet(opset), "x", IMAGE
     for i in range(4):
         sheet.init[f"w{i}"] = random(C, C, 3, 3, seed=i) / np.float32(8)
         sheet.add(f"c{i} = Conv<pads=[1,1,1,1]>({y}, w{i})", f"s{i} = Add(c{i}, e{i})")
-        sheet.group_normalization(f"s{i}", f"n{i}", at=f"p{i}")
+        (sheet.group_norm if opset == 17 else sheet.group_normalization)(f"s{i}", f"n{i}", at=f"p{i}")
         sheet.silu(f"n{i}", f"a{i}")
         y, inputs = f"a{i}", f"{inputs}, float[N,{C},1,1] e{i}"
     sheet.body[-1] = sheet.body[-1].replace(f"{y} =", "y =", 1)
-    result = lowered(sheet.model(inputs), ORT_CUDA, run=False)
+    result = lowered(with_all_types(sheet.model(inputs)) if opset == 17 else sheet.model(inputs), ORT_CUDA, run=False)
     assert result.operators.count("SkipGroupNorm") == 4
     assert not {"Add", "Sigmoid", "GroupNormalization"} & set(result.operators)
     assert result.operators.count("Transpose") == 2
-    assert "4 nodes became com.microsoft.SkipGroupNorm" in result.decisions[0].message
+    assert "nodes became com.microsoft.SkipGroupNorm" in result.decisions[0].message
 
 
 # --- behind: scale and bias that are no constants ---

@@ -70,7 +70,7 @@ TABLE: list[tuple[Target, Norm, dict[str, Any], str]] = [
     (CPU, norms.group_norm(), {"precise": True}, WIDE),
     (CPU, norms.group_norm(), {"precise": True, "threads": 1}, WIDE),
     (CPU, norms.group_norm(data_type=FLOAT16), {}, WIDE),
-    (CPU, norms.group_norm(data_type=DOUBLE), {"threads": 1}, WIDE),
+    (CPU, norms.group_norm(data_type=DOUBLE, epsilon=2.0**-17), {"threads": 1}, WIDE),
     (CPU, norms.group_norm(data_type=BFLOAT16), {}, WIDE),
     (CPU, norms.group_norm(spatial=("H", "W")), {}, DYNAMIC),
     (CPU, norms.group_norm(spatial=("H", "W")), {"threads": 1}, DYNAMIC.replace("Mul Add", "BatchNormalization")),
@@ -200,7 +200,15 @@ def test_a_float64_norm_is_not_computed_with_float32_statistics() -> None:
     for target in (P, CUDA, TRT, DML, OV):
         choice = lower(norms.layer_norm(data_type=DOUBLE), target, Options(17))
         assert all(lowering.fallback for lowering in choice.lowerings)
-    assert spelled(best(norms.layer_norm(data_type=DOUBLE), CPU)) == LAYER
+    assert spelled(best(norms.layer_norm(data_type=DOUBLE, epsilon=2.0**-17), CPU)) == LAYER
+
+
+def test_an_epsilon_that_float64_tells_from_that_of_an_attribute() -> None:
+    """1e-5 as a float32 attribute is another number, and a norm in float64 another function."""
+    choice = lower(norms.layer_norm(data_type=DOUBLE, epsilon=1e-5), CPU, Options(17))
+    assert all(lowering.fallback for lowering in choice.lowerings)
+    assert [rejected.key for rejected in choice.rejected if rejected.operator == "LayerNormalization"] == ["epsilon"]
+    assert spelled(best(norms.layer_norm(epsilon=1e-5), CPU)) == LAYER
 
 
 def test_contrib_group_norm_has_float32_parameters() -> None:

@@ -57,6 +57,7 @@ RIGHT = {
     "rms, standard": (rms_chain(how="mul", inverse="sqrt"), rms_op("RMSNormalization")),
     "rms, double": (rms_chain(elem=F64), rms_op(elem=F64)),
     "skip": (skip_chain(), skip_op()),
+    "layer, rank 2": (layer_chain(dims=("N", 24)), layer_op(dims=("N", 24))),
     "skip, half": (skip_chain(elem=F16), skip_op(elem=F16)),
     "skip, rms": (skip_chain(rms=True), skip_op(rms=True)),
     "skip, no bias": (skip_chain(bias=False), skip_op(bias=False)),

@@ -140,13 +140,14 @@ def _is_private(draft: Draft, use: Use) -> bool:
 
 
 def trace(draft: Draft, summand: Summand, allowed: Allowed) -> Branch | None:
-    """The branch behind a reading; None if its rank is not known.
+    """The branch behind a reading; None if its rank is not known, or if nothing is read there.
 
     Args:
         summand: the reading.
         allowed: whether an affine node may be taken away.
     """
-    rank = draft.shapes.rank(summand.use.node.inputs[summand.use.slot])  # type: ignore[arg-type]
+    value = summand.use.node.input(summand.use.slot)
+    rank = None if value is None else draft.shapes.rank(value)
     if rank is None:
         return None
     affine, use = uniform(summand.sign, 0.0, rank), summand.use

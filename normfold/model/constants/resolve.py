@@ -16,6 +16,7 @@ from normfold.model.constants import arithmetic, movement, products, quantised, 
 from normfold.model.constants.call import Call, Operator
 from normfold.model.constants.quantised import Dequantised
 from normfold.model.demand import Answers
+from normfold.model.dtypes import MOST_AXES
 from normfold.model.graph import Node, Value
 from normfold.model.tensors import Array, TensorSource, Unreadable, Values
 
@@ -94,6 +95,8 @@ class Constants:
             return None
         if node.op_type == _CAST_LIKE:
             return self._cast_like(node, found[0])
+        if any(source is not None and len(source.dims) > MOST_AXES for source in found):
+            return None
         return _evaluate(node, value.output_slot, {id(v): s for v, s in zip(operands, found, strict=True)})
 
     def _cast_like(self, node: Node, source: TensorSource | None) -> TensorSource | None:

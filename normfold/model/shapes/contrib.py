@@ -17,26 +17,49 @@ if TYPE_CHECKING:
 DOMAIN = "com.microsoft"
 # The first output has the shape of the first input.
 _SAME = (
-    "Gelu", "FastGelu", "BiasGelu", "QuickGelu", "GroupNorm", "QuantizeLinear",
-    "DequantizeLinear", "QLinearLeakyRelu", "QLinearSigmoid",
+    "Gelu", "FastGelu", "BiasGelu", "QuickGelu", "GroupNorm", "QuantizeLinear", "DequantizeLinear", "QLinearLeakyRelu",
+    "QLinearSigmoid",
 )  # fmt: skip
-# The output in which an operator leaves the sum that it normalises: it has the shape of the first input, too.
-_SUM = {"SkipLayerNormalization": 3, "SkipSimplifiedLayerNormalization": 3, "SkipGroupNorm": 1}
-# The first output, and the sum, have the element type of the first input.
-_SAME_TYPE = (
-    "Gelu", "FastGelu", "BiasGelu", "QuickGelu", "GroupNorm", "FusedConv", "NhwcConv", "FusedMatMul", "FusedGemm",
-    "MatMulNBits", *_SUM,
-)  # fmt: skip
+# Where the sum is given out that a norm normalises; it is like the first output.
+_SUMS = {
+    "SkipLayerNormalization": 3, "SkipSimplifiedLayerNormalization": 3, "SkipGroupNorm": 1, "EmbedLayerNormalization": 2,
+}  # fmt: skip
+# The input that the first output has the element type of.
+_TYPED_LIKE = {
+    **dict.fromkeys(("Gelu", "FastGelu", "BiasGelu", "QuickGelu", "FusedConv", "NhwcConv"), 0),
+    **dict.fromkeys(
+        ("FusedMatMul", "FusedGemm", "GroupNorm", "Attention", "MultiHeadAttention", "MatMulNBits", *_SUMS), 0
+    ),
+    "EmbedLayerNormalization": 2,
+}
 
 
-def keeps_type(value: Value, node: Node) -> bool:
-    """Whether an output of an operator of this domain has the element type of the first input."""
-    return node.domain == DOMAIN and node.op_type in _SAME_TYPE and value.output_slot in (0, _SUM.get(node.op_type, 0))
+def type_source(node: Node, slot: int) -> Value | None:
+    """The input whose element type an output has, None if that is not known."""
+    if slot not in (0, _SUMS.get(node.op_type)) or node.op_type not in _TYPED_LIKE:
+        return None
+    return node.input(_TYPED_LIKE[node.op_type])
 
 
-def _normalised_sum(shapes: Shapes, node: Node, slot: int) -> Dims | None:
-    """Of what is normalised; the other operand broadcasts to it. The statistics behind it are left out."""
-    return shapes.known(node.input(0)) if slot in (0, _SUM[node.op_type]) else None
+def _skip_norm(shapes: Shapes, node: Node, slot: int) -> Dims | None:
+    return shapes.known(node.input(0)) if slot in (0, _SUMS[node.op_type]) else None
+
+
+def _embedding(shapes: Shapes, node: Node, slot: int) -> Dims | None:
+    ids, words = shapes.known(node.input(0)), shapes.known(node.input(2))
+    is_embedded = slot in (0, _SUMS[node.op_type])
+    return (*ids, words[1]) if is_embedded and ids is not None and words is not None and len(words) == 2 else None
+
+
+def _attention(shapes: Shapes, node: Node, slot: int) -> Dims | None:
+    """`[batch, length, hidden]`; the weight holds those of query, key and value side by side."""
+    data, weight = shapes.known(node.input(0)), shapes.known(node.input(1))
+    if slot or data is None or weight is None or len(data) != 3 or len(weight) != 2:
+        return None
+    hidden = attributes.ints(node, "qkv_hidden_sizes")
+    if hidden is not None:
+        return (*data[:2], hidden[2])
+    return (*data[:2], weight[1] // 3 if isinstance(weight[1], int) else None)
 
 
 def _nhwc_conv(shapes: Shapes, node: Node, slot: int) -> Dims | None:
@@ -78,7 +101,9 @@ def _qlinear_binary(shapes: Shapes, node: Node, slot: int) -> Dims | None:
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_SAME, Rule(same)),
-    **dict.fromkeys(_SUM, Rule(_normalised_sum)),
+    **dict.fromkeys(_SUMS, Rule(_skip_norm)),
+    "EmbedLayerNormalization": Rule(_embedding, 3),
+    "Attention": Rule(_attention, 2),
     "NhwcConv": Rule(_nhwc_conv, 2),
     "FusedConv": Rule(_fused_conv, 2),
     "FusedMatMul": Rule(_fused_matmul, 2),

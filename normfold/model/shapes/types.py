@@ -54,10 +54,10 @@ class ElementTypes:
         node = value.producer
         if node is None:
             return declared_type(value.type) if value.type else self._hints(value)[1], None
-        if node.is_call or attributes.is_bound_by_caller(node):
-            return self._hints(value)[1], None
-        if node.domain:
-            return (None, node.input(0)) if contrib.keeps_type(value, node) else (self._hints(value)[1], None)
+        if node.domain or node.is_call or attributes.is_bound_by_caller(node):
+            is_operator = node.domain == contrib.DOMAIN and not node.is_call
+            typed = contrib.type_source(node, value.output_slot) if is_operator else None
+            return (self._hints(value)[1] if typed is None else None), typed
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.attributes.get("output_dtype") is not None:
             return int(attributes.get(node, "output_dtype", 0)) or None, None
         if node.op_type == "QuantizeLinear":

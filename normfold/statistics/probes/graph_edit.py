@@ -48,6 +48,10 @@ class Writer:
         self._nodes.append(helper.make_node(op_type, list(inputs), [name], name=f"{name}:node", **attributes))
         return name
 
+    def rename_last(self, name: str) -> None:
+        """Call the operator that was written last as people know it."""
+        self._nodes[-1].name = name
+
     def constant(self, values: np.ndarray, data_type: int | None = None) -> str:
         """A constant in the type of the array, or rounded to an ONNX float type."""
         if data_type is not None:

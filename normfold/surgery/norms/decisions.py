@@ -37,14 +37,19 @@ def nodes(count: int) -> str:
 def applied(site: NormSite, lowering: Lowering, gone: Collection[Node]) -> Decision:
     """The norm became something else, with what its operator takes from the surroundings."""
     new = len(lowering.nodes)
-    message = f"{describe(site.norm)}: {nodes(len(gone))} became {lowering.operator}"
+    what = nodes(len(gone)) if len(gone) > 1 else site.end.op_type
+    message = f"{describe(site.norm)}: {what} became {lowering.operator}"
     if new > 1:
         message += f" in {new} nodes"
-    notes = tuple(f"rests on a fact that no hardware has confirmed: {mark}" for mark in lowering.marks)
     return Decision(
         site.end.key, RULE, RULE, Outcome.APPLIED, site.end.op_type, site.end.label, _labels(site, gone),
-        f"{message}; {lowering.reason}", Exactness.ROUNDED, None, notes,
+        f"{message}; {lowering.reason}", Exactness.ROUNDED, None, notes(lowering),
     )  # fmt: skip
+
+
+def notes(lowering: Lowering) -> tuple[str, ...]:
+    """What a spelling rests on."""
+    return tuple(f"rests on a fact that no hardware has confirmed: {mark}" for mark in lowering.marks)
 
 
 def turned(site: NormSite, lowering: Lowering, gone: Collection[Node], together: int) -> Decision:

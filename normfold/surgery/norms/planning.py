@@ -14,24 +14,29 @@ from normfold.affine.reasons import Refused as AffineRefused
 from normfold.model.constants import Constants
 from normfold.model.graph import Node, Scope
 from normfold.model.load import Model
-from normfold.model.rewrite import Names, Rewrite, rewrite, sweep
+from normfold.model.rewrite import Names, sweep
 from normfold.model.shapes import Hints, Shapes
 from normfold.norm.confirm import confirm
 from normfold.norm.reasons import Refused
 from normfold.norm.recognise import NormSite, Recogniser
 from normfold.norm.seeds import is_seed
+from normfold.norm.sites import is_norm_operator
+from normfold.surgery.norms.carry_out import carried_out
 from normfold.surgery.norms.decisions import applied, kept, refused, turned
 from normfold.surgery.norms.edits import RULE, NormEdit, NormPlan, edit_id
 from normfold.surgery.norms.emit import Emitter, made_by
+from normfold.surgery.norms.fused import Fused, fused_nodes, read_fused
 from normfold.surgery.norms.layout import TurnEdit, Turner
 from normfold.surgery.norms.opset import Raised, raised
 from normfold.surgery.norms.signature import signature
-from normfold.surgery.norms.surroundings import Around, alone, extent_of, look_around
+from normfold.surgery.norms.surroundings import Around, Extent, alone, extent_of, look_around
+from normfold.surgery.norms.unsupported import no_kernel, unfused, without_kernel
 from normfold.surgery.plan import Decision
 from normfold.surgery.planner import Exclusions
 from normfold.targets.lower import Options, lower
 from normfold.targets.lowering import Choice, Lowering, Rejected
 from normfold.targets.names import Target
+from normfold.targets.reasons import Cannot
 from normfold.targets.tables import table_of
 
 # Targets on which the layout of a norm is decided with that of its neighbours.
@@ -53,7 +58,8 @@ def plan_norms(
     Raises:
         InputError: the data of a constant is damaged.
     """
-    if exclusions.excludes(RULE) or not any(is_seed(node) for scope in model.scopes() for node in scope.nodes):
+    nodes = [node for scope in model.scopes() for node in scope.nodes]
+    if exclusions.excludes(RULE) or not any(is_seed(node) or is_norm_operator(node) for node in nodes):
         return NormPlan(model)
     plan = _Planner(model, exclusions, target, threads, Shapes(Constants(), hints)).run()
     return _turned(plan, exclusions, target, threads) if plan.deferred else plan
@@ -110,6 +116,7 @@ class _Planner:
     confirmed: set[object] = field(default_factory=set)
     offers: dict[str, tuple[Choice, Lowering | None]] = field(default_factory=dict)  # under the opset of the file
     around: dict[str, Around] = field(default_factory=dict)
+    fused: dict[str, Fused] = field(default_factory=dict)
     conversions: dict[Scope, dict[int, Raised]] = field(default_factory=dict)
     turning: frozenset[str] | None = None  # in the second step: the norms that are left for it
     deferred: set[str] = field(default_factory=set)  # in the first step: those that are left for the second
@@ -126,14 +133,21 @@ class _Planner:
             found = [site for site in found if site.end.key in self.turning]
         sites = [site for site in found if self.is_sound(site)]
         self.look_at(sites)
+        if self.turning is None:
+            sites += self._fused_sites()
         turns = self._turns(sites)
         sites = [site for site in sites if not any(site in turn.sites for turn in turns)]
         opset, chosen = self.choose(sites)
         free = {id(node) for turn in turns for node in turn.before}
         wanted = [(s, low) for s, low in chosen if low is not None and not any(id(n) in free for n in s.dead)]
         edits = self._edits(wanted, opset)
-        model = self._carried_out(edits, turns, opset)
-        spoken = {node.key: site.end.key for site, _ in chosen for node in site.dead}
+        model = carried_out(self.model, edits, turns, self.conversions, opset)
+        if self.turning is None:
+            gone = {id(node) for edit in edits for node in edit.gone}
+            self.decisions |= without_kernel(self.model, self.target, self.decisions, gone)
+        operators = [node for scope in self.model.scopes() for node in scope.nodes if is_norm_operator(node)]
+        spoken = {node.key: node.key for node in operators if node.key in self.decisions}
+        spoken |= {node.key: site.end.key for site, _ in chosen for node in site.dead}
         spoken |= {key: edit.site.end.key for edit in edits for key in made_by(edit.nodes, edit.extent.place)}
         for turn in turns:
             new = [key for n in turn.before for key in made_by(turn.rewrite.nodes.get(n.index, ()), n)]
@@ -172,9 +186,7 @@ class _Planner:
     def is_sound(self, site: NormSite) -> bool:
         """Whether a find may be used: nobody excluded it, and numbers confirm it."""
         end = site.end
-        excluded = self.exclusions.sites.get(edit_id(end))
-        if excluded is not None:
-            self.decisions[end.key] = refused(site, *excluded)
+        if self._is_excluded(site):
             return False
         shape = signature(self.shapes.constants, site)
         try:
@@ -193,6 +205,23 @@ class _Planner:
         self.confirmed.add(shape)
         return True
 
+    def _is_excluded(self, site: NormSite) -> bool:
+        excluded = self.exclusions.sites.get(edit_id(site.end))
+        if excluded is not None:
+            self.decisions[site.end.key] = refused(site, *excluded)
+        return excluded is not None
+
+    def _fused_sites(self) -> list[NormSite]:
+        """Operators of onnxruntime that the target does not have: nothing is to be confirmed, they say what they are."""
+        for node in fused_nodes(self.model):
+            if not table_of(self.target).lacks(node.op_type, node.domain):
+                continue
+            try:
+                self.fused[node.key] = read_fused(self.shapes, node)
+            except Cannot as why:
+                self.decisions[node.key] = no_kernel(node, self.target, why.message)
+        return [fused.site for fused in self.fused.values() if not self._is_excluded(fused.site)]
+
     # --- what it becomes ---
 
     def look_at(self, sites: Sequence[NormSite]) -> None:
@@ -206,10 +235,17 @@ class _Planner:
             self.around[site.end.key] = found
 
     def _around(self, site: NormSite) -> Around:
-        return self.around[site.end.key]
+        fused = self.fused.get(site.end.key)
+        return self.around[site.end.key] if fused is None else fused.around
+
+    def _extent(self, site: NormSite, lowering: Lowering) -> Extent:
+        fused = self.fused.get(site.end.key)
+        return extent_of(site, self._around(site), lowering) if fused is None else fused.extent()
 
     def _offer(self, site: NormSite, opset: int) -> Choice:
-        return lower(site.norm, self.target, Options(opset, self.threads), self._around(site).meaning)
+        choice = lower(site.norm, self.target, Options(opset, self.threads), self._around(site).meaning)
+        fused = self.fused.get(site.end.key)
+        return choice if fused is None else replace(choice, lowerings=tuple(map(fused.written, choice.lowerings)))
 
     def _opset(self, sites: Sequence[NormSite]) -> tuple[int, str]:
         """The version that the model will import, and why it is not the one that the target wants."""
@@ -241,13 +277,13 @@ class _Planner:
                 return None
             if opset is not None and not _is_valid(lowering, opset):
                 continue
-            if self._gains(site, extent_of(site, self._around(site), lowering).dead, lowering):
+            if self._gains(site, self._extent(site, lowering).dead, lowering):
                 return lowering
         return None
 
     def _is_spelled(self, site: NormSite, lowering: Lowering) -> bool:
         """Whether the norm is spelled so already."""
-        dead = extent_of(site, self._around(site), lowering).dead
+        dead = self._extent(site, lowering).dead
         return _spelled(lowering) == Counter((node.domain, node.op_type) for node in dead)
 
     def _gains(self, site: NormSite, dead: Sequence[Node], lowering: Lowering) -> bool:
@@ -260,9 +296,10 @@ class _Planner:
 
     def _lacks(self, node: Node, site: NormSite) -> bool:
         """Whether the target has no kernel for a node as it stands."""
-        kernel = table_of(self.target).kernel(node.op_type, node.domain)
-        if kernel is None:
-            return bool(node.domain)
+        table = table_of(self.target)
+        kernel = table.kernel(node.op_type, node.domain)
+        if kernel is None or table.lacks(node.op_type, node.domain):
+            return table.lacks(node.op_type, node.domain)
         if site.norm.input_type not in kernel.types | kernel.left:
             return True
         return kernel.newest is not None and node.scope.version > kernel.newest
@@ -272,7 +309,9 @@ class _Planner:
         if lowering is None or not _is_valid(lowering, opset):
             choice = self._told(site, self._offer(site, opset))
             lowering = self._best(site, choice, opset)
-        if lowering is None:
+        if site.end.key in self.fused:
+            self.decisions[site.end.key] = unfused(self.fused[site.end.key], choice, lowering, obstacle, self.target)
+        elif lowering is None:
             best = next(iter(choice.lowerings), None)
             is_spelled = best is not None and not best.fallback and self._is_spelled(site, best)
             self.decisions[site.end.key] = kept(site, choice, opset, obstacle, self.target, is_spelled=is_spelled)
@@ -292,28 +331,12 @@ class _Planner:
         emitter = Emitter(self.names)
         edits: list[NormEdit] = []
         for site, lowering in chosen:
-            extent = extent_of(site, self._around(site), lowering)
+            extent = self._extent(site, lowering)
             nodes, constants = emitter.emit(site, lowering, extent)
             read = {name for node in nodes for name in node.input}
             gone = tuple(sweep(extent.dead, read))
             edits.append(NormEdit(site, lowering, nodes, constants, gone, extent, opset, self.shapes))
         return edits
-
-    def _carried_out(self, edits: Sequence[NormEdit], turns: Sequence[TurnEdit], opset: int) -> Model:
-        if not edits and not turns:
-            return self.model
-        changes = {id(turn.scope): turn.rewrite for turn in turns}
-        for edit in edits:
-            _note(changes, edit)
-        for node in _shared(edits):
-            _forget(changes, node)
-        for scope, conversions in self.conversions.items():
-            change = changes.setdefault(id(scope), Rewrite())
-            for index, conversion in conversions.items():
-                if index not in change.nodes:
-                    change.nodes[index] = [*conversion.before, conversion.proto]
-                    change.constants += conversion.tensors
-        return rewrite(self.model, changes, _imports(self.model, [*edits, *turns], opset))
 
 
 def _is_valid(lowering: Lowering, opset: int) -> bool:
@@ -322,49 +345,3 @@ def _is_valid(lowering: Lowering, opset: int) -> bool:
 
 def _spelled(lowering: Lowering) -> Counter[tuple[str, str]]:
     return Counter((op.domain, op.op_type) for op in lowering.nodes)
-
-
-def _shared(edits: Sequence[NormEdit]) -> list[Node]:
-    """Nodes that no norm took with it, because others needed them, and that nobody needs once all are gone."""
-    gone = {id(node): node for edit in edits for node in edit.gone}
-    read = {name for edit in edits for node in edit.nodes for name in node.input}
-    return [node for node in sweep(list(gone.values()), read) if id(node) not in gone]
-
-
-def _forget(changes: dict[int, Rewrite], node: Node) -> None:
-    change = changes.setdefault(id(node.scope), Rewrite())
-    change.nodes[node.index] = []
-    change.forgotten |= {value.name for value in node.outputs if value is not None}
-
-
-def _note(changes: dict[int, Rewrite], edit: NormEdit) -> None:
-    """One edit among the changes of its scope."""
-    for node in edit.gone:
-        _forget(changes, node)
-    change = changes[id(edit.extent.place.scope)]
-    change.nodes[edit.extent.place.index] = list(edit.nodes)
-    change.constants += edit.constants
-    change.forgotten -= {name for node in edit.nodes for name in node.output}
-
-
-def _imports(model: Model, edits: Sequence[NormEdit | TurnEdit], opset: int) -> Mapping[str, Mapping[str, int]]:
-    """The opset imports of the roots in which something changes."""
-    domains: dict[str, dict[str, int]] = {}
-    for edit in edits:
-        root = _root(edit.scope)
-        for path in {root.path, model.graph.path}:
-            domains.setdefault(path, {}).update(edit.domains)
-    found: dict[str, dict[str, int]] = {}
-    for root in model.roots:
-        new = {**domains.get(root.path, {}), **root.opset}
-        if root.version and root.version < opset:
-            new[""] = opset
-        if new != root.opset:
-            found[root.path] = new
-    return found
-
-
-def _root(scope: Scope) -> Scope:
-    while scope.parent is not None:
-        scope = scope.parent
-    return scope

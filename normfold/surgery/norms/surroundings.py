@@ -8,6 +8,7 @@ import numpy as np
 
 from normfold.model import attributes, dtypes
 from normfold.model.graph import Node, Value
+from normfold.model.rewrite import sweep
 from normfold.model.shapes import Shapes
 from normfold.norm.meaning import Float64, Residual, Surroundings
 from normfold.norm.recognise import NormSite
@@ -103,8 +104,22 @@ def _residual(shapes: Shapes, site: NormSite) -> Around | None:
     if not all(_is_like(shapes, term, site) for term in terms):
         return None
     left, right = (term.name for term in terms if term is not None)
-    is_read = site.base.is_output or any(use.node not in site.dead for use in site.base.uses)
+    is_read = _is_read(site)
+    if is_read and not all(_comes_before(value, outer) for value in site.operands):
+        return None  # the operator makes the sum, so it stands where that was made
     return Around(Surroundings(Residual(left, right, bias, is_read)), tuple(adds))
+
+
+def _is_read(site: NormSite) -> bool:
+    """Whether somebody needs x when the norm is gone; what only computes sizes for the norm goes with it."""
+    gone = {id(node) for node in sweep(site.dead, {site.base.name})}
+    return site.base.is_output or any(id(use.node) not in gone for use in site.base.uses)
+
+
+def _comes_before(value: Value, node: Node) -> bool:
+    """Whether a node could read a value."""
+    maker = value.producer
+    return maker is None or maker.scope is not node.scope or maker.index < node.index
 
 
 def _plain_add(value: Value | None) -> Node | None:
@@ -155,7 +170,7 @@ def _embedding(shapes: Shapes, site: NormSite) -> Around | None:
     add = _plain_add(site.base)
     if add is None or site.norm.rank != 4 or add.scope is not site.end.scope:
         return None
-    if site.base.is_output or any(use.node not in site.dead for use in site.base.uses):
+    if _is_read(site):
         return None
     for i, value in enumerate(add.inputs):
         dims = None if value is None else shapes.dims(value)

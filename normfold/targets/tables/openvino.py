@@ -35,6 +35,9 @@ TABLE = Table(
         Support("RMSNormalization", frozenset(), _READ, "inlined as elementary operators"),
         Support("SimplifiedLayerNormalization", frozenset(), _READ, "2025.2 and later only, and fails onnx.checker"),
         Support("GroupNorm", frozenset(), _READ, "2026 and later only", domain=MICROSOFT),
+        Support("SkipGroupNorm", frozenset(), _READ, domain=MICROSOFT),
+        Support("SkipLayerNormalization", frozenset(), _READ, "2024.5 and later only", domain=MICROSOFT),
+        Support("SkipSimplifiedLayerNormalization", frozenset(), _READ, "2025.0 and later only", domain=MICROSOFT),
         *plain_kernels(UP_TO_SINGLE, _READ),
     ),
     rows={

@@ -48,7 +48,6 @@ TABLE = Table(
             "opset 23; float32 statistics, so not for float64",
             left=_LEFT,
         ),
-        Support("SimplifiedLayerNormalization", frozenset(), Evidence.STANDARD, "no operator of the standard"),
         Support(
             "InstanceNormalization",
             UP_TO_SINGLE,
@@ -61,8 +60,10 @@ TABLE = Table(
             Evidence.STANDARD,
             "most runtimes inline it as E[x²] - μ², and version 18 and 21 differ in their parameters",
         ),
+        Support("SimplifiedLayerNormalization", frozenset(), Evidence.STANDARD, "no operator of the standard"),
         *plain_kernels(EVERY_FLOAT, Evidence.STANDARD),
     ),
+    only_standard=True,
     rows={
         Form.LAYER: (Prefer(Spelling.LAYER, "one operator of the standard since opset 17"),),
         Form.RMS: (_RMS_STANDARD,),

@@ -54,6 +54,7 @@ TABLE = Table(
         Support("GroupNorm", frozenset(), Evidence.REPORTED, "microsoft/onnxruntime#16234", domain=MICROSOFT),
         *plain_kernels(UP_TO_SINGLE, _READ),
     ),
+    only_standard=True,
     rows={
         Form.LAYER: (_LAYER,),
         Form.RMS: (_RMS,),

@@ -1,0 +1,1 @@
+"""The training side: what a checkpoint says about the statistics, and about the weights that they were folded into."""

@@ -1,0 +1,125 @@
+"""What a manifest or a baseline says about tensors of a model that holds no statistics itself.
+
+A record relates one tensor y of the folded model to the BatchNormalization that it comes from, per channel:
+
+    y = γ·(x − μ)/√(v + ε) + β        side "output": y stands in the folded model, x does not
+    x                                 side "input": x stands there, because the fold went into what reads y
+
+so that the moments of x follow from those of y, and stored statistics can be held against data as if nothing were folded.
+A baseline has the same records: the moments that trusted data had, as the identity around them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from normfold.errors import InputError
+from normfold.statistics.archive import Archive, read_archive
+from normfold.statistics.exact_sums import Float64
+
+Kind = Literal["manifest", "baseline"]
+Side = Literal["output", "input"]
+SUFFIX = ".normstats.npz"
+_VECTORS = ("gamma", "beta", "mean", "var")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Record:
+    """One normalisation.
+
+    Args:
+        tensor: name in the folded model; its channels lie on axis 1.
+        side: which end of the normalisation it is.
+        label, key: of the BatchNormalization in the model that was folded.
+        host: label of the operator that took it in, "" where several did.
+        epsilon: of the normalisation.
+        gamma, beta, mean, var: `[C]` in float64.
+    """
+
+    tensor: str
+    side: Side
+    label: str
+    key: str
+    host: str
+    epsilon: float
+    gamma: Float64
+    beta: Float64
+    mean: Float64
+    var: Float64
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return int(self.gamma.size)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Records:
+    """A manifest or a baseline.
+
+    Args:
+        kind: which.
+        records: in execution order.
+        source_sha256: of the model that was folded or measured, None where it is not known.
+        data: what was measured, for a baseline.
+        omitted: normalisations that cannot be followed, by label, with the reason.
+        sha256, path: of the file, "" for what was not read from one.
+    """
+
+    kind: Kind
+    records: tuple[Record, ...]
+    source_sha256: str | None = None
+    data: str = ""
+    omitted: tuple[tuple[str, str], ...] = ()
+    sha256: str = ""
+    path: str = ""
+
+    def to_bytes(self) -> bytes:
+        """The file; the same records give the same bytes."""
+        sites = [
+            {name: getattr(record, name) for name in ("tensor", "side", "label", "key", "host", "epsilon")}
+            for record in self.records
+        ]
+        arrays = {
+            f"{index:04d}.{name}": getattr(record, name)
+            for index, record in enumerate(self.records)
+            for name in _VECTORS
+        }
+        head = {"sites": sites, "source_sha256": self.source_sha256, "data": self.data, "omitted": list(self.omitted)}
+        return Archive(self.kind, head, arrays).to_bytes()
+
+
+def read_records(path: Path, kind: Kind) -> Records:
+    """A manifest or a baseline.
+
+    Raises:
+        InputError: it is missing, damaged, of the other kind, or of a newer version.
+    """
+    archive, sha256 = read_archive(path, kind)
+    try:
+        records = tuple(_record(index, site, archive) for index, site in enumerate(archive.head["sites"]))
+        omitted = tuple((str(label), str(reason)) for label, reason in archive.head["omitted"])
+        source, data = archive.head["source_sha256"], str(archive.head["data"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{kind}.damaged", f"this {kind} is incomplete: {error}", where=str(path)) from None
+    return Records(kind, records, source, data, omitted, sha256, str(path))
+
+
+def _record(index: int, site: dict[str, Any], archive: Archive) -> Record:
+    vectors = {name: np.asarray(archive.arrays[f"{index:04d}.{name}"], np.float64) for name in _VECTORS}
+    if len({vector.shape for vector in vectors.values()}) != 1 or vectors["gamma"].ndim != 1:
+        raise ValueError(f"{site['label']} has vectors of different lengths")
+    if site["side"] not in ("output", "input"):
+        raise ValueError(f"{site['label']} has the side {site['side']!r}")
+    epsilon = float(site["epsilon"])
+    return Record(site["tensor"], site["side"], site["label"], site["key"], site["host"], epsilon, **vectors)
+
+
+def by_tensor(records: Sequence[Record]) -> dict[str, Record]:
+    """Records by the tensor that they are about; of several at one, the last, which is the one nearest to the readers."""
+    return {record.tensor: record for record in records}

@@ -154,7 +154,7 @@ def test_an_operator_that_makes_the_sum_stands_behind_its_scale(early) -> None:
     sheet.init = {"e": sheet.init["e"], "one": np.float32(1)}
     sheet.add(*([] if early else [scale]), "t = Mul(n, k)", "y = Add(t, shift)")
     inputs = f"{TWO}, float[{H}] modulation, float[{H}] shift"
-    result = lowered(sheet.model(inputs, f"{Y}, float[N,5,{H}] q"), ORT_CPU)
+    result = lowered(sheet.model(inputs, f"{Y}, float[N,5,{H}] q"), ORT_CUDA)
     onnx.checker.check_model(result.model)
     wanted = ["Add", "SkipLayerNormalization", "Relu"] if early else ["Add", "Relu", "Add", "LayerNormalization"]
     assert result.operators == wanted

@@ -56,14 +56,20 @@ def attempts(model: onnx.ModelProto, options: VerifyOptions, values: str = "norm
 
     Raises:
         InputsError: an input without rank or of a type that cannot be drawn, and no user data for it.
-        UsageError: user data or shapes that do not fit the model; `resource.estimate`.
+        UsageError: user data or shapes that do not fit the model; `resource.estimate`, if the smallest sizes do not fit.
     """
     types = _input_types(model, options)
     _check_names(types, options)
     free = any(not isinstance(dim, int) for found in types.values() for dim in found.dims or ())
     shaped = any(name not in options.shapes and name not in options.inputs for name in types)
     for rung in range(len(_LADDER) if free and shaped else 1):
-        yield tuple(_trial(model, types, options, rung, number, values) for number in range(_count(options)))
+        try:
+            trials = tuple(_trial(model, types, options, rung, number, values) for number in range(_count(options)))
+        except UsageError as error:
+            if rung and error.code == "resource.estimate":
+                return  # nobody asked for these sizes
+            raise
+        yield trials
 
 
 def _count(options: VerifyOptions) -> int:

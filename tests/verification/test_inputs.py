@@ -144,3 +144,13 @@ def test_runtime_problems(monkeypatch, installed, code, hint):
 
 def test_runtime_info():
     assert set(runtime_info()) == {"distribution", "version"}
+
+
+def test_sizes_that_nobody_asked_for_end_where_the_memory_does():
+    info = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4, "D", "H", "W"])
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [info], [])
+    model = helper.make_model(graph)
+    tried = [trials[0].shapes["x"] for trials in attempts(model, VerifyOptions(memory_limit_bytes=1 << 26))]
+    assert 1 <= len(tried) < 6
+    with pytest.raises(UsageError, match="MiB are there"):
+        list(attempts(model, VerifyOptions(memory_limit_bytes=1 << 10)))

@@ -57,6 +57,7 @@ FLOORS: Mapping[str, Floor] = {
     "typer": Floor("0.20"),
     "rich": Floor("13.7"),
     "filelock": Floor("3.13"),
+    "jinja2": Floor("3.1"),
     "torch": Floor("2.10", needed=False),
     "safetensors": Floor("0.8", needed=False),
 }

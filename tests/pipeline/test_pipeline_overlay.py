@@ -18,7 +18,7 @@ from normfold.destination import VERSION_KEY
 from normfold.model import write
 from normfold.model.write import DATA_KEY
 
-CONFIG = Config(overlay=True, trials=1)
+CONFIG = Config(overlay=True, trials=1, manifest=False)
 
 
 def made() -> ModelProto:
@@ -97,7 +97,7 @@ def test_links_that_are_not_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(write.os, "link", denied)
     source = saved(tmp_path)
-    normfold.optimize(source, tmp_path / "o.onnx", config=Config(overlay=True, verify="region"))
+    normfold.optimize(source, tmp_path / "o.onnx", config=Config(overlay=True, verify="region", manifest=False))
     assert places(tmp_path / "o.onnx")["k"] == places(source)["k"]
 
 
@@ -138,7 +138,7 @@ def test_damaged_data_are_refused(tmp_path: Path) -> None:
     os.truncate(tmp_path / "m.data", (tmp_path / "m.data").stat().st_size - 3000)
     before = listing(tmp_path)
     with pytest.raises(InputError) as caught:
-        normfold.optimize(source, tmp_path / "o.onnx", config=Config(overlay=True, verify="off"))
+        normfold.optimize(source, tmp_path / "o.onnx", config=Config(overlay=True, verify="off", manifest=False))
     assert caught.value.code.startswith("extdata.")
     assert listing(tmp_path) == before
 

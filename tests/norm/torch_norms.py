@@ -90,7 +90,7 @@ ITEMS = {
     "layer_2d": Item(lambda: LayerNorm2d(12), IMAGE, "LayerNorm"),
     "layer_permuted": Item(lambda: PermutedLayerNorm(12), IMAGE, "LayerNorm"),
     "layer_unbiased": Item(lambda: UserLayerNorm(True), SEQUENCE, "LayerNorm"),
-    "layer_outside": Item(lambda: UserLayerNorm(False), SEQUENCE, None),
+    "layer_outside": Item(lambda: UserLayerNorm(False), SIGNAL, None),  # another input: no shared statistics
     "rms": Item(lambda: nn.RMSNorm(24), SEQUENCE, "RMSNorm"),
     "rms_plain": Item(lambda: nn.RMSNorm(24, eps=1e-6, elementwise_affine=False), SEQUENCE, "RMSNorm"),
     "rms_wide": Item(lambda: nn.RMSNorm((5, 24), eps=1e-5), SEQUENCE, "RMSNorm"),

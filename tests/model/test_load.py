@@ -20,7 +20,7 @@ from normfold.surgery.planner import Exclusions, make_plan
 
 from .build import conv_bn, field, graph_attribute, net, node
 
-CORPUS = Path("/work/shared/corpus")
+CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
 
 
 def simple(**options):

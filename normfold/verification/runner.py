@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -97,7 +98,7 @@ class Worker:
         mapped_bytes: int = 0,
     ) -> None:
         self.timeout_s, self.threads = timeout_s, threads
-        self.limits = json.dumps({"memory": memory_limit_bytes or default_limit(mapped_bytes)})
+        self.memory = memory_limit_bytes or default_limit(mapped_bytes)
         try:
             self.folder = Path(tempfile.mkdtemp(prefix="normfold-verify-"))
         except OSError as error:
@@ -202,10 +203,13 @@ class Worker:
     def _start(self) -> subprocess.Popen[str]:
         cwd = self.folder / "cwd"
         cwd.mkdir(exist_ok=True)
+        # A signal of the system would come when the thread ends that starts the child: only the first one lasts.
+        lasting = threading.current_thread() is threading.main_thread()
+        limits = json.dumps({"memory": self.memory, "death_signal": lasting})
         environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         with (self.folder / "log").open("w") as log:
             return subprocess.Popen(
-                [sys.executable, "-P", "-c", _BOOTSTRAP, str(Path(__file__).parent), self.limits],
+                [sys.executable, "-P", "-c", _BOOTSTRAP, str(Path(__file__).parent), limits],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

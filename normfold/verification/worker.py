@@ -11,6 +11,7 @@ import gc
 import hashlib
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -21,7 +22,7 @@ import numpy as np
 
 from .packing import read_pack, write_pack
 
-_NO_NEW_PRIVILEGES = 38  # PR_SET_NO_NEW_PRIVS of <linux/prctl.h>
+_PARENT_DEATH_SIGNAL, _NO_NEW_PRIVILEGES = 1, 38  # PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS of <linux/prctl.h>
 _PARENT_SECONDS = 0.5  # between two looks whether the parent is alive
 _OUT_OF_MEMORY = (
     "bad_alloc", "failed to allocate memory", "out of memory", "cannot allocate memory", "failed to map segment",
@@ -157,11 +158,14 @@ def _confine(limits: dict[str, Any]) -> None:
     if sys.platform == "linux":
         control = ctypes.CDLL(None).prctl
         control(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+        if limits["death_signal"]:
+            control(_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+            return
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
-    """End when the parent is gone. A signal of the system would come when the thread ends that started this process."""
+    """End when the parent is gone, where the system cannot be asked to see to it."""
     while os.getppid() == parent:
         time.sleep(_PARENT_SECONDS)
     os._exit(1)

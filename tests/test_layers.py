@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 # From the bottom. A module may import from its own layer and from those before it.
 LAYERS = (
-    ("errors", "_version", "documents"),
+    ("errors", "refusal", "_version", "documents"),
     ("model",),
     ("affine", "norm"),
     ("targets",),

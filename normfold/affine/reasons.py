@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from normfold.refusal import Refusal
+
 REASONS: dict[str, str] = {
     "training-mode": "the BatchNormalization normalises with the statistics of the batch, not with the stored ones",
     "computed-stats": "mean or variance are computed from the data: this is another norm in the dress of a BatchNormalization",
@@ -40,18 +42,7 @@ REASONS: dict[str, str] = {
 }
 
 
-class Refused(Exception):
-    """A rule declines; the search goes on elsewhere.
+class Refused(Refusal):
+    """A rule declines; the search goes on elsewhere. `key` is one of `REASONS`."""
 
-    Args:
-        key: one of `REASONS`.
-        message: what exactly, one line.
-        blocker: label of the node in the way, or "".
-    """
-
-    def __init__(self, key: str, message: str, blocker: str = "") -> None:
-        super().__init__(message)
-        assert key in REASONS, key
-        self.key = key
-        self.message = message
-        self.blocker = blocker
+    reasons = REASONS

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from normfold.refusal import Refusal
+
 TARGET_REASONS: dict[str, str] = {
     "no-kernel": "the target has no kernel for an operator that the spelling needs",
     "element-type": "the target has no kernel for the element type, nor for a wider one",
@@ -22,16 +24,7 @@ TARGET_REASONS: dict[str, str] = {
 }
 
 
-class Cannot(Exception):
-    """A spelling declines a norm.
+class Cannot(Refusal):
+    """A spelling declines a norm: `message` is the constraint that is not met. `key` is one of `TARGET_REASONS`."""
 
-    Args:
-        key: one of `TARGET_REASONS`.
-        message: the constraint that is not met, one line.
-    """
-
-    def __init__(self, key: str, message: str) -> None:
-        super().__init__(message)
-        assert key in TARGET_REASONS, key
-        self.key = key
-        self.message = message
+    reasons = TARGET_REASONS

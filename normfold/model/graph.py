@@ -171,12 +171,17 @@ class Scope:
         return depth
 
     @property
+    def root(self) -> Scope:
+        """The graph or function body that the scope is part of, itself if it is one."""
+        scope = self
+        while scope.parent is not None:
+            scope = scope.parent
+        return scope
+
+    @property
     def is_function(self) -> bool:
         """Whether this is a function body, which cannot hold initializers."""
-        root = self
-        while root.parent is not None:
-            root = root.parent
-        return root.outline.kind.initializer == 0
+        return self.root.outline.kind.initializer == 0
 
     @property
     def version(self) -> int:

@@ -21,7 +21,7 @@ _BOOL = dtypes.onnx_dtype(np.dtype(bool))
 _NUMPY_BROADCAST = 7  # before this opset, operands stretched only by the attributes `broadcast` and `axis`
 
 
-def _folded(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+def folded(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
     """An operator with any number of operands."""
 
     def apply(first: Array, *rest: Array) -> Any:
@@ -32,8 +32,9 @@ def _folded(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
     return apply
 
 
-def _mean(*parts: Array) -> Any:
-    return _folded(np.add)(*parts) / len(parts)
+def mean(*parts: Array) -> Any:
+    """Of any number of operands, element by element."""
+    return folded(np.add)(*parts) / len(parts)
 
 
 def _sigmoid(x: Float64) -> Any:
@@ -67,16 +68,20 @@ _FLOAT: dict[str, Callable[..., Any]] = {
     "Softplus": _softplus,
     "Softsign": _softsign,
     "Relu": lambda x: np.maximum(x, 0.0),
-    "Max": _folded(np.maximum),
-    "Min": _folded(np.minimum),
-    "Sum": _folded(np.add),
-    "Mean": _mean,
+    "Max": folded(np.maximum),
+    "Min": folded(np.minimum),
+    "Sum": folded(np.add),
+    "Mean": mean,
 }
 _STEPS: dict[str, Callable[..., Any]] = {"Floor": np.floor, "Ceil": np.ceil, "Round": np.rint, "Sign": np.sign}
 
 
-def _quotient(a: Array, b: Array) -> Any:
-    """Towards zero, as runtimes divide."""
+def quotient(a: Array, b: Array) -> Any:
+    """Towards zero, as runtimes divide integers; `a` and `b` of one type.
+
+    Raises:
+        ValueError: by zero.
+    """
     if not np.all(b):
         raise ValueError("division by zero")
     return (np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b))).astype(a.dtype)
@@ -85,17 +90,17 @@ def _quotient(a: Array, b: Array) -> Any:
 _INTEGER: dict[str, Callable[..., Any]] = {
     **{name: _FLOAT[name] for name in ("Add", "Sub", "Mul", "Neg", "Abs", "Max", "Min", "Sum")},
     "Mod": np.mod,
-    "Div": _quotient,
+    "Div": quotient,
     "Sign": np.sign,
 }
-_COMPARISONS: dict[str, Callable[..., Any]] = {
+COMPARISONS: dict[str, Callable[..., Any]] = {
     "Equal": np.equal,
     "Less": np.less,
     "Greater": np.greater,
     "LessOrEqual": np.less_equal,
     "GreaterOrEqual": np.greater_equal,
 }
-_LOGIC: dict[str, Callable[..., Any]] = {
+LOGIC: dict[str, Callable[..., Any]] = {
     "And": np.logical_and,
     "Or": np.logical_or,
     "Xor": np.logical_xor,
@@ -124,11 +129,11 @@ def _comparison(call: Call) -> TensorSource | None:
     operands = _stretched(call)
     if not all(is_exact(operand) for operand in operands):
         return None
-    return _at_once(_COMPARISONS[call.node.op_type], operands, _BOOL)
+    return _at_once(COMPARISONS[call.node.op_type], operands, _BOOL)
 
 
 def _logic(call: Call) -> TensorSource | None:
-    return _at_once(_LOGIC[call.node.op_type], _stretched(call), _BOOL)
+    return _at_once(LOGIC[call.node.op_type], _stretched(call), _BOOL)
 
 
 def _at_once(function: Callable[..., Any], operands: list[TensorSource], data_type: int) -> TensorSource:
@@ -224,8 +229,8 @@ OPERATORS: dict[str, Operator] = {
     **{name: Operator(_arithmetic) for name in (*_FLOAT, "Mod")},
     **{name: Operator(_arithmetic, _BROADCAST) for name in ("Add", "Sub", "Mul", "Div", "Pow")},
     **{name: Operator(_step) for name in _STEPS},
-    **{name: Operator(_comparison, _BROADCAST) for name in _COMPARISONS},
-    **{name: Operator(_logic, _BROADCAST) for name in _LOGIC},
+    **{name: Operator(_comparison, _BROADCAST) for name in COMPARISONS},
+    **{name: Operator(_logic, _BROADCAST) for name in LOGIC},
     "Clip": Operator(_clip, ("min", "max")),
     "LeakyRelu": _shaped(_leaky, ("alpha", 0.01)),
     "Elu": _shaped(_elu, ("alpha", 1.0)),

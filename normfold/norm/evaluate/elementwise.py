@@ -14,6 +14,7 @@ import numpy as np
 
 from normfold.model import attributes, dtypes
 from normfold.model.constants import Constants
+from normfold.model.constants.arithmetic import COMPARISONS, LOGIC, folded, mean, quotient
 from normfold.model.graph import Node
 from normfold.norm.evaluate.call import SIZE_LIMIT, Array, Call, Operator, Unknown, require_room, type_of
 from normfold.norm.meaning import Float64
@@ -25,28 +26,6 @@ _INTEGERS = (dtypes.onnx_dtype(np.dtype(np.int32)), dtypes.onnx_dtype(np.dtype(n
 _BOOL = dtypes.onnx_dtype(np.dtype(bool))
 # A float this near to an integer may lie on either side of it in the type of the model.
 _NEAR_AN_INTEGER = 1e-5
-
-
-def _folded(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
-    """An operator with any number of operands."""
-
-    def apply(first: Array, *rest: Array) -> Any:
-        for part in rest:
-            first = function(first, part)
-        return first
-
-    return apply
-
-
-def _mean(*parts: Array) -> Any:
-    return _folded(np.add)(*parts) / len(parts)
-
-
-def _quotient(a: Array, b: Array) -> Any:
-    """Towards zero, as runtimes divide integers."""
-    if not np.all(b):
-        raise ValueError("division by zero")
-    return np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b))
 
 
 def _power(base: Array, exponent: Array) -> Any:
@@ -78,28 +57,15 @@ _FLOAT: dict[str, Callable[..., Any]] = {
     "Exp": np.exp,
     "Sigmoid": _sigmoid,
     "Relu": lambda x: np.maximum(x, 0.0),
-    "Max": _folded(np.maximum),
-    "Min": _folded(np.minimum),
-    "Sum": _folded(np.add),
-    "Mean": _mean,
+    "Max": folded(np.maximum),
+    "Min": folded(np.minimum),
+    "Sum": folded(np.add),
+    "Mean": mean,
 }
 _INTEGER: dict[str, Callable[..., Any]] = {
     **{name: _FLOAT[name] for name in ("Add", "Sub", "Mul", "Neg", "Abs", "Max", "Min", "Pow")},
-    "Div": _quotient,
+    "Div": quotient,
     "Relu": lambda x: np.maximum(x, 0),
-}
-_COMPARISONS: dict[str, Callable[..., Any]] = {
-    "Equal": np.equal,
-    "Less": np.less,
-    "Greater": np.greater,
-    "LessOrEqual": np.less_equal,
-    "GreaterOrEqual": np.greater_equal,
-}
-_LOGIC: dict[str, Callable[..., Any]] = {
-    "And": np.logical_and,
-    "Or": np.logical_or,
-    "Xor": np.logical_xor,
-    "Not": np.logical_not,
 }
 
 
@@ -117,14 +83,14 @@ def _comparison(call: Call) -> Array:
     operands = _stretched(call)
     if len({operand.dtype.kind for operand in operands}) != 1:
         raise Unknown(f"{call.node.op_type} {call.node.label!r} of {_words(operands)}")
-    return np.asarray(_COMPARISONS[call.node.op_type](*operands))
+    return np.asarray(COMPARISONS[call.node.op_type](*operands))
 
 
 def _logic(call: Call) -> Array:
     operands = _stretched(call)
     if any(operand.dtype.kind != "b" for operand in operands):
         raise Unknown(f"{call.node.op_type} {call.node.label!r} of {_words(operands)}")
-    return np.asarray(_LOGIC[call.node.op_type](*operands))
+    return np.asarray(LOGIC[call.node.op_type](*operands))
 
 
 def _words(operands: Sequence[Array]) -> str:
@@ -241,8 +207,8 @@ _BROADCAST = ("broadcast", "axis")
 OPERATORS: dict[str, Operator] = {
     **{name: Operator(_arithmetic) for name in _FLOAT},
     **{name: Operator(_arithmetic, _BROADCAST) for name in ("Add", "Sub", "Mul", "Div", "Pow")},
-    **{name: Operator(_comparison, _BROADCAST) for name in _COMPARISONS},
-    **{name: Operator(_logic, _BROADCAST) for name in _LOGIC},
+    **{name: Operator(_comparison, _BROADCAST) for name in COMPARISONS},
+    **{name: Operator(_logic, _BROADCAST) for name in LOGIC},
     "Clip": Operator(_clip, ("min", "max")),
     "Where": Operator(_where),
     "Identity": Operator(_identity),

@@ -71,7 +71,7 @@ def _imports(model: Model, edits: Sequence[NormEdit | TurnEdit], opset: int) -> 
     """The opset imports of the roots in which something changes."""
     domains: dict[str, dict[str, int]] = {}
     for edit in edits:
-        root = _root(edit.scope)
+        root = edit.scope.root
         for path in {root.path, model.graph.path}:
             domains.setdefault(path, {}).update(edit.domains)
     found: dict[str, dict[str, int]] = {}
@@ -82,9 +82,3 @@ def _imports(model: Model, edits: Sequence[NormEdit | TurnEdit], opset: int) -> 
         if new != root.opset:
             found[root.path] = new
     return found
-
-
-def _root(scope: Scope) -> Scope:
-    while scope.parent is not None:
-        scope = scope.parent
-    return scope

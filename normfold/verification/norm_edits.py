@@ -9,9 +9,9 @@ from onnx import TensorProto
 from normfold.model.extract import Port, constant, cut_out
 from normfold.model.graph import Node, Value
 from normfold.model.shapes import Shapes
-from normfold.model.tensors import TensorSource
 from normfold.surgery.norms import NormEdit, TurnEdit
 
+from .boundary import boundary
 from .verdicts import Region
 
 # Nodes that only compute sizes for a Reshape of the norm.
@@ -53,7 +53,7 @@ class _Cutter:
         site = edit.site
         taken = [node for node in edit.extent.dead if node not in site.nodes]
         before = self._with_sizes([*site.nodes, *taken], site.base)
-        flowing, constants = self._boundary(before)
+        flowing, constants = boundary(before, self._shapes.constants)
         inputs = [self._port(value) for value in flowing]
         outputs = [Port(edit.extent.output.name, site.norm.output_type, site.norm.dims)]
         if edit.extent.total is not None:
@@ -72,7 +72,7 @@ class _Cutter:
         for site in edit.sites:
             inside |= {id(node): node for node in self._with_sizes(site.nodes, site.base)}
         nodes = sorted(inside.values(), key=lambda node: node.index)
-        flowing, constants = self._boundary(nodes)
+        flowing, constants = boundary(nodes, self._shapes.constants)
         made = {name for node in edit.after for name in node.output}
         read_here = {name for node in edit.after for name in node.input} - made - set(constants)
         known = {value.name for value in flowing} | {tensor.name for tensor in edit.constants}
@@ -113,22 +113,6 @@ class _Cutter:
 
     def _is_constant(self, value: Value) -> bool:
         return self._shapes.constants.get(value) is not None
-
-    def _boundary(self, nodes: Sequence[Node]) -> tuple[list[Value], dict[str, TensorSource]]:
-        """What flows in, and constants by name."""
-        inside = {id(node) for node in nodes}
-        flowing: dict[str, Value] = {}
-        constants: dict[str, TensorSource] = {}
-        for node in nodes:
-            for value in node.inputs:
-                if value is None or (value.producer is not None and id(value.producer) in inside):
-                    continue
-                source = self._shapes.constants.get(value)
-                if source is None:
-                    flowing[value.name] = value
-                else:
-                    constants[value.name] = source
-        return list(flowing.values()), constants
 
     def _port(self, value: Value) -> Port:
         return Port(value.name, self._shapes.data_type(value) or TensorProto.FLOAT, self._shapes.dims(value))

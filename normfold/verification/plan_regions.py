@@ -16,9 +16,10 @@ from normfold.model.constants import Dequantised
 from normfold.model.extract import Port, constant, cut_out
 from normfold.model.graph import Node, Scope, Use, Value
 from normfold.model.patch import Candidate, ScopePatch
-from normfold.model.tensors import NewTensor, TensorSource
+from normfold.model.tensors import NewTensor
 from normfold.surgery.plan import Edit, Plan
 
+from .boundary import boundary
 from .verdicts import Region
 
 _FLOAT = 1
@@ -86,7 +87,7 @@ class _Cutter:
 
     def region(self) -> Region:
         """Both sides with the same interface."""
-        flowing, constants = self._boundary()
+        flowing, constants = boundary((*self.nodes, *self.sizing), self.draft.constants)
         inputs, entries_before, entries_after = self._entries(flowing)
         outputs = [self._port(value) for value in self._outputs()]
         ir_version = self.candidate.model.ir_version
@@ -106,22 +107,6 @@ class _Cutter:
         """The version of each domain that the nodes use; one that only the candidate uses is at its first."""
         used = {"", *(node.domain for node in nodes if node.domain != "ai.onnx")}
         return {domain: self.scope.opset.get(domain, 1) for domain in sorted(used)}
-
-    def _boundary(self) -> tuple[list[Value], dict[str, TensorSource]]:
-        """Values that flow in, and constants by name."""
-        flowing: dict[str, Value] = {}
-        constants: dict[str, TensorSource] = {}
-        made = self.inside | {id(node) for node in self.sizing}
-        for node in (*self.nodes, *self.sizing):
-            for value in node.inputs:
-                if value is None or (value.producer is not None and id(value.producer) in made):
-                    continue
-                source = self.draft.constants.get(value)
-                if source is None:
-                    flowing[value.name] = value
-                else:
-                    constants[value.name] = source
-        return list(flowing.values()), constants
 
     def _sizing(self) -> list[Node]:
         """Operators outside that compute a shape from dimensions: with them, a Reshape fits whatever sizes are tried."""
@@ -173,7 +158,7 @@ class _Cutter:
     def _close(self) -> None:
         """Take in what another edit removes between two nodes of this region: the candidate connects them directly."""
         while True:
-            flowing, _ = self._boundary()
+            flowing, _ = boundary((*self.nodes, *self.sizing), self.draft.constants)
             between = [v.producer for v in flowing if v.producer is not None and self._is_inside(self.draft.root(v))]
             if not between:
                 return

@@ -20,6 +20,7 @@ from .data_options import (
     Size,
     Std,
     data_options,
+    limits,
 )
 from .options import Debug, Format, Initializers, Memory, Model, Policy, Timeout
 
@@ -154,7 +155,6 @@ def check(
         from normfold.checking import exit_code
         from normfold.errors import UsageError
         from normfold.statistics.data import DataOptions
-        from normfold.statistics.probes.passes import Limits
         from normfold.statistics.settings import load_settings
         from normfold.statistics.suppressions import load_suppressions
         from normfold.statistics.with_data import DataSettings
@@ -171,7 +171,7 @@ def check(
             epsilon=epsilon,
             data=data_options(batch, limit, seed, group_key, mean, std, layout, size),
             run=DataSettings(
-                limits=Limits(timeout, None if max_memory is None else max_memory << 20),
+                limits=limits(timeout, max_memory),
                 attribution=_METHODS[attribution],
             ),
         )

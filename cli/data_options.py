@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from normfold.statistics.data import DataOptions
+    from normfold.statistics.probes.passes import Limits
 
 
 class ImageLayout(StrEnum):
@@ -86,3 +87,23 @@ def data_options(
         std=parse_numbers(std, "--std"), layout=None if layout is None else layout.value,
         size=parse_size(size) if size else None,
     )  # fmt: skip
+
+
+def limits(timeout: float, max_memory: int | None) -> Limits:
+    """What the children that run data may use: seconds, and MiB as the option has it."""
+    from normfold.statistics.probes.passes import Limits
+
+    return Limits(timeout, None if max_memory is None else max_memory << 20)
+
+
+def required(data: list[str] | None) -> list[str]:
+    """The data of a command that can do nothing without.
+
+    Raises:
+        UsageError: there is none.
+    """
+    from normfold.errors import UsageError
+
+    if data is None:
+        raise UsageError("usage.data", "there is no data", hint="give --data")
+    return data

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .boundary import errors
-from .data_options import Batch, Data, GroupKey, LayoutOption, Limit, Mean, Shuffle, Size, Std, data_options
+from .data_options import Batch, Data, GroupKey, LayoutOption, Limit, Mean, Shuffle, Size, Std, data_options, limits
 from .options import Debug, Format, FormatOption, Initializers, Memory, Model, Policy, Timeout, repeatable
 
 
@@ -90,7 +90,6 @@ def recalibrate(
         from normfold.recalibration import RecalibrateConfig
         from normfold.recalibration import recalibrate as run
         from normfold.statistics.data.arrays import load_array
-        from normfold.statistics.probes.passes import Limits
 
         from . import render
 
@@ -100,7 +99,7 @@ def recalibrate(
             only=tuple(only or ()),
             min_gain=min_gain,
             data=data_options(batch, limit, seed, group_key, mean, std, layout, size),
-            limits=Limits(timeout, None if max_memory is None else max_memory << 20),
+            limits=limits(timeout, max_memory),
             initializers=Policies(initializers.value),
         )
         assert data is not None

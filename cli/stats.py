@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .boundary import errors
-from .data_options import Batch, Data, GroupKey, LayoutOption, Limit, Mean, Shuffle, Size, Std, data_options
+from .data_options import (
+    Batch,
+    Data,
+    GroupKey,
+    LayoutOption,
+    Limit,
+    Mean,
+    Shuffle,
+    Size,
+    Std,
+    data_options,
+    limits,
+    required,
+)
 from .options import Debug, Format, FormatOption, Initializers, Memory, Model, Policy, Timeout
 
 if TYPE_CHECKING:
@@ -58,26 +71,23 @@ def collect(
         from normfold import Initializers as Policies
         from normfold.collecting import collect_over_ray, collect_part, write_file
         from normfold.errors import UsageError
-        from normfold.statistics.probes.passes import Limits
 
         from . import render
 
-        if data is None:
-            raise UsageError("usage.data", "there is no data", hint="give --data")
         part = _shard(shard)
         options = data_options(batch, limit, seed, group_key, mean, std, layout, size)
-        limits = Limits(timeout, None if max_memory is None else max_memory << 20)
+        bounds = limits(timeout, max_memory)
         policy = Policies(initializers.value)
         if engine is Engine.RAY:
             if part.count > 1:
                 raise UsageError("usage.shard", "--engine ray deals out the shards itself", hint="leave out --shard")
             found = collect_over_ray(
-                model, data, workers, address=address, options=options, limits=limits, initializers=policy
+                model, required(data), workers, address=address, options=options, limits=bounds, initializers=policy
             )
         else:
             with render.progress(format) as report:
                 found = collect_part(
-                    model, data, part, options=options, limits=limits, initializers=policy, progress=report
+                    model, required(data), part, options=options, limits=bounds, initializers=policy, progress=report
                 )
         render.measured(found, write_file(found.to_bytes(), output), format)
 
@@ -117,17 +127,13 @@ def record(
     """Record what MODEL makes of data that is known to be right, for `check --baseline`; it needs no normalisation."""
     with errors("stats", format, debug):
         from normfold.collecting import record_baseline
-        from normfold.errors import UsageError
-        from normfold.statistics.probes.passes import Limits
 
         from . import render
 
-        if data is None:
-            raise UsageError("usage.data", "there is no data", hint="give --data")
         with render.progress(format) as report:
             found = record_baseline(
-                model, data, output, options=data_options(batch, limit, seed, group_key, mean, std, layout, size),
-                limits=Limits(timeout, None if max_memory is None else max_memory << 20), progress=report,
+                model, required(data), output, options=data_options(batch, limit, seed, group_key, mean, std, layout, size),
+                limits=limits(timeout, max_memory), progress=report,
             )  # fmt: skip
         render.recorded(found, format)
 

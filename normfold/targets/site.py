@@ -162,10 +162,11 @@ class Site:
     def apply(self, value: str, affine: Affine) -> str:
         """`value` of the shape of `x`, multiplied and shifted by elementwise operators."""
         if affine.gamma is not None:
-            value = self.op("Mul", value, self._factor("scale", affine.gamma))
-        return value if affine.beta is None else self.op("Add", value, self._factor("bias", affine.beta))
+            value = self.op("Mul", value, self.factor("scale", affine.gamma))
+        return value if affine.beta is None else self.op("Add", value, self.factor("bias", affine.beta))
 
-    def _factor(self, name: str, parameter: Float64 | Given) -> str:
+    def factor(self, name: str, parameter: Float64 | Given) -> str:
+        """A parameter as an operand of elementwise operators, without leading extents of 1."""
         if isinstance(parameter, Given):
             return self._given(parameter, len(self.norm.axes))
         leading = next((axis for axis, extent in enumerate(parameter.shape) if extent > 1), parameter.ndim)

@@ -7,7 +7,7 @@ import pytest
 
 from normfold.surgery.plan import Outcome
 from normfold.targets.names import Target
-from tests.surgery.norm_models import IMAGE, MICROSOFT, SEQUENCE, H, Lowered, Sheet, attributes, lowered
+from tests.surgery.norm_models import IMAGE, MICROSOFT, SEQUENCE, C, G, H, Lowered, Sheet, attributes, lowered
 
 PORTABLE, ORT_CPU, ORT_CUDA = Target.PORTABLE, Target.ORT_CPU, Target.ORT_CUDA
 TENSORRT, DIRECTML, OPENVINO = Target.TENSORRT, Target.DIRECTML, Target.OPENVINO
@@ -199,3 +199,48 @@ def test_norms_take_the_best_that_the_opset_allows() -> None:
     result = lowered(sheet.model(IMAGE, outputs), DIRECTML, run=False)
     assert sorted(result.operators) == ["GroupNorm", "InstanceNormalization", "NoSuchOperator"]
     assert result.opset == 13
+
+
+# --- elementary operators ---
+
+
+def moments(cheap: bool) -> Sheet:
+    """A GroupNorm of [N, H, W, C] from tf.nn.moments; with one pass over x more where it is not the cheap spelling."""
+    sheet = Sheet(13)
+    sheet.init |= {
+        "r": np.array([0, 4, 5, G, C // G], np.int64),
+        "back": np.array([0, 4, 5, C], np.int64),
+        "e": np.float32(1e-5),
+        "g": np.linspace(0.5, 2.0, C, dtype=np.float32).reshape(G, C // G),
+        "b": np.linspace(-1.0, 1.0, C, dtype=np.float32).reshape(G, C // G),
+    }
+    sheet.add("z = Reshape(x, r)")
+    sheet.mean("z", "m", [1, 2, 4])
+    sheet.add("d = Sub(z, m)", "p = Mul(d, d)")
+    sheet.mean("p", "v", [1, 2, 4])
+    sheet.add("w = Add(v, e)", "s = Sqrt(w)", "i = Reciprocal(s)")
+    if cheap:
+        sheet.add("k = Mul(i, g)", "t = Mul(z, k)", "c = Mul(m, k)", "f = Sub(b, c)", "o = Add(t, f)")
+    else:
+        sheet.add("n = Mul(d, i)", "t = Mul(n, g)", "o = Add(t, b)")
+    sheet.add("y = Reshape(o, back)")
+    return sheet
+
+
+@pytest.mark.parametrize("cheap", [True, False])
+def test_elementary_operators_never_go_over_the_tensor_more_often_than_before(cheap: bool) -> None:
+    result = lowered(moments(cheap).model(f"float[N,4,5,{C}] x"), PORTABLE)
+    wanted = "Reshape ReduceMean Sub Pow ReduceMean Add Sqrt Div Mul Reshape Add"
+    assert " ".join(result.operators) == wanted
+
+
+def test_a_cheaper_spelling_stays_although_it_has_more_nodes() -> None:
+    sheet = Sheet(13)
+    sheet.init |= {"e": np.float32(1e-5), "g": np.ones((1, 1, C), np.float32) * 2, "b": np.ones((1, 1, C), np.float32)}
+    sheet.mean("x", "m", [1, 2])
+    sheet.add("q = Mul(x, x)")
+    sheet.mean("q", "u", [1, 2])
+    sheet.add("o = Mul(m, m)", "f = Sub(u, o)", "w = Add(f, e)", "s = Sqrt(w)", "i = Reciprocal(s)", "k = Mul(i, g)")
+    sheet.add("t = Mul(x, k)", "c = Mul(m, k)", "h = Neg(c)", "j = Add(h, b)", "y = Add(t, j)")
+    result = lowered(sheet.model(f"float[N,4,5,{C}] x"), PORTABLE)
+    assert len(result.operators) == 14, "two sums, a square, a product and a sum; the deviation would be one more"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from normfold.affine.reasons import Refused as AffineRefused
 from normfold.model.constants import Constants
-from normfold.model.graph import Node, Scope
+from normfold.model.graph import Node, Scope, Value
 from normfold.model.load import Model
 from normfold.model.rewrite import Names, sweep
 from normfold.model.shapes import Hints, Shapes
@@ -36,6 +36,7 @@ from normfold.surgery.planner import Exclusions
 from normfold.targets.lower import Options, lower
 from normfold.targets.lowering import Choice, Lowering, Rejected
 from normfold.targets.names import Target
+from normfold.targets.passes import passes, passes_of
 from normfold.targets.reasons import Cannot
 from normfold.targets.tables import table_of
 
@@ -290,9 +291,9 @@ class _Planner:
         """Whether fewer operators are left, as many of a better kind, or one that the target has no kernel for goes."""
         if any(self._lacks(node, site) for node in dead):
             return True
-        if len(lowering.nodes) == len(dead):
-            return not lowering.fallback
-        return len(lowering.nodes) < len(dead)
+        if lowering.fallback:
+            return len(lowering.nodes) < len(dead) and passes_of(lowering) <= _passes(dead, site.base)
+        return len(lowering.nodes) <= len(dead)
 
     def _lacks(self, node: Node, site: NormSite) -> bool:
         """Whether the target has no kernel for a node as it stands."""
@@ -307,7 +308,8 @@ class _Planner:
     def _choose(self, site: NormSite, opset: int, obstacle: str) -> Lowering | None:
         choice, lowering = self.offers[site.end.key]
         if lowering is None or not _is_valid(lowering, opset):
-            choice = self._told(site, self._offer(site, opset))
+            same = opset == self.model.graph.version
+            choice = self._told(site, choice if same else self._offer(site, opset))
             lowering = self._best(site, choice, opset)
         if site.end.key in self.fused:
             self.decisions[site.end.key] = unfused(self.fused[site.end.key], choice, lowering, obstacle, self.target)
@@ -337,6 +339,11 @@ class _Planner:
             gone = tuple(sweep(extent.dead, read))
             edits.append(NormEdit(site, lowering, nodes, constants, gone, extent, opset, self.shapes))
         return edits
+
+
+def _passes(nodes: Sequence[Node], base: Value) -> int:
+    steps = ((n.op_type, [id(v) for v in n.inputs], [id(v) for v in n.outputs]) for n in nodes)
+    return passes(steps, id(base))
 
 
 def _is_valid(lowering: Lowering, opset: int) -> bool:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 
-from benchmarks.generate.large import chain, cnn, transformer, write_external
+from benchmarks.generate.large import chain, cnn, transformer
 from benchmarks.measure.process import median, run
+from benchmarks.scale.external import external_case
 from benchmarks.scale.goal import Figure, growth, ratio
 from benchmarks.scale.runs import ORT, Done, interleaved, once, typically
 from benchmarks.scale.trust import TRUST_CASES
@@ -94,49 +91,6 @@ def transformer_case(work: Path, runs: int) -> list[Figure]:
         Figure("transformer", "normfold, peak", last and last.peak / MB, unit="MB"),
         Figure("transformer", "normfold, nodes left", last and last.nodes, wanted, "nodes", gone),
     ]
-
-
-def external_case(work: Path, runs: int) -> list[Figure]:
-    """A model of 3.2 GB with external weights: hardly dearer than copying its files, in little memory."""
-    path = write_external(work)
-    files = (path, path.with_name("model.onnx.data"))
-    copies: dict[bool, list[float]] = {False: [], True: []}
-    taken: list[Done | None] = []
-    gone = not normfold_works()
-    copy_seconds(files, work, sync=False)  # the first copy of fresh files is slower than any later one
-    for _ in range(runs):
-        for sync in copies:
-            copies[sync].append(copy_seconds(files, work, sync))
-        os.sync()
-        taken += [] if gone else [once(NORMFOLD, path)]
-    plain, synced = (statistics.median(copies[sync]) for sync in (False, True))
-    ours = typically(taken)
-    return [
-        Figure("external", "size of the files", sum(file.stat().st_size for file in files) / MB, unit="MB"),
-        Figure("external", "copying the files", plain),
-        Figure("external", "copying the files, with fsync", synced),
-        Figure("external", "normfold, wall", ours and ours.wall),
-        Figure("external", "normfold / copying", ratio(ours and ours.wall, plain), 1.5, "×", gone),
-        Figure("external", "normfold / copying with fsync", ratio(ours and ours.wall, synced), unit="×"),
-        Figure("external", "normfold, peak", ours and ours.peak / MB, 500.0, "MB", gone),
-        Figure("external", "normfold, BatchNorms left", ours and ours.norms, 0, "nodes", gone),
-    ]
-
-
-def copy_seconds(files: tuple[Path, ...], work: Path, sync: bool) -> float:
-    """Seconds to copy `files` within `work`; with `sync`, until they are on the disk."""
-    copies = [work / f"copy-{path.name}" for path in files]
-    os.sync()  # what others have yet to write is not this copy's cost
-    start = time.perf_counter()
-    for path, copy in zip(files, copies, strict=True):
-        shutil.copyfile(path, copy)
-        if sync:
-            with copy.open("rb+") as file:
-                os.fsync(file.fileno())
-    seconds = time.perf_counter() - start
-    for copy in copies:
-        copy.unlink()
-    return seconds
 
 
 def help_case(work: Path, runs: int) -> list[Figure]:

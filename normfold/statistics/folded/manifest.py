@@ -62,9 +62,16 @@ class _Lost(Exception):
 class _Follower:
     def __init__(self, plan: Plan, candidate: Candidate) -> None:
         self.draft, self.candidate = plan.draft, candidate
-        self.all_edits = plan.edits
         self.edits = {id(node): edit for edit in plan.edits for node in edit.bypassed}
         self.original = Draft(plan.draft.constants, plan.draft.shapes)  # reads nodes as they are in the file
+        self.gone: dict[int, list[Node]] = {}  # by what their data went into
+        for node, value in plan.draft.bypassed.values():
+            self.gone.setdefault(id(plan.draft.root(value)), []).append(node)
+        self.touching: dict[int, list[Edit]] = {}  # by a node that they cross, or that takes them
+        for edit in plan.edits:
+            if edit.bypassed:
+                for node in {id(n): n for n in (*edit.crossed, *(slot.node for slot in edit.slots))}.values():
+                    self.touching.setdefault(id(node), []).append(edit)
 
     def record(self, site: StatSite, edit: Edit) -> Record:
         """How the folded model relates to this normalisation.
@@ -107,16 +114,15 @@ class _Follower:
 
     def _sharing(self, root: Value, node: Node) -> Iterator[Node]:
         """Other nodes that are gone and whose data went into the same tensor, in execution order."""
-        found = [other for other, value in self.draft.bypassed.values() if self.draft.root(value) is root]
-        found = [other for other in found if other is not node]
+        found = [other for other in self.gone.get(id(root), ()) if other is not node]
         if any(other.scope is not node.scope for other in found):
             raise _Lost("it shares its tensor with a body")
         yield from sorted(found, key=self.draft.position)
 
     def _require_untouched(self, root: Value, mine: Edit) -> None:
         """Another fold that went past the tensor, or through it, left something else there."""
-        for edit in self.all_edits:
-            if edit is mine or not edit.bypassed:
+        for edit in () if root.producer is None else self.touching.get(id(root.producer), ()):
+            if edit is mine:
                 continue
             site = edit.bypassed[0]
             crosses = any(node is root.producer for node in edit.crossed)

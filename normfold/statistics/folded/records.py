@@ -11,10 +11,10 @@ A baseline has the same records: the moments that trusted data had, as the ident
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from normfold.statistics.exact_sums import Float64
 Kind = Literal["manifest", "baseline"]
 Side = Literal["output", "input"]
 SUFFIX = ".normstats.npz"
+_WORDS = ("tensor", "side", "label", "key", "host", "epsilon", "channels")
 _VECTORS = ("gamma", "beta", "mean", "var")
 
 
@@ -80,14 +81,13 @@ class Records:
     path: str = ""
 
     def to_bytes(self) -> bytes:
-        """The file; the same records give the same bytes."""
-        sites = [
-            {name: getattr(record, name) for name in ("tensor", "side", "label", "key", "host", "epsilon")}
-            for record in self.records
-        ]
+        """The file; the same records give the same bytes.
+
+        The vectors of all records stand in a row, one array for each kind: thousands of small members cost more than they hold.
+        """
+        sites = [{name: getattr(record, name) for name in _WORDS} for record in self.records]
         arrays = {
-            f"{index:04d}.{name}": getattr(record, name)
-            for index, record in enumerate(self.records)
+            name: np.concatenate([np.zeros(0), *(getattr(record, name) for record in self.records)])
             for name in _VECTORS
         }
         head = {"sites": sites, "source_sha256": self.source_sha256, "data": self.data, "omitted": list(self.omitted)}
@@ -102,7 +102,7 @@ def read_records(path: Path, kind: Kind) -> Records:
     """
     archive, sha256 = read_archive(path, kind)
     try:
-        records = tuple(_record(index, site, archive) for index, site in enumerate(archive.head["sites"]))
+        records = tuple(_records(archive))
         omitted = tuple((str(label), str(reason)) for label, reason in archive.head["omitted"])
         source, data = archive.head["source_sha256"], str(archive.head["data"])
     except (KeyError, TypeError, ValueError) as error:
@@ -110,14 +110,22 @@ def read_records(path: Path, kind: Kind) -> Records:
     return Records(kind, records, source, data, omitted, sha256, str(path))
 
 
-def _record(index: int, site: dict[str, Any], archive: Archive) -> Record:
-    vectors = {name: np.asarray(archive.arrays[f"{index:04d}.{name}"], np.float64) for name in _VECTORS}
-    if len({vector.shape for vector in vectors.values()}) != 1 or vectors["gamma"].ndim != 1:
-        raise ValueError(f"{site['label']} has vectors of different lengths")
-    if site["side"] not in ("output", "input"):
-        raise ValueError(f"{site['label']} has the side {site['side']!r}")
-    epsilon = float(site["epsilon"])
-    return Record(site["tensor"], site["side"], site["label"], site["key"], site["host"], epsilon, **vectors)
+def _records(archive: Archive) -> Iterator[Record]:
+    rows = {name: np.asarray(archive.arrays[name], np.float64) for name in _VECTORS}
+    at = 0
+    for site in archive.head["sites"]:
+        if site["side"] not in ("output", "input"):
+            raise ValueError(f"{site['label']} has the side {site['side']!r}")
+        channels = int(site["channels"])
+        if channels < 1:
+            raise ValueError(f"{site['label']} has {channels} channels")
+        vectors = {name: row[at : at + channels] for name, row in rows.items()}
+        at += channels
+        yield Record(
+            site["tensor"], site["side"], site["label"], site["key"], site["host"], float(site["epsilon"]), **vectors
+        )
+    if any(row.shape != (at,) for row in rows.values()):
+        raise ValueError("its vectors have other lengths than its head says")
 
 
 def by_tensor(records: Sequence[Record]) -> dict[str, Record]:

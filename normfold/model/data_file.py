@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from normfold.model.output_file import PAGE, OutputFile, create, sync
+from normfold.model.direct import PAGE
+from normfold.model.output_file import OutputFile, create, sync
 from normfold.model.patch import Candidate
 from normfold.model.staging import Staging
 from normfold.model.tensors import External, FileTensor, NewTensor
@@ -76,7 +77,8 @@ def _checked(tensor: FileTensor) -> External:
 def _fill(stream: BinaryIO, kept: Sequence[FileTensor], new: Sequence[NewTensor], places: Places) -> list[bytes]:
     """Write all tensors; their fingerprints. New ones go first: computing them leaves the disk time to begin."""
     first = {places[id(tensor)].offset: tensor for tensor in reversed(kept)}  # tied tensors are written once
-    with OutputFile(stream) as out:
+    size = max(place.offset + place.length for place in places.values() if place.length is not None)
+    with OutputFile(stream, size=size) as out:
         ordered: list[FileTensor | NewTensor] = [*new, *(first[at] for at in sorted(first))]
         for tensor in ordered:
             out.put(tensor, places[id(tensor)].offset)

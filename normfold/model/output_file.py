@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
@@ -14,12 +15,12 @@ from typing import BinaryIO
 
 import numpy as np
 
+from normfold.model.direct import PAGE, WORTH_IT, DirectFile
 from normfold.model.opener import Opened
 from normfold.model.tensors import FileTensor, NewTensor
 
 Part = FileTensor | NewTensor | memoryview
 
-PAGE = 4096
 _COPY = 8 << 20
 _THREADS = 2
 # The disk is told to begin with so many bytes while the next ones are made; otherwise all of them wait until the end.
@@ -34,10 +35,12 @@ class OutputFile:
     Args:
         stream: the file; closed by its owner, after this.
         source: the file that parts which are neither tensors nor new come from, if they come from one.
+        size: in bytes, that the file will have, where that is known; its large tensors then go past the page cache.
     """
 
-    def __init__(self, stream: BinaryIO, source: Opened | None = None) -> None:
+    def __init__(self, stream: BinaryIO, source: Opened | None = None, size: int = 0) -> None:
         self._source = source
+        self._direct = DirectFile(stream.fileno(), size)
         self._descriptor = stream.fileno()
         self._pool = ThreadPoolExecutor(_THREADS)
         self._jobs: list[Future[bytes]] = []
@@ -51,6 +54,7 @@ class OutputFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
+        self._direct.close()
 
     def put(self, part: Part, at: int) -> None:
         """Have a part written at an offset."""
@@ -85,7 +89,8 @@ class OutputFile:
     def _copy(self, tensor: FileTensor, at: int) -> bytes:
         """Write the payload of a file tensor, moved by the kernel where it can."""
         origin = tensor.origin()
-        for start in range(0, tensor.nbytes, _COPY):
+        done = 0 if origin is None else self._copy_pages(tensor, *origin, at)
+        for start in range(done, tensor.nbytes, _COPY):
             length = min(_COPY, tensor.nbytes - start)
             descriptor = None if origin is None else origin[0].descriptor
             if (
@@ -100,18 +105,37 @@ class OutputFile:
         tensor.release()  # a page of a file may bring its neighbours, up to megabytes
         return digest
 
+    def _copy_pages(self, tensor: FileTensor, source: Opened, offset: int, at: int) -> int:
+        """Write the whole pages of a large payload without copying them, and how many bytes of it that were."""
+        descriptor, whole = source.descriptor, tensor.nbytes - tensor.nbytes % PAGE
+        if descriptor is None or tensor.nbytes < WORTH_IT or offset % PAGE or at % PAGE:
+            return 0
+        if self._direct.clone(descriptor, offset, at, whole):
+            return whole
+        view = tensor.raw()
+        for start in range(0, whole, _COPY):
+            length = min(_COPY, whole - start)
+            if not self._direct.works:
+                return start
+            _expect(descriptor, offset + start, length)
+            done = self._direct.write(view[start : start + length], at + start)
+            source.release(offset + start, length)
+            if done < length:
+                return start + done
+        return whole
+
     def _compute(self, tensor: NewTensor, at: int) -> bytes:
         """Compute a new tensor and write it; its fingerprint is made of the first page of every block."""
         digest = hashlib.sha256()
         begun = at
-        for block in tensor.blocks():
-            data = memoryview(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
-            digest.update(data[:PAGE])
-            self._write(data, at)
-            at += len(data)
-            if at - begun >= _BEGIN_EVERY:
-                self._begin(begun, at - begun)
-                begun = at
+        parts = _in_a_row(_hashed(tensor, digest), at)
+        if self._direct.works and tensor.nbytes >= WORTH_IT and not at % PAGE:
+            parts = self._direct.write_blocks(_hashed(tensor, digest), at)
+        for data, place in parts:
+            self._write(data, place)
+            if place + len(data) - begun >= _BEGIN_EVERY:
+                self._begin(begun, place + len(data) - begun)
+                begun = place + len(data)
         return digest.digest()
 
     def _write(self, data: memoryview, at: int) -> None:
@@ -143,6 +167,27 @@ class OutputFile:
                 raise OSError(errno.EIO, "the data file became shorter while it was copied")
             done += count
         return True
+
+
+def _hashed(tensor: NewTensor, digest: hashlib._Hash) -> Iterator[memoryview]:
+    """The bytes of a new tensor, block by block."""
+    for block in tensor.blocks():
+        data = memoryview(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
+        digest.update(data[:PAGE])
+        yield data
+
+
+def _in_a_row(blocks: Iterable[memoryview], at: int) -> Iterator[tuple[memoryview, int]]:
+    for block in blocks:
+        yield block, at
+        at += len(block)
+
+
+def _expect(descriptor: int, offset: int, length: int) -> None:
+    """Have the system read a range that is about to be looked at page by page."""
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_WILLNEED)
 
 
 def _sample(tensor: FileTensor) -> bytes:

@@ -20,7 +20,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from normfold.errors import InputError, OutputError
-from normfold.model import opener, output_file
+from normfold.model import direct, opener, output_file
 from normfold.model import source as source_file
 from normfold.model.load import load
 from normfold.model.patch import Candidate
@@ -553,3 +553,40 @@ def test_a_mapped_model_is_moved_and_not_held(tmp_path, monkeypatch, kernel, fol
     assert (tmp_path / "r.onnx").read_bytes() == expected
     assert bool(moved) is kernel
     assert opened.fingerprint.hexdigest() == hashlib.sha256(model.SerializeToString()).hexdigest()
+
+
+@pytest.mark.parametrize("way", ["past the cache", "through the cache", "without O_DIRECT"])
+def test_large_tensors_have_the_same_bytes_whichever_way_they_go(tmp_path, monkeypatch, way):
+    """Kept and computed ones, none a whole number of pages; on the side a small one and a large one off the page."""
+    random = np.random.default_rng(5)
+    shapes = {"first": (1025, 1031), "second": (700, 1025), "odd": (513, 700)}
+    values = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    offsets = {"first": 0, "second": 4096 * 1100, "odd": 4096 * 1900 + 4}
+    with (tmp_path / "w.data").open("wb") as stream:
+        for name, array in values.items():
+            stream.seek(offsets[name])
+            stream.write(array.tobytes())
+    inits = {name: external(name, array, "w.data", offsets[name]) for name, array in values.items()}
+    norm = {key: np.abs(random.normal(size=1025)).astype(np.float32) for key in ("g", "b", "m", "v")}
+    nodes = [
+        node("Relu", ["x"], ["r"]), node("MatMul", ["r", "odd"], ["s"]), node("Relu", ["s"], ["t"]),
+        node("MatMul", ["t", "second"], ["u"]), node("BatchNormalization", ["u", "g", "b", "m", "v"], ["n"]),
+        node("Relu", ["n"], ["z"]), node("MatMul", ["z", "first"], ["y"]),
+    ]  # fmt: skip
+    model = net(nodes, {"x": [2, 513]}, ["y"], norm)
+    model.graph.initializer.extend(inits.values())
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    if way == "past the cache":
+        monkeypatch.setattr(direct, "_opened", os.dup)  # whatever the file system of the test can do
+    elif way == "through the cache":
+        monkeypatch.setattr(direct, "_opened", lambda _: None)
+    else:
+        monkeypatch.delattr(os, "O_DIRECT", raising=False)
+    optimise(tmp_path / "m.onnx", tmp_path / "r.onnx")
+    result = onnx.load(tmp_path / "r.onnx")
+    kept = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in result.graph.initializer}
+    np.testing.assert_array_equal(kept["first"], values["first"])
+    np.testing.assert_array_equal(kept["odd"], values["odd"])
+    factor = norm["g"].astype(np.float64) / np.sqrt(norm["v"].astype(np.float64) + float(np.float32(1e-5)))
+    folded = (values["second"].astype(np.float64) * factor).astype(np.float32)
+    assert any(array.shape == folded.shape and np.array_equal(array, folded) for array in kept.values())

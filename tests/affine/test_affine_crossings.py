@@ -41,6 +41,11 @@ UNKNOWN = {"positive": "shape-unknown", "mixed": "shape-unknown", "shift": "shap
 NEGATIVE = {"mixed": "negative-scale"}
 NO_SHIFT = {"shift": "shift-blocked"}
 PAIRS = np.array([1.5, 1.5, 0.5, 0.5], F32)
+ROIS = {"r": np.array([[0, 0, 3, 4], [1, 1, 5, 5]], F32), "i": INT(0, 1)}
+# where MaxUnpool puts every element: the first corner of its window of the 12 x 12 image, in the flat tensor
+CORNERS = INT(*np.add.outer(np.arange(8) * 144, np.add.outer(np.arange(6) * 24, np.arange(6) * 2)).ravel()).reshape(
+    2, 4, 6, 6
+)
 
 ROWS = {
     # nothing but the tensor
@@ -161,6 +166,12 @@ ROWS = {
     "ReduceSum": Row("d = ReduceSum(c, a)", init={"a": INT(2, 3)}),
     "ReduceSum-11, keepdims 0": Row("d = ReduceSum<axes=[2, 3], keepdims=0>(c)", shape=(4,), opset=11),
     "ReduceSum of a dynamic image": Row("d = ReduceSum(c, a)", init={"a": INT(2, 3)}, inputs="float[N,3,H,W] x", sizes={"H": 8, "W": 7}, shift="shape-unknown"),
+    "RoiAlign": Row("d = RoiAlign<output_height=2, output_width=2>(c, r, i)", init=ROIS, **NO_SHIFT),
+    "RoiAlign, max": Row('d = RoiAlign<output_height=2, output_width=2, mode="max">(c, r, i)', init=ROIS, **NEGATIVE, **NO_SHIFT),
+    "RoiAlign, a batch of scales": Row("d = RoiAlign<output_height=2, output_width=2>(c, r, i)", init=ROIS, shape=(2, 1, 1, 1), **NPC),
+    "RoiAlign, varies over space": Row("d = RoiAlign<output_height=2, output_width=2>(c, r, i)", init=ROIS, shape=(2, 1), **NPC),
+    "MaxUnpool": Row("d = MaxUnpool<kernel_shape=[2, 2], strides=[2, 2]>(c, i)", init={"i": CORNERS}, **NO_SHIFT),
+    "GridSample, varies over space": Row('d = GridSample<padding_mode="border">(c, q)', init={"q": random(2, 5, 4, 2, seed=5)}, shape=(5, 1), **NPC),
     "GridSample, zeros": Row("d = GridSample(c, q)", init={"q": random(2, 5, 4, 2, seed=5, low=-1.3, high=1.3)}, **NO_SHIFT),
     "GridSample, border": Row('d = GridSample<padding_mode="border">(c, q)', init={"q": random(2, 5, 4, 2, seed=5, low=-1.3, high=1.3)}),
     # space

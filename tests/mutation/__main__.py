@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.mutation.equivalent import without_equivalents
-from tests.mutation.guards import Guard, instrument, sources
+from tests.mutation.guards import Guard, instrument, refusing, sources
 
 ROOT = Path(__file__).parents[2]
 _COPIED = ("normfold", "cli", "models", "tests", "benchmarks", "docs", "pyproject.toml")
@@ -45,8 +45,9 @@ def copy(to: Path, only: list[str]) -> list[Guard]:
     if shared.exists():
         (to / "shared").symlink_to(shared.resolve())
     guards: list[Guard] = []
+    refuse = refusing(path.read_text("utf-8") for path in sources(to, []))
     for path in sources(to, only):
-        text, found = instrument(path.read_text("utf-8"), str(path.relative_to(to)), len(guards))
+        text, found = instrument(path.read_text("utf-8"), str(path.relative_to(to)), len(guards), refuse)
         path.write_text(text, "utf-8")
         guards += found
     return guards

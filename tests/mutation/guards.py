@@ -7,8 +7,8 @@ or nothing, or by going on to the next candidate. What decides that it does is a
 - the condition of `return None if ... else ...` and of `return ... if ... else None`, and each operand of it;
 - each operand of what a function that answers with a bool returns;
 - a refusal that stands elsewhere: behind a loop, in an `else`, where an error is caught;
-- in the affine rules every statement that only calls something, in the other folders every call of a `require...`: it is
-  there to refuse.
+- a statement that only calls something, and what it calls refuses, itself or through such a statement of its own
+  (`refusing`).
 
 A condition `a or b` as a whole is no guard beside `a` and `b`: a test that misses `a` misses both. Tests for None and for a
 type that the type checker demands are none either (`narrowing.py`): it is the checker that misses them. Where a guard is off,
@@ -18,7 +18,7 @@ an operand of an `or` is never true and one of an `and` always; a refusal is not
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,9 +27,6 @@ from tests.mutation.narrowing import Uses, is_narrowing
 _PROBE = "tests.mutation.probe"
 FOLDERS = ("normfold/affine", "normfold/norm", "normfold/targets")
 _REFUSALS = ("Refused", "refused", "Cannot", "Unknown")
-# Statements that only call something and do not refuse: they change a collection or a collector.
-_CHANGES = ("add", "append", "appendleft", "clear", "collect", "discard", "extend", "insert", "pop", "remove", "setdefault",
-            "update", "sort", "heappush", "__init__")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,10 +43,42 @@ class Guard:
         return f"{self.path}:{self.line}: {self.function}: {self.text}"
 
 
-def instrument(source: str, path: str, first: int) -> tuple[str, list[Guard]]:
-    """The source with a switch on every guard, numbered from `first`; it means the same while no switch is off."""
+def refusing(texts: Iterable[str]) -> frozenset[str]:
+    """Names of the functions that refuse: they make a refusal, or have a statement that only calls one that does.
+
+    `accept` and `accept_forward` of the rows are called through the tables; `parameter` and `read` refuse what is no constant.
+    """
+    functions = [node for text in texts for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    direct = {f.name for f in functions if any(isinstance(n, ast.Raise) and _is_refusal(n) for n in ast.walk(f))}
+    found = {*direct, "accept", "read", "parameter"} - {"__init__"}
+    while True:
+        more = (
+            {f.name for f in functions if any(_name(called) in found for called in _statements(f))}
+            - found
+            - {"__init__"}
+        )
+        if not more:
+            return frozenset(found)
+        found |= more
+
+
+def _statements(function: ast.FunctionDef) -> Iterator[ast.Call]:
+    for node in ast.walk(function):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            yield node.value
+
+
+def instrument(source: str, path: str, first: int, refuse: Collection[str]) -> tuple[str, list[Guard]]:
+    """The source with a switch on every guard, numbered from `first`; it means the same while no switch is off.
+
+    Args:
+        source: the text.
+        path: where it stands, for people.
+        first: the number of the first guard.
+        refuse: names of the functions that refuse.
+    """
     tree = ast.parse(source)
-    switches = _Switches(path, first)
+    switches = _Switches(path, first, refuse)
     switches.visit(tree)
     if not switches.guards:
         return source, []
@@ -61,8 +90,8 @@ def instrument(source: str, path: str, first: int) -> tuple[str, list[Guard]]:
 
 
 class _Switches(ast.NodeTransformer):
-    def __init__(self, path: str, first: int) -> None:
-        self.path, self.first = path, first
+    def __init__(self, path: str, first: int, refuse: Collection[str]) -> None:
+        self.path, self.first, self.refuse = path, first, refuse
         self.guards: list[Guard] = []
         self._functions: list[ast.FunctionDef] = []
         self._uses = Uses(ast.Module([], []))
@@ -101,17 +130,11 @@ class _Switches(ast.NodeTransformer):
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST:
         called = node.value
-        if not isinstance(called, ast.Call) or not self._is_to_refuse(called):
+        if not isinstance(called, ast.Call) or _name(called) not in self.refuse or _has_own_scope(called):
             return node
         number = self._new(node)
         inner = ast.Lambda(ast.arguments([], [], None, [], [], None, []), called)
         return ast.copy_location(ast.Expr(_asked("call", number, inner)), node)
-
-    def _is_to_refuse(self, called: ast.Call) -> bool:
-        if _has_own_scope(called):
-            return False
-        name = _name(called)
-        return name not in _CHANGES if self.path.startswith(FOLDERS[0]) else "require" in name
 
     def _condition(self, test: ast.expr, *, refuses: bool) -> ast.expr:
         """A condition with switches; `refuses` says what it means that it is true."""
@@ -157,7 +180,7 @@ def _is_refusal(node: ast.Raise) -> bool:
     """Whether a refusal is made, or one that was caught goes on."""
     if isinstance(node.exc, ast.Call):
         return _name(node.exc).endswith(_REFUSALS)
-    return isinstance(node.exc, ast.Name) and node.exc.id[0].islower()
+    return isinstance(node.exc, ast.Name | ast.Attribute) and ast.unparse(node.exc).split(".")[-1][0].islower()
 
 
 def _answers(function: ast.FunctionDef) -> bool:

@@ -161,6 +161,8 @@ def _gather(node: Node, operands: list[Numbers]) -> Numbers | None:
 
 
 def _slice(node: Node, operands: list[Numbers]) -> Numbers | None:
+    if attributes.unexpected(node, ("axes", "ends", "starts")):
+        return None
     bounds = slice_bounds(node, [None if o is None else [int(item) for item in o.reshape(-1)] for o in operands[1:]])
     if len(bounds) != 1 or operands[0].ndim != 1:
         return None

@@ -1,0 +1,75 @@
+"""Conditions that just fail, where nothing may be folded: the reason, and what folds beside it."""
+
+# ruff: noqa: E501 - tables, one row a line
+import numpy as np
+import pytest
+
+from tests.affine.test_affine_generic_guards import keys
+from tests.support import batch_norm, build, positive, random
+
+F32, INT = np.float32, lambda *v: np.array(v, np.int64)
+X = "float[2,4,6,6] x"
+INIT = {
+    "w": random(4, 4, 3, 3), "w1": random(4, 4, 1, 1), "wd": random(4, 1, 3, 3), "w3": random(4, 4, 3, 3, seed=3), "q": random(4, 1, 1), "w6": random(6, 6), "m": random(4, 4), "k": positive(4, 1, 1), "one": F32(1.5), "n": np.full((4, 1, 1), -2, F32), "zero": F32(0),
+    "row": positive(6, 1), "batch": positive(2, 1, 1, 1), "six": positive(6), "four": positive(4), "i1": INT(1), "i2": INT(2), "chan": INT(2, 4, 1, 1), "full": INT(2, 4, 3, 3), "s4": INT(2, 4, 36),
+    "cut": INT(1, 2), "j0": INT(0), "j2": INT(2), "j1": INT(1), "j23": INT(2, 3), "spread": INT(2, 1, 6, 6), "big": F32(1e30), "huge": F32(1e25), "tiny": F32(1e-25), "t2": INT(1, 1, 2, 1), "t5": INT(1, 1, 1, 1, 2), "pads": INT(0, 0, 1, 1, 0, 0, 1, 1), "padc": INT(0, 1, 0, 0, 0, 1, 0, 0),
+    **batch_norm(4),
+}  # fmt: skip
+
+
+def made(text, inputs=X, outputs="float[A] y", opset=17, domains=None):
+    words = text
+    for sign in "(),<>=[]{}":
+        words = words.replace(sign, " ")
+    init = {name: array for name, array in INIT.items() if name in words.split()}
+    model = build(text, inputs, outputs, init, opset=opset, ir=3 if opset < 8 else 9, domains=domains)
+    if outputs == "float[A] y":
+        model.graph.output[0].type.tensor_type.ClearField("shape")
+    return model
+
+
+# site -> name -> nodes that must stay with a key, and those that fold (None for none), options
+BACKWARD = {
+    "Dropout-6 that trains": ("c = Conv(x, w) d = Dropout<is_test=0>(c) y = Mul(d, one)", "training-mode", "c = Conv(x, w) d = Dropout<is_test=1>(c) y = Mul(d, one)", {"opset": 6}),
+    "AveragePool before 7 counts its padding": ("c = Conv(x, w) d = AveragePool<kernel_shape=[3, 3], pads=[1, 1, 1, 1]>(c) y = Add(d, one)", "shift-blocked", "c = Conv(x, w) d = AveragePool<kernel_shape=[3, 3]>(c) y = Add(d, one)", {"opset": 6}),
+    "Transpose by no permutation": ("c = Conv(x, w) d = Transpose<perm=[0, 0, 1, 2]>(c) y = Mul(d, one)", "ill-formed", "c = Conv(x, w) d = Transpose<perm=[0, 2, 3, 1]>(c) y = Mul(d, one)", {}),
+    "Add before 7": ("c = Conv(x, w) e = Conv(x, w3) d = Add(c, e) y = Mul(d, one)", "unknown-attribute", "c = Conv(x, w) e = Conv(x, w3) d = Sum(c, e) y = Mul(d, one)", {"opset": 6}),
+    "Slice by data": ("c = Conv(x, w) j = Cast<to=7>(z) d = Slice(c, j0, j) y = Mul(d, one)", "shape-unknown", "c = Conv(x, w) d = Slice(c, j0, j2, j1) y = Mul(d, one)", {"inputs": f"{X}, float[1] z"}),
+    "Split by data": ("c = Conv(x, w) j = Cast<to=7>(z) d, e = Split<axis=1>(c, j) y = Mul(d, one)", "shape-unknown", "c = Conv(x, w) d, e = Split<axis=1>(c, cut2) y = Mul(d, one)", {"inputs": f"{X}, float[2] z"}),
+    "Split into too little": ("c = Conv(x, w) d, e = Split<axis=1>(c, cut) y = Mul(d, one)", "shape-unknown", None, {}),
+    "Tile by data": ("c = Conv(x, w) j = Cast<to=7>(z) d = Tile(c, j) y = Mul(d, one)", "shape-unknown", "c = Conv(x, w) d = Tile(c, t2) y = Mul(d, one)", {"inputs": f"{X}, float[4] z"}),
+    "Tile of another rank": ("c = Conv(x, w) d = Tile(c, t5) y = Mul(d, one)", "shape-unknown", None, {}),
+    "Unsqueeze by data": ("c = Conv(x, w) j = Cast<to=7>(z) d = Unsqueeze(c, j) y = Mul(d, one)", "shape-unknown", "c = Conv(x, w) d = Unsqueeze(c, j0) y = Mul(d, one)", {"inputs": f"{X}, float[1] z"}),
+    "Pad by data": ("c = Conv(x, w) j = Cast<to=7>(z) d = Pad(c, j) y = Mul(d, one)", "shape-unknown", "c = Conv(x, w) d = Pad(c, pads) y = Mul(d, one)", {"inputs": f"{X}, float[8] z"}),
+    "Expand to more dimensions": ("c = Conv(x, w) d = Expand(c, e5) y = Mul(d, five)", "branch", None, {}),
+    "Max by a factor of zero": ("c = Conv(x, w) d = Max(c, one) y = Mul(d, zero)", "negative-scale", "c = Conv(x, w) d = Max(c, one) y = Mul(d, one)", {}),
+}  # fmt: skip
+INIT |= {"cut2": INT(2, 2), "e5": INT(3, 2, 4, 4, 4), "five": positive(3, 1, 1, 1, 1)}
+FORWARD = {
+    "a mean over the channels, and back": ("a = Mul(x, k) d = ReduceMean<axes=[1]>(a) e = Expand(d, full) y = Conv(e, w)", "not-per-channel", None, {}),
+    "a largest over the channels": ("a = Mul(x, k) d = ReduceMax<axes=[1]>(a) e = Expand(d, chan) y = Conv(e, w)", "not-per-channel", None, {}),
+    "pooled, and varies over space": ("a = Mul(x, row) d = GlobalAveragePool(a) y = Conv(d, w1)", "not-per-channel", "a = Mul(x, k) d = GlobalAveragePool(a) y = Conv(d, w1)", {}),
+    "largest, and varies over space": ("a = Mul(x, row) d = GlobalMaxPool(a) y = Conv(d, w1)", "not-per-channel", "a = Mul(x, k) d = GlobalMaxPool(a) y = Conv(d, w1)", {}),
+    "norm over space": ("a = Mul(x, row) d = GlobalLpPool(a) y = Conv(d, w1)", "not-per-channel", "a = Mul(x, k) d = GlobalLpPool(a) y = Conv(d, w1)", {}),
+    "an input left out": ("a = Mul(x, k) d = Sum(a, , q) y = Conv(d, w)", "ill-formed", "a = Add(x, k) d = Sum(a, q) y = Conv(d, w)", {}),
+    "largest of what is different": ("a = Add(x, k) e = ReduceSum(a, j23) d = Max(a, e) y = Conv(d, w)", "branch", "a = Add(x, k) e = ReduceMean<axes=[2, 3]>(a) d = Max(a, e) y = Conv(d, w)", {}),
+    "a divisor with a shift": ("a = Add(x, k) e = Relu(z) d = Div(e, a) y = Conv(d, w)", "shift-blocked", None, {"inputs": f"{X}, {X.replace('x', 'z')}"}),
+    "a divisor of zero": ("a = Add(x, k) d = Div(a, zero) y = Conv(d, w)", "non-finite", "a = Add(x, k) d = Div(a, one) y = Conv(d, w)", {}),
+    "two operators read it": ("a = Mul(x, k) d = Conv(a, w) y = Conv(a, d)", "dynamic-params", None, {}),
+    "a matrix of data": ("a = Mul(x, six) y = MatMul(a, z)", "dynamic-params", "a = Mul(x, six) y = MatMul(a, w6)", {"inputs": f"{X}, float[6,6] z"}),
+    "a matrix of itself": ("a = Mul(x, six) y = MatMul(a, a)", "dynamic-params", None, {}),
+    "a weight": ("a = Mul(x, one) y = Conv(z, a)", "no-absorber", None, {"inputs": "float[4,4,3,3] x, float[2,4,6,6] z"}),
+    "Gemm of two data tensors": ("a = Mul(x, one) y = Gemm(z, a)", "dynamic-params", None, {"inputs": "float[4,4] x, float[2,4] z"}),
+    "only its shape is read": ("a = Mul(x, k) y = Shape(a)", "no-absorber", None, {"outputs": "int64[4] y"}),
+    "DeformConv samples outside": ("a = Add(x, k) y = DeformConv(a, w, o)", "padded-shift", "a = Mul(x, k) y = DeformConv(a, w, o)", {"opset": 19, "inputs": f"{X}, float[2,18,4,4] o"}),
+    "a Conv without a bias that fits": ("a = Mul(x, k) y = Conv(a, w, six)", "ill-formed", "a = Mul(x, k) y = Conv(a, w, four)", {}),
+    "Relu before Max broadcasts": ("a = Add(x, k) d = Relu(a) y = Conv(d, w)", "shift-blocked", "a = Mul(x, k) d = Relu(a) y = Conv(d, w)", {"opset": 7}),
+    "through another domain": ("a = Mul(x, k) d = my.Relu(a) y = Conv(d, w)", "custom-domain", None, {"domains": {"my": 1}}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("site", "name"), [*(("y", name) for name in BACKWARD), *(("a", name) for name in FORWARD)])
+def test_near_misses(site, name):
+    miss, key, hit, options = (BACKWARD if site == "y" else FORWARD)[name]
+    assert keys(made(miss, **options), site) == [key]
+    assert hit is None or keys(made(hit, **options), site) == [""]

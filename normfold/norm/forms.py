@@ -258,7 +258,7 @@ def raised(form: Form, exponent: float) -> Form | None:
         return None
     if exponent < 0 and not _never_zero(power.factor):
         return None
-    factor = power.factor**exponent
+    factor = _powered(power.factor, exponent)
     if not is_finite(factor):
         return None
     if new == 1.0:
@@ -267,9 +267,14 @@ def raised(form: Form, exponent: float) -> Form | None:
 
 
 def _raised_constant(value: Coefficient, exponent: float) -> Poly | None:
-    with np.errstate(all="ignore"):
-        result: Coefficient = float(np.float64(value) ** exponent) if isinstance(value, float) else value**exponent
+    result = _powered(value, exponent)
     return constant(result) if is_finite(result) else None
+
+
+def _powered(value: Coefficient, exponent: float) -> Coefficient:
+    """`value ^ exponent`; not finite where it has no such power, which Python's own numbers would raise."""
+    with np.errstate(all="ignore"):
+        return float(np.float64(value) ** exponent) if isinstance(value, float) else value**exponent
 
 
 def _never_zero(value: Coefficient) -> bool:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.affine.test_affine_generic_guards import keys
-from tests.support import batch_norm, build, positive, random
+from tests.support import batch_norm, build, plan_of, positive, random
 
 F32, INT = np.float32, lambda *v: np.array(v, np.int64)
 X = "float[2,4,6,6] x"
@@ -42,7 +42,34 @@ BACKWARD = {
     "Unsqueeze by data": ("c = Conv(x, w) j = Cast<to=7>(z) d = Unsqueeze(c, j) y = Mul(d, one)", "shape-unknown", "c = Conv(x, w) d = Unsqueeze(c, j0) y = Mul(d, one)", {"inputs": f"{X}, float[1] z"}),
     "Pad by data": ("c = Conv(x, w) j = Cast<to=7>(z) d = Pad(c, j) y = Mul(d, one)", "shape-unknown", "c = Conv(x, w) d = Pad(c, pads) y = Mul(d, one)", {"inputs": f"{X}, float[8] z"}),
     "Expand to more dimensions": ("c = Conv(x, w) d = Expand(c, e5) y = Mul(d, five)", "branch", None, {}),
+    "Clip of float64 by attributes": ("c = Conv(x, w64) d = Clip<min=-0.5, max=0.5>(c) y = Mul(d, w1of64)", "dtype-range", "c = Conv(x, w64) d = Relu(c) y = Mul(d, w1of64)", {"inputs": X.replace("float", "double"), "opset": 10}),
+    "Clip out of range": ("c = Conv(x, w16) d = Clip(c, lo16) y = Mul(d, big16)", "dtype-range", None, {"inputs": X.replace("float", "float16")}),
+    "a bound out of range": ("c = Conv(x, w16) d = Max(c, lo16) y = Mul(d, big16)", "dtype-range", None, {"inputs": X.replace("float", "float16")}),
+    "Gemm of float16 by a large number": ("c = Gemm(x, q16) y = Mul(c, big16)", "dtype-range", None, {"inputs": "float16[4,4] x, float16[4,4] q16"}),
+    "Gemm of unknown type": ("p0 = my.Make(x) p = Reshape(p0, s44) c = Gemm(p, z) y = Mul(c, one)", "shape-unknown", None, {"inputs": f"{X}, float[4,4] z", "domains": {"my": 1}}),
+    "Concat of unknown channels": ("c = Conv(x, w) e = Concat<axis=1>(c, z) y = Mul(e, five1)", "shape-unknown", None, {"inputs": f"{X}, float[2,M,4,4] z"}),
+    "Split of unknown channels": ("d, e = Split<axis=1>(x) y = Mul(d, k)", "shape-unknown", None, {"inputs": "float[2,M,4,4] x", "opset": 13}),
+    "Squeeze of unknown axes": ("c = Conv(x, w) j = Cast<to=7>(z) d = Squeeze(c, j) y = Mul(d, one)", "shape-unknown", None, {"inputs": f"{X}, float[1] z"}),
+    "Squeeze of unknown sizes": ("c = Conv(x, w) d = Squeeze(c) y = Mul(d, one)", "shape-unknown", None, {"inputs": "float[2,4,H,3] x"}),
+    "Reshape of unknown sizes": ("c = Conv(x, w) d = Reshape(c, mix) y = Mul(d, k)", "shape-unknown", None, {"inputs": "float[N,4,H,W] x"}),
+    "Gather of a vector": ("c = Gather(v9, i) y = Mul(c, one)", "no-absorber", "c = Gather(w6, i) y = Mul(c, one)", {"inputs": "int64[3] i"}),
+    "Gather along another axis": ("c = Gather<axis=1>(w6, i) y = Mul(c, one)", "no-absorber", None, {"inputs": "int64[3] i"}),
+    "Gather of scales along the indices": ("c = Gather(w6, i) y = Mul(c, rows3)", "no-absorber", "c = Gather(w6, i) y = Mul(c, six)", {"inputs": "int64[3] i"}),
+    "GroupNormalization-18 along no group": ("c = GroupNormalization<num_groups=2>(x, g2, g2) y = Mul(c, k)", "not-per-channel", "c = GroupNormalization<num_groups=2>(x, g2, g2) y = Mul(c, k22)", {"opset": 18, "outputs": "float[2,4,6,6] y"}),
+    "BatchNormalization of four inputs": ("c = Conv(x, w) y = BatchNormalization(c, g, b, m4)", "ill-formed", None, {}),
+    "ImageScaler of a matrix": ("c = Conv(x, w) d = Flatten(c) y = ImageScaler<scale=2.0, bias=[1.0, 1.0]>(d)", "ill-formed", None, {"opset": 9}),
+    "ImageScaler without biases": ("c = Conv(x, w) y = ImageScaler<scale=2.0>(c)", "ill-formed", "c = Conv(x, w) y = ImageScaler<scale=2.0, bias=[1.0, 1.0, 2.0, 3.0]>(c)", {"opset": 9}),
+    "ReduceL2 over nothing": ("c = Conv(x, w) d = ReduceL2<noop_with_empty_axes=1>(c) y = Mul(d, minus)", "negative-scale", "c = Conv(x, w) d = ReduceSum<noop_with_empty_axes=1>(c) y = Mul(d, minus)", {"opset": 18}),
+    "read twice": ("c = Conv(x, w) d = Max(c, c) y = Mul(d, one)", "shared: more than once", None, {}),
+    "read by another": ("c = Conv(x, w) z = Relu(c) y = Mul(c, one)", "shared: also read by Relu", None, {"outputs": "float[2,4,4,4] y, float[2,4,4,4] z"}),
     "Max by a factor of zero": ("c = Conv(x, w) d = Max(c, one) y = Mul(d, zero)", "negative-scale", "c = Conv(x, w) d = Max(c, one) y = Mul(d, one)", {}),
+}  # fmt: skip
+H16, D64 = np.float16, np.float64
+INIT |= {
+    "w64": random(4, 4, 3, 3).astype(D64), "w1of64": D64(1.5), "one64": D64(1.5), "two64": D64(2), "three64": D64(3), "six64": random(6).astype(D64), "four64": random(4).astype(D64),
+    "w16": random(4, 4, 3, 3).astype(H16), "lo16": H16(0.5), "big16": H16(2000), "s44": INT(-1, 4), "five1": positive(5, 1, 1), "mix": INT(-1, 4, 8), "v9": random(9), "rows3": positive(3, 1),
+    "g2": random(2), "k22": np.array([2, 2, 3, 3], F32).reshape(4, 1, 1), "m4": random(4), "minus": F32(-2), "stack4": random(4, 6, 5), "stack1": random(1, 6, 5), "w56": random(5, 6),
+    "dead": np.array([0, 1, 1, 1], F32), "gtiny": np.full(4, 1e-38, F32), "blarge": np.full(4, 1e30, F32),
 }  # fmt: skip
 INIT |= {"cut2": INT(2, 2), "e5": INT(3, 2, 4, 4, 4), "five": positive(3, 1, 1, 1, 1)}
 FORWARD = {
@@ -52,6 +79,25 @@ FORWARD = {
     "largest, and varies over space": ("a = Mul(x, row) d = GlobalMaxPool(a) y = Conv(d, w1)", "not-per-channel", "a = Mul(x, k) d = GlobalMaxPool(a) y = Conv(d, w1)", {}),
     "norm over space": ("a = Mul(x, row) d = GlobalLpPool(a) y = Conv(d, w1)", "not-per-channel", "a = Mul(x, k) d = GlobalLpPool(a) y = Conv(d, w1)", {}),
     "an input left out": ("a = Mul(x, k) d = Sum(a, , q) y = Conv(d, w)", "ill-formed", "a = Add(x, k) d = Sum(a, q) y = Conv(d, w)", {}),
+    "a huge factor before a sum": ("a = Mul(x, huge) d = ReduceSum(a, j23) y = Conv(d, w1)", "dtype-range", "a = Mul(x, one) d = ReduceSum(a, j23) y = Conv(d, w1)", {}),
+    "a branch of another factor": ("a = Mul(x, k) d = Add(a, z) y = Conv(d, w)", "branch", None, {"inputs": f"{X}, {X.replace('x', 'z')}"}),
+    "Split of unknown channels": ("a = Mul(x, k) d, e = Split<axis=1>(a, j) y = Conv(d, w)", "shape-unknown", None, {"inputs": f"{X}, int64[2] j", "opset": 13}),
+    "LayerNormalization with its mean": ("a = Mul(x, one) y, mean = LayerNormalization(a, six)", "shared", "a = Mul(x, one) y = LayerNormalization(a, six)", {}),
+    "LayerNormalization of float64": ("a = Mul(x, one64) y = LayerNormalization(a, six64)", "dtype-range", None, {"inputs": X.replace("float", "double")}),
+    "LayerNormalization by zero": ("a = Mul(x, zero) y = LayerNormalization(a, six)", "not-per-channel", None, {}),
+    "LayerNormalization by a tiny factor": ("a = Mul(x, tiny) y = LayerNormalization(a, six)", "dtype-range", None, {}),
+    "InstanceNormalization of float64": ("a = Mul(x, three64) y = InstanceNormalization(a, four64, four64)", "dtype-range", "a = Mul(x, two64) y = InstanceNormalization(a, four64, four64)", {"inputs": X.replace("float", "double")}),
+    "InstanceNormalization, negative, with a computed scale": ("a = Mul(x, minus) y = InstanceNormalization(a, z, four)", "dynamic-params", "a = Mul(x, one) y = InstanceNormalization(a, z, four)", {"inputs": f"{X}, float[4] z"}),
+    "InstanceNormalization, negative, with a computed bias": ("a = Mul(x, minus) y = InstanceNormalization(a, four, z)", "dynamic-params", None, {"inputs": f"{X}, float[4] z"}),
+    "GroupNormalization, a shift inside of a group": ("a = Add(x, k) y = GroupNormalization<num_groups=2>(a, four, four)", "not-per-channel", "a = Add(x, k22) y = GroupNormalization<num_groups=2>(a, four, four)", {"opset": 21, "outputs": "float[2,4,6,6] y"}),
+    "GroupNormalization, groups that do not divide": ("a = Add(x, k) y = GroupNormalization<num_groups=3>(a, four, four)", "not-per-channel", None, {"opset": 21, "outputs": "float[2,4,6,6] y"}),
+    "GroupNormalization without groups": ("a = Add(x, k) y = GroupNormalization<num_groups=0>(a, four, four)", "not-per-channel", None, {"opset": 21, "outputs": "float[2,4,6,6] y"}),
+    "RMSNormalization and a shift": ("a = Add(x, one) y = RMSNormalization(a, six)", "shift-blocked", "a = Mul(x, one) y = RMSNormalization(a, six)", {"opset": 23}),
+    "a matrix without that batch": ("a = Mul(x, batch) y = MatMul(a, stack4)", "not-per-channel", "a = Mul(x, k) y = MatMul(a, stack4)", {}),
+    "a matrix that the batch stretches": ("a = Mul(x, k) y = MatMul(a, stack1)", "not-per-channel", "a = Mul(x, six) y = MatMul(a, stack1)", {}),
+    "a matrix of other rows": ("a = Mul(x, six) y = MatMul(a, w56)", "ill-formed", None, {}),
+    "a dead channel before a Pad": ("a = BatchNormalization(x, dead, b, m, v) d = Pad(a, pads) y = Conv(d, w)", "shift-blocked", None, {}),
+    "a Relu out of range": ("a = BatchNormalization(x, gtiny, blarge, m, v) d = Relu(a) y = Conv(d, w)", "dtype-range", None, {}),
     "largest of what is different": ("a = Add(x, k) e = ReduceSum(a, j23) d = Max(a, e) y = Conv(d, w)", "branch", "a = Add(x, k) e = ReduceMean<axes=[2, 3]>(a) d = Max(a, e) y = Conv(d, w)", {}),
     "a divisor with a shift": ("a = Add(x, k) e = Relu(z) d = Div(e, a) y = Conv(d, w)", "shift-blocked", None, {"inputs": f"{X}, {X.replace('x', 'z')}"}),
     "a divisor of zero": ("a = Add(x, k) d = Div(a, zero) y = Conv(d, w)", "non-finite", "a = Add(x, k) d = Div(a, one) y = Conv(d, w)", {}),
@@ -71,5 +117,7 @@ FORWARD = {
 @pytest.mark.parametrize(("site", "name"), [*(("y", name) for name in BACKWARD), *(("a", name) for name in FORWARD)])
 def test_near_misses(site, name):
     miss, key, hit, options = (BACKWARD if site == "y" else FORWARD)[name]
-    assert keys(made(miss, **options), site) == [key]
+    key, _, part = key.partition(": ")
+    (decision,) = (d for d in plan_of(made(miss, **options)).decisions if d.node == site)
+    assert (decision.code.split(".")[-1], part in decision.message) == (key, True)
     assert hit is None or keys(made(hit, **options), site) == [""]

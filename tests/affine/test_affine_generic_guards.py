@@ -162,6 +162,17 @@ ILL_FORMED = {
 }  # fmt: skip
 
 
+# What the message must say where numpy would stumble over the same mistake.
+SAYS = {
+    "Conv, a matrix": "the weight has shape [4, 3]",
+    "Conv, of another rank": "before a weight of rank 3",
+    "Conv, no group": "group 0 does not divide",
+    "MatMul, a vector in front": "the weight has shape [3]",
+    "LayerNormalization, a scale of rank 4": "[1, 1, 1, 4]",
+    "GRU, a matrix": "[6, 3]",
+}
+
+
 @pytest.mark.parametrize("name", ILL_FORMED)
 def test_parameters_that_do_not_fit(name):
     """Whatever is wrong with them, nothing may be written."""
@@ -170,7 +181,10 @@ def test_parameters_that_do_not_fit(name):
     model = build(text, inputs, "float[A] y", {**init, "k": np.float32(1.5)}, opset=19, ir=9)
     del model.graph.output[0].type.tensor_type.shape.dim[:]
     model.graph.output[0].type.tensor_type.ClearField("shape")
-    assert keys(model, "y" if side == "back" else "a") == ["ill-formed"]
+    site = "y" if side == "back" else "a"
+    (decision,) = (d for d in plan_of(model).decisions if d.node == site)
+    assert decision.code.endswith(".ill-formed")
+    assert SAYS.get(name, "") in decision.message
 
 
 def test_inputs_that_a_recurrent_weight_does_not_have():

@@ -4,8 +4,11 @@
 import numpy as np
 import pytest
 
+from normfold.affine import layout
+from normfold.affine.algebra import Affine
+from normfold.affine.reasons import Refused
 from tests.affine.test_affine_generic_guards import keys
-from tests.support import batch_norm, build, plan_of, positive, random
+from tests.support import batch_norm, build, folds, plan_of, positive, random
 
 F32, INT = np.float32, lambda *v: np.array(v, np.int64)
 X = "float[2,4,6,6] x"
@@ -60,6 +63,9 @@ BACKWARD = {
     "ImageScaler of a matrix": ("c = Conv(x, w) d = Flatten(c) y = ImageScaler<scale=2.0, bias=[1.0, 1.0]>(d)", "ill-formed", None, {"opset": 9}),
     "ImageScaler without biases": ("c = Conv(x, w) y = ImageScaler<scale=2.0>(c)", "ill-formed", "c = Conv(x, w) y = ImageScaler<scale=2.0, bias=[1.0, 1.0, 2.0, 3.0]>(c)", {"opset": 9}),
     "ReduceL2 over nothing": ("c = Conv(x, w) d = ReduceL2<noop_with_empty_axes=1>(c) y = Mul(d, minus)", "negative-scale", "c = Conv(x, w) d = ReduceSum<noop_with_empty_axes=1>(c) y = Mul(d, minus)", {"opset": 18}),
+    "MatMul before 7 with a shift": ("c = MatMul(x, w6) y = Add<broadcast=1>(c, six)", "shift-blocked", "c = MatMul(x, w6) y = Mul<broadcast=1>(c, six)", {"opset": 6}),
+    "a computed scale": ("c = Conv(x, w) q4 = Relu(z) y = BatchNormalization(c, q4, b, m, v)", "dynamic-params", None, {"inputs": f"{X}, float[4] z"}),
+    "a computed mean": ("c = Conv(x, w) q4 = Relu(z) y = BatchNormalization(c, g, b, q4, v)", "computed-stats", None, {"inputs": f"{X}, float[4] z"}),
     "read twice": ("c = Conv(x, w) d = Max(c, c) y = Mul(d, one)", "shared: more than once", None, {}),
     "read by another": ("c = Conv(x, w) z = Relu(c) y = Mul(c, one)", "shared: also read by Relu", None, {"outputs": "float[2,4,4,4] y, float[2,4,4,4] z"}),
     "Max by a factor of zero": ("c = Conv(x, w) d = Max(c, one) y = Mul(d, zero)", "negative-scale", "c = Conv(x, w) d = Max(c, one) y = Mul(d, one)", {}),
@@ -68,7 +74,7 @@ H16, D64 = np.float16, np.float64
 INIT |= {
     "w64": random(4, 4, 3, 3).astype(D64), "w1of64": D64(1.5), "one64": D64(1.5), "two64": D64(2), "three64": D64(3), "six64": random(6).astype(D64), "four64": random(4).astype(D64),
     "w16": random(4, 4, 3, 3).astype(H16), "lo16": H16(0.5), "big16": H16(2000), "s44": INT(-1, 4), "five1": positive(5, 1, 1), "mix": INT(-1, 4, 8), "v9": random(9), "rows3": positive(3, 1),
-    "g2": random(2), "k22": np.array([2, 2, 3, 3], F32).reshape(4, 1, 1), "m4": random(4), "minus": F32(-2), "stack4": random(4, 6, 5), "stack1": random(1, 6, 5), "w56": random(5, 6),
+    "grid": random(2, 5, 4, 2), "g2": random(2), "k22": np.array([2, 2, 3, 3], F32).reshape(4, 1, 1), "m4": random(4), "minus": F32(-2), "stack4": random(4, 6, 5), "stack1": random(1, 6, 5), "w56": random(5, 6),
     "dead": np.array([0, 1, 1, 1], F32), "gtiny": np.full(4, 1e-38, F32), "blarge": np.full(4, 1e30, F32),
 }  # fmt: skip
 INIT |= {"cut2": INT(2, 2), "e5": INT(3, 2, 4, 4, 4), "five": positive(3, 1, 1, 1, 1)}
@@ -79,6 +85,7 @@ FORWARD = {
     "largest, and varies over space": ("a = Mul(x, row) d = GlobalMaxPool(a) y = Conv(d, w1)", "not-per-channel", "a = Mul(x, k) d = GlobalMaxPool(a) y = Conv(d, w1)", {}),
     "norm over space": ("a = Mul(x, row) d = GlobalLpPool(a) y = Conv(d, w1)", "not-per-channel", "a = Mul(x, k) d = GlobalLpPool(a) y = Conv(d, w1)", {}),
     "an input left out": ("a = Mul(x, k) d = Sum(a, , q) y = Conv(d, w)", "ill-formed", "a = Add(x, k) d = Sum(a, q) y = Conv(d, w)", {}),
+    "a sampler, and varies over space": ('a = Mul(x, row) d = GridSample<padding_mode="border">(a, grid) y = Conv(d, w)', "not-per-channel", 'a = Mul(x, k) d = GridSample<padding_mode="border">(a, grid) y = Conv(d, w)', {}),
     "a huge factor before a sum": ("a = Mul(x, huge) d = ReduceSum(a, j23) y = Conv(d, w1)", "dtype-range", "a = Mul(x, one) d = ReduceSum(a, j23) y = Conv(d, w1)", {}),
     "a branch of another factor": ("a = Mul(x, k) d = Add(a, z) y = Conv(d, w)", "branch", None, {"inputs": f"{X}, {X.replace('x', 'z')}"}),
     "Split of unknown channels": ("a = Mul(x, k) d, e = Split<axis=1>(a, j) y = Conv(d, w)", "shape-unknown", None, {"inputs": f"{X}, int64[2] j", "opset": 13}),
@@ -121,3 +128,47 @@ def test_near_misses(site, name):
     (decision,) = (d for d in plan_of(made(miss, **options)).decisions if d.node == site)
     assert (decision.code.split(".")[-1], part in decision.message) == (key, True)
     assert hit is None or keys(made(hit, **options), site) == [""]
+
+
+def test_an_operator_of_another_domain_is_no_affine():
+    for op in ("Mul", "Add", "BatchNormalization"):
+        rest = "k" if op != "BatchNormalization" else "g, b, m, v"
+        assert (
+            keys(made(f"c = Conv(x, w) y = my.{op}(c, {rest})", outputs="float[2,4,4,4] y", domains={"my": 1}), "y")
+            == []
+        )
+
+
+def test_sizes_that_are_not_known_are_not_the_same():
+    """Two axes of unknown length may be cut differently."""
+    affine = Affine(np.arange(1.0, 5).reshape(1, 4, 1), np.zeros((1, 1, 1)))
+    assert layout.reshape(affine, ("n", 4, "l"), ("n", 4, "l")).shape == (1, 4, 1)
+    with pytest.raises(Refused) as found:
+        layout.reshape(affine, (None, 4, None), (None, 4, None))
+    assert found.value.key == "shape-unknown"
+
+
+def test_a_scale_alone_needs_no_bias():
+    result = folds(build("c = Conv(x, w) y = Mul(c, k)", X, init={"w": INIT["w"], "k": INIT["k"]}), ["Conv"])
+    assert len(result.node("Conv").input) == 2
+
+
+@pytest.mark.parametrize(
+    ("site", "exactness"), [("Mul(c, two)", "exact"), ("Mul(c, third)", "rounded"), ("Add(c, two)", "rounded")]
+)
+def test_only_powers_of_two_are_exact(site, exactness):
+    init = {
+        "w": INIT["w"],
+        "two": np.array([2, -4, 0.5, 1], F32).reshape(4, 1, 1),
+        "third": np.array([2, 3, 4, 1], F32).reshape(4, 1, 1),
+    }
+    init = {name: array for name, array in init.items() if name in site or name == "w"}
+    assert folds(build(f"c = Conv(x, w) y = {site}", X, init=init)).decisions[0].exactness == exactness
+
+
+def test_a_value_from_outside_of_the_body_is_captured():
+    text = "c = Conv(x, w) y = If (p) <then_branch = t () => (float[2,4,4,4] o) { o = Mul(c, one) }, else_branch = e () => (float[2,4,4,4] q) { q = Abs(x3) }>"
+    model = build(text, f"{X}, bool p, float[2,4,4,4] x3", "float[2,4,4,4] y", {"w": INIT["w"], "one": F32(1.5)})
+    (decision,) = (d for d in plan_of(model).decisions if d.node == "o")
+    assert decision.code.endswith(".captured")
+    assert "from outside" in decision.message

@@ -146,9 +146,11 @@ def test_windows_that_fit_into_none(wide, narrow, part):
 
 @pytest.mark.parametrize("rank", [3])
 def test_weights_of_another_rank(rank):
+    """Of the weight, not of the window: it is looked at first."""
     text = "c = Conv<pads=[1,1,1,1]>(x, w) d = Conv(x, v) y = Add(c, d)"
     init = {**INIT, "v": random(4, 4, *([1] * rank))}
-    apart(build(text, X, "float[N,4,8,8] y", init), "NF103.ill-formed", run=False)
+    result = apart(build(text, X, "float[N,4,8,8] y", init), "NF103.ill-formed", run=False)
+    assert "the weight of" in result.merges[0].message
 
 
 @pytest.mark.parametrize("bias", [3, 1])
@@ -161,7 +163,8 @@ def test_a_bias_of_another_length(bias):
 def test_a_bias_that_is_not_finite(value):
     text = "c = Conv<pads=[1,1,1,1]>(x, w) d = Conv<pads=[1,1,1,1]>(x, w2, b) y = Add(c, d)"
     init = {**INIT, "b": np.array([1, value, 2, 3], np.float32)}
-    apart(build(text, X, "float[N,4,8,8] y", init), "NF103.non-finite", run=False)
+    result = apart(build(text, X, "float[N,4,8,8] y", init), "NF103.non-finite", run=False)
+    assert "a parameter of" in result.merges[0].message
 
 
 def test_a_sum_of_biases_that_is_not_finite():
@@ -170,7 +173,8 @@ def test_a_sum_of_biases_that_is_not_finite():
     big = np.full(4, 1.7e308)
     init = {"u": INIT["u"].astype(np.float64), "v": INIT["u"].astype(np.float64), "a": big, "b": big}
     with np.errstate(over="ignore"):
-        apart(build(text, "double[N,4,8,8] x", "double[N,4,8,8] y", init), "NF103.non-finite", run=False)
+        result = apart(build(text, "double[N,4,8,8] x", "double[N,4,8,8] y", init), "NF103.non-finite", run=False)
+    assert "the merged bias" in result.merges[0].message
 
 
 DENSE = {"w": random(6, 6), "v": random(6, 6, seed=1), "b": random(6)}

@@ -1,8 +1,9 @@
 """Which tests for None or for a type are there for the type checker: without them it refuses the code.
 
 `x is None` in front of giving up narrows `x: T | None` to T, and `isinstance` narrows a union. Where the function reads `x.y`,
-`x[i]` or `*x`, iterates over x, compares or calculates with it, mypy (strict, part of `.ci/run`) reports the missing guard.
-Where x is only handed on, it may be allowed to be None, and the test counts as a guard.
+`x[i]`, `x()` or `*x`, iterates over x, compares or calculates with it, or returns it and promises more than None, mypy (strict,
+part of `.ci/run`) reports that the guard is missing. Where x is only handed on, it may be allowed to be None, and the test
+counts as a guard.
 """
 
 from __future__ import annotations
@@ -15,8 +16,13 @@ class Uses:
 
     def __init__(self, function: ast.AST) -> None:
         self.names: set[str] = set()
+        returns = (
+            ast.unparse(function.returns) if isinstance(function, ast.FunctionDef) and function.returns else "None"
+        )
         for node in ast.walk(function):
             self.names |= {ast.unparse(part) for part in _demanding(node)}
+            if isinstance(node, ast.Return) and node.value is not None and "None" not in returns:
+                self.names.add(ast.unparse(node.value))
 
 
 def is_narrowing(test: ast.expr, uses: Uses, *, refuses: bool) -> bool:
@@ -58,6 +64,8 @@ def _demanding(node: ast.AST) -> list[ast.expr]:
         if isinstance(node.ops[0], ast.Lt | ast.LtE | ast.Gt | ast.GtE):
             return [node.left, *node.comparators]
         return [node.comparators[0]] if isinstance(node.ops[0], ast.In | ast.NotIn) else []
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        return [node.func]
     if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple):
         return [node.value]
     return []

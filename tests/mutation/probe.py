@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-# The guard that is left out, and those that decided something since somebody looked last.
+# The guard that is left out; those that decided something since somebody looked last, and calls that were made.
 off = -1
 spoken: set[int] = set()
+reached: set[int] = set()
 
 
 def call(number: int, guard: Callable[[], Any]) -> None:
     """A call that is there to raise."""
     if number == off:
         return
+    reached.add(number)
     try:
         guard()
     except BaseException:

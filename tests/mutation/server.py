@@ -67,9 +67,10 @@ def _listened(items: list[pytest.Item], jobs: int, folder: Path) -> dict[str, He
             for clear in caches:
                 clear()  # what an earlier test computed would not be asked again
             probe.spoken.clear()
+            probe.reached.clear()
             started = time.perf_counter()
             passed = _passes(item)
-            notes[item.nodeid] = (sorted(probe.spoken), time.perf_counter() - started, passed)
+            notes[item.nodeid] = (sorted(probe.spoken), sorted(probe.reached), time.perf_counter() - started, passed)
         (folder / f"heard-{part}.json").write_text(json.dumps(notes), "utf-8")
         os._exit(0)
 
@@ -78,7 +79,7 @@ def _listened(items: list[pytest.Item], jobs: int, folder: Path) -> dict[str, He
     heard: dict[str, Heard] = {}
     for part in range(jobs):
         notes = json.loads((folder / f"heard-{part}.json").read_text("utf-8"))
-        heard |= {name: Heard(frozenset(spoken), seconds, passed) for name, (spoken, seconds, passed) in notes.items()}
+        heard |= {name: Heard(frozenset(s), frozenset(r), seconds, ok) for name, (s, r, seconds, ok) in notes.items()}
     return heard
 
 

@@ -119,6 +119,7 @@ def test_a_guard_that_is_off(
         ("return [*x]", "x is None", True, True),
         ("return [a for a in x]", "x is None", True, True),
         ("a, b = x", "x is None", True, True),
+        ("return x()", "x is None", True, True),
         ("return f(x)", "x is None", True, False),
         ("return f(1).y", "f(1) is None", True, False),
         ("return x.y", "x", False, False),
@@ -154,15 +155,17 @@ def test_some_rules_only() -> None:
 
 def test_the_choice_of_tests() -> None:
     heard = {
-        "broad": Heard(frozenset(range(9)), 0.1, True),
-        "specific": Heard(frozenset((1,)), 5.0, True),
-        "slow": Heard(frozenset((1, 2)), 9.0, True),
-        "deaf": Heard(frozenset((2,)), 0.1, True),
+        "broad": Heard(frozenset(range(9)), frozenset((1,)), 0.1, True),
+        "specific": Heard(frozenset((1,)), frozenset((1,)), 5.0, True),
+        "slow": Heard(frozenset((1, 2)), frozenset(), 9.0, True),
+        "deaf": Heard(frozenset((2,)), frozenset((10,)), 0.1, True),
+        "reaching": Heard(frozenset(), frozenset((2,)), 0.1, True),
     }
     assert chosen(1, heard, 10, 99.0) == ["specific", "broad", "slow"]
     assert chosen(1, heard, 1, 99.0) == ["specific"]
     assert chosen(1, heard, 10, 6.0) == ["specific", "broad"]
     assert chosen(1, heard, 10, 0.0) == ["specific"]
+    assert chosen(2, heard, 10, 99.0) == ["deaf", "broad", "slow", "reaching"]
     assert not chosen(10, heard, 10, 99.0)
 
 

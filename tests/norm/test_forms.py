@@ -71,6 +71,16 @@ def test_powers(form, exponent, wanted):
     assert made is None if wanted is None else isinstance(made, wanted)
 
 
+def test_only_a_positive_multiple_of_a_moment_is_a_power():
+    """One channel without a mean square would divide by zero."""
+    made = forms.as_power(Poly({Q: 2.0, ONE: 4.0}))
+    assert made is not None
+    assert (made.factor, made.moment.one, made.exponent) == (2.0, 2.0, 1.0)
+    with np.errstate(all="ignore"):
+        for terms in ({Q: PER_CHANNEL}, {Q: -1.0}, {MM: 1.0}, {Q: 1.0, X: 1.0}):
+            assert forms.as_power(Poly(terms)) is None
+
+
 @pytest.mark.parametrize(
     ("form", "bound"),
     [

@@ -113,6 +113,14 @@ def test_a_factor_whose_square_is_not_finite():
     assert not sites(net(nodes, {"x": DIMS}, ["y"], weights, elem=TensorProto.DOUBLE))
 
 
+def test_what_is_rounded_on_the_way_to_less_than_it_comes_and_goes():
+    """In float64 nothing would show it, and the operator would round less."""
+    half, back = node("Cast", ["d0"], ["d1"], to=TensorProto.FLOAT16), node("Cast", ["d1"], ["d"], to=TensorProto.FLOAT)
+    assert not norms_of_x(layer(d=[node("Sub", ["x", "m"], ["d0"]), half, back]))
+    wide, back = node("Cast", ["d0"], ["d1"], to=TensorProto.DOUBLE), node("Cast", ["d1"], ["d"], to=TensorProto.FLOAT)
+    assert norms_of_x(layer(d=[node("Sub", ["x", "m"], ["d0"]), wide, back]))
+
+
 # Behind a norm of x, what is no scale and no bias although it has the shape of one.
 def behind(*nodes, outputs=("y",), inputs=None, **options):
     return net(

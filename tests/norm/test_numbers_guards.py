@@ -3,7 +3,7 @@
 # ruff: noqa: E501 - tables, one row a line
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 from normfold.norm import numbers
 from normfold.norm.filled import filled
@@ -16,7 +16,7 @@ INIT = {
     "a": np.array([12, 5]), "b": np.array([3, 5]), "c": np.array([5, 5]), "f": np.array([4.0, 9.0], np.float32), "i0": np.array(0), "i1": np.array([1]),
     "m": np.array([[2, 3], [4, 5]]), "many": np.arange(65), "flag": np.array([True]), "text": np.array(["no"]), "z": np.array(0), "two": np.array([2]),
     "one": np.float32(3), "ones": np.ones((1, 1, 1), np.float32), "pair": np.ones(2, np.float32), "s": np.array([2, 3]), "s0": np.array([2, 0]), "s1": np.array([6]), "sm": np.array([-1, 3]), "sz": np.array([0, 0, 0]), "s9": np.array([9]),
-    "half": np.array([1, 2], np.float16),
+    "bf": helper.make_tensor("bf", TensorProto.BFLOAT16, [2], [1.0, 2.0]), "half": np.array([1, 2], np.float16),
 }  # fmt: skip
 
 
@@ -91,6 +91,7 @@ UNKNOWN = {
     "by zero": (f"{N} y = Div(n, z)", "float[2,3] x"),
     "ReduceProd of a matrix": (f"{N} p = Mul(n, m) y = ReduceProd(p)", "float[2,3] x"),
     "Sqrt of integers": (f"{N} y = Sqrt(n)", "float[4,9] x"),
+    "one over integers": (f"{N} y = Reciprocal(n)", "float[4,9] x"),
     "an operand left out": (f"{N} y = Add(n, )", "float[2,3] x"),
     "an input that is not there": (f"{N} y = Concat<axis=0>(n, x)", "int64[2] x"),
 }  # fmt: skip
@@ -112,6 +113,7 @@ def test_a_chain_that_is_too_long():
 
 def test_floats_are_numbers_of_every_width():
     assert numbers_of("y = Identity(half)") == [1.0, 2.0]
+    assert numbers_of("y = Identity(bf)") == [1.0, 2.0]
     assert numbers_of("y = Identity(f)") == [4.0, 9.0]
 
 

@@ -18,7 +18,7 @@ GROUPED = {"inputs": IMAGE, "parts": [[2], [2, 2], [5], [6]], "axes": frozenset(
 INIT = {
     "zero": F32(0), "two": F32(2), "one": F32(1), "minus": F32(-1), "none": np.zeros(0, F32), "inf": F32(np.inf),
     "c": random(8), "d": random(8, seed=1), "p": positive(8), "mixed": np.array([2, 2, 2, 2, 2, 2, 2, 3], F32), "wide": np.full((1, 3, 8), 2, F32),
-    "big": np.full((7, 2, 3, 8), 2, F32), "bigzero": np.zeros((7, 1, 1, 1), F32),
+    "rows": positive(3, 1), "big": np.full((7, 2, 3, 8), 2, F32), "bigzero": np.zeros((7, 1, 1, 1), F32),
     "s": random(4), "b": random(4, seed=2), "g2": random(2), "m": random(4, seed=3), "v": positive(4), "nv": -positive(4),
     "true": np.array(True), "false": np.array(False), "flags": np.array([False, True]), "ratio": F32(0.5),
     "whole": np.array([2, 3, 8]), "flat": np.array([6, 8]), "minus1": np.array([-1, 8]), "axis": np.array([2]), "axis0": np.array([0]), "axes": np.array([0, 0]),
@@ -103,7 +103,14 @@ def test_an_attribute_that_nobody_knows(op):
 
 
 # What is not known, and what is, beside it.
+TWO_AXES = {"last": 2}
 NEAR_MISSES = {
+    "a mean that is not complete": ("u = ReduceMean<axes=[1]>(x) n = ReduceMean<axes=[2]>(x) y = Sub(x, u)", TWO_AXES, "u = ReduceMean<axes=[1]>(x) n = ReduceMean<axes=[2]>(u) y = Sub(x, n)", TWO_AXES),
+    "a mean that is not complete, first": ("u = ReduceMean<axes=[1]>(x) y = Sub(u, x)", TWO_AXES, None, {}),
+    "the square of a mean that is not complete": ("u = ReduceMean<axes=[1]>(x) y = Mul(u, u)", TWO_AXES, "u = ReduceMean<axes=[1, 2]>(x) y = Mul(u, u)", TWO_AXES),
+    "minus a mean that is not complete": ("u = ReduceMean<axes=[1]>(x) y = Neg(u)", TWO_AXES, None, {}),
+    "a clamped mean that is not complete": ("xx = Mul(x, x) u = ReduceMean<axes=[1]>(xx) y = Relu(u)", TWO_AXES, "xx = Mul(x, x) u = ReduceMean<axes=[1, 2]>(xx) y = Relu(u)", TWO_AXES),
+    "a mean of a weighted sum": ("u = Mul(x, c) y = ReduceMean<axes=[-1]>(u)", {}, "u = Mul(x, rows) y = ReduceMean<axes=[-1]>(u)", {}),
     "Dropout that trains": ("y = Dropout(x, ratio, true)", {}, "y = Dropout(x, ratio, false)", {}),
     "Dropout with several modes": ("y = Dropout(x, ratio, flags)", {}, None, {}),
     "Dropout whose mask is named": ("y, z = Dropout(x)", {}, None, {}),

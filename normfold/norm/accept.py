@@ -83,7 +83,7 @@ def _axes(frame: Frame) -> tuple[tuple[int, ...], int | None, int | None] | None
             channel, groups = i, frame.count(atom for atom in axis.atoms if atom not in frame.axes)
         else:
             return None
-    return (tuple(whole), groups, channel) if whole or channel is not None else None
+    return tuple(whole), groups, channel
 
 
 def _parameter(frame: Frame, value: Coefficient, neutral: float) -> Float64 | None:

@@ -80,16 +80,14 @@ def _in_shape(number: float | None, shape: list[int] | None) -> Float64 | None:
 
 
 def _fill(node: Node) -> float | None:
+    if attributes.unexpected(node, ("value",)):
+        return None
     attribute = node.attributes.get("value")
     if attribute is None:
         return 0.0
     fill = numpy_helper.to_array(attribute.t)
     is_number = fill.dtype.kind in "fiu" or fill.dtype.name == "bfloat16"
-    return (
-        float(fill.reshape(-1)[0])
-        if is_number and fill.size == 1 and not attributes.unexpected(node, ("value",))
-        else None
-    )
+    return float(fill.reshape(-1)[0]) if is_number and fill.size == 1 else None
 
 
 def _expanded(extents: Extents, node: Node, shape: list[int] | None) -> Float64 | None:

@@ -234,7 +234,7 @@ def as_power(form: Form) -> Power | None:
     """A power, or a polynomial that is a multiple of a moment, as a power with exponent 1."""
     if isinstance(form, Power):
         return form
-    if not isinstance(form, Poly) or form.has_x or Q not in form.terms:
+    if not isinstance(form, Poly) or form.has_x:
         return None
     k = form.get(Q)
     if lowest(k) <= 0.0:
@@ -254,12 +254,8 @@ def raised(form: Form, exponent: float) -> Form | None:
     if power is None:
         return None
     new = power.exponent * exponent
-    if not float(exponent).is_integer() and lowest(power.factor) <= 0.0:
-        return None
-    if exponent < 0 and not _never_zero(power.factor):
-        return None
-    factor = power.factor**exponent
-    if not is_finite(factor):
+    factor = _powered(power.factor, exponent)
+    if not is_finite(factor):  # too large, the root of a negative number, or one over zero
         return None
     if new == 1.0:
         return _moment_poly(power.moment, factor)
@@ -267,13 +263,14 @@ def raised(form: Form, exponent: float) -> Form | None:
 
 
 def _raised_constant(value: Coefficient, exponent: float) -> Poly | None:
-    with np.errstate(all="ignore"):
-        result: Coefficient = float(np.float64(value) ** exponent) if isinstance(value, float) else value**exponent
+    result = _powered(value, exponent)
     return constant(result) if is_finite(result) else None
 
 
-def _never_zero(value: Coefficient) -> bool:
-    return value != 0.0 if isinstance(value, float) else bool(value.all())
+def _powered(value: Coefficient, exponent: float) -> Coefficient:
+    """`value ^ exponent`; not finite where it has no such power, which Python's own numbers would raise."""
+    with np.errstate(all="ignore"):
+        return float(np.float64(value) ** exponent) if isinstance(value, float) else value**exponent
 
 
 def lower_bound(form: Form) -> float | None:
@@ -293,7 +290,7 @@ def lower_bound(form: Form) -> float | None:
 
 def same_moment(a: Moment, b: Moment, close: float) -> bool:
     """Whether two moments are one."""
-    return a is b or (near(a.mm, b.mm, close) and near(a.m, b.m, close) and near(a.one, b.one, close))
+    return near(a.mm, b.mm, close) and near(a.m, b.m, close) and near(a.one, b.one, close)
 
 
 def near(a: Coefficient, b: Coefficient, close: float) -> bool:

@@ -174,7 +174,7 @@ class Frame:
             if size == 1:
                 continue
             atoms = axis.atoms
-            if not atoms or math.prod(self.atoms[atom] for atom in atoms) != size:
+            if math.prod(self.atoms[atom] for atom in atoms) != size:
                 return None
             result[i] = Axis(atoms)
             order += atoms

@@ -142,7 +142,7 @@ def _squeezed(node: Node, operands: list[Numbers]) -> Numbers | None:
 
 
 def _reshape(node: Node, operands: list[Numbers]) -> Numbers | None:
-    if attributes.unexpected(node, ("allowzero",)) or len(operands) != 2:
+    if attributes.unexpected(node, ("allowzero",)):
         return None
     return operands[0].reshape([int(size) for size in operands[1].reshape(-1)])
 
@@ -155,12 +155,14 @@ def _concat(node: Node, operands: list[Numbers]) -> Numbers | None:
 
 def _gather(node: Node, operands: list[Numbers]) -> Numbers | None:
     data, indices = operands
-    if attributes.unexpected(node, ("axis",)) or attributes.get(node, "axis", 0) not in (0, -1) or data.ndim != 1:
+    if attributes.unexpected(node, ("axis",)) or data.ndim != 1:
         return None
     return np.asarray(data[indices.astype(np.int64)], data.dtype)
 
 
 def _slice(node: Node, operands: list[Numbers]) -> Numbers | None:
+    if attributes.unexpected(node, ("axes", "ends", "starts")):
+        return None
     bounds = slice_bounds(node, [None if o is None else [int(item) for item in o.reshape(-1)] for o in operands[1:]])
     if len(bounds) != 1 or operands[0].ndim != 1:
         return None

@@ -41,6 +41,11 @@ UNKNOWN = {"positive": "shape-unknown", "mixed": "shape-unknown", "shift": "shap
 NEGATIVE = {"mixed": "negative-scale"}
 NO_SHIFT = {"shift": "shift-blocked"}
 PAIRS = np.array([1.5, 1.5, 0.5, 0.5], F32)
+ROIS = {"r": np.array([[0, 0, 3, 4], [1, 1, 5, 5]], F32), "i": INT(0, 1)}
+# where MaxUnpool puts every element: the first corner of its window of the 12 x 12 image, in the flat tensor
+CORNERS = INT(*np.add.outer(np.arange(8) * 144, np.add.outer(np.arange(6) * 24, np.arange(6) * 2)).ravel()).reshape(
+    2, 4, 6, 6
+)
 
 ROWS = {
     # nothing but the tensor
@@ -161,6 +166,20 @@ ROWS = {
     "ReduceSum": Row("d = ReduceSum(c, a)", init={"a": INT(2, 3)}),
     "ReduceSum-11, keepdims 0": Row("d = ReduceSum<axes=[2, 3], keepdims=0>(c)", shape=(4,), opset=11),
     "ReduceSum of a dynamic image": Row("d = ReduceSum(c, a)", init={"a": INT(2, 3)}, inputs="float[N,3,H,W] x", sizes={"H": 8, "W": 7}, shift="shape-unknown"),
+    "MaxPool, varies over space": Row("d = MaxPool<kernel_shape=[3, 3], pads=[1, 1, 1, 1]>(c)", shape=(6, 1), **NPC),
+    "AveragePool, varies over space": Row("d = AveragePool<kernel_shape=[3, 3], pads=[1, 1, 1, 1]>(c)", shape=(6, 1), **NPC),
+    "LpPool, varies over space": Row("d = LpPool<kernel_shape=[3, 3], pads=[1, 1, 1, 1]>(c)", shape=(6, 1), **NPC),
+    "DepthToSpace, varies over space": Row("d = DepthToSpace<blocksize=2>(c)", shape=(12, 1), weight=(12, 3, 3, 3), **NPC),
+    "SpaceToDepth, varies over the batch": Row("d = SpaceToDepth<blocksize=2>(c)", shape=(2, 1, 1, 1), **NPC),
+    "Tile along the channels": Row("d = Tile(c, t)", init={"t": INT(1, 2, 1, 1)}, shape=(8, 1, 1), **NPC),
+    "Gather by a matrix": Row("e = Gather<axis=1>(c, i) d = ReduceMean<axes=[1], keepdims=0>(e)", init={"i": INT(0, 1, 2, 3).reshape(2, 2)}, shape=(1,), **STOP),
+    "PRelu that stretches": Row("e = Slice(c, n, o, i) d = PRelu(e, a)", init={"n": INT(0), "o": INT(1), "i": INT(1), "a": random(4, 1, 1, seed=3)}, positive="branch", mixed="negative-scale", shift="shift-blocked"),
+    "RoiAlign": Row("d = RoiAlign<output_height=2, output_width=2>(c, r, i)", init=ROIS, **NO_SHIFT),
+    "RoiAlign, max": Row('d = RoiAlign<output_height=2, output_width=2, mode="max">(c, r, i)', init=ROIS, **NEGATIVE, **NO_SHIFT),
+    "RoiAlign, a batch of scales": Row("d = RoiAlign<output_height=2, output_width=2>(c, r, i)", init=ROIS, shape=(2, 1, 1, 1), **NPC),
+    "RoiAlign, varies over space": Row("d = RoiAlign<output_height=2, output_width=2>(c, r, i)", init=ROIS, shape=(2, 1), **NPC),
+    "MaxUnpool": Row("d = MaxUnpool<kernel_shape=[2, 2], strides=[2, 2]>(c, i)", init={"i": CORNERS}, **NO_SHIFT),
+    "GridSample, varies over space": Row('d = GridSample<padding_mode="border">(c, q)', init={"q": random(2, 5, 4, 2, seed=5)}, shape=(5, 1), **NPC),
     "GridSample, zeros": Row("d = GridSample(c, q)", init={"q": random(2, 5, 4, 2, seed=5, low=-1.3, high=1.3)}, **NO_SHIFT),
     "GridSample, border": Row('d = GridSample<padding_mode="border">(c, q)', init={"q": random(2, 5, 4, 2, seed=5, low=-1.3, high=1.3)}),
     # space

@@ -1,11 +1,13 @@
 """A channel of ones carries a shift across the zero padding of a Conv, where --aggressive asks for it."""
 
+# ruff: noqa: E501 - tables, one row a line
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import helper
 
-from tests.support import batch_norm, build, check, random
+from tests.support import batch_norm, build, check, positive, random
 
 F32 = np.float32
 NORM = "b = BatchNormalization(r, g, b0, m, v)"
@@ -101,6 +103,39 @@ def test_a_chain_of_blocks():
 def test_what_stays(change, reason):
     result = check(block(**change), aggressive=True)
     assert reason in result.decisions[0].message, result.decisions
+    assert result.after == result.before
+
+
+DEEP = " ".join(f"r{i + 1} = Relu(r{i})" for i in range(17))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"norm": "b1 = BatchNormalization(r, g, b0, m, v) b = Transpose<perm=[0, 1, 3, 2]>(b1)"}, "does not keep a channel of ones"),
+        ({"norm": "b1 = BatchNormalization(r, g, b0, m, v) b = Relu(b1)", "g": positive(12)}, "would have to hold one more number"),
+        ({"norm": f"{NORM.replace('b =', 'r0 =')} {DEEP.replace('Relu', 'Identity')} b = Identity(r17)"}, "no Conv within"),
+        ({"between": f"r0 = Relu(c) {DEEP} r = Relu(r17)"}, "no Conv within"),
+        ({"between": "r = Elu<slope=1>(c)"}, "is not what it was"),
+        ({"between": "q, r0 = Split<axis=1>(c) r = Relu(r0)", "w": random(24, 3, 3, 3)}, "is not made by a Conv"),
+        ({"w": random(12, 1, 3, 3)}, "works in groups"),
+    ],
+)  # fmt: skip
+def test_what_lies_on_the_way(change, reason):
+    model = block(**change)
+    if reason == "works in groups":
+        model.graph.node[0].attribute.append(helper.make_attribute("group", 3))
+    result = check(model, aggressive=True, run=False)
+    assert reason in result.decisions[0].message, result.decisions
+    assert result.after == result.before
+
+
+@pytest.mark.parametrize(("more", "outputs"), [("z = Sigmoid(b)", "y, z"), ("", "y, b"), ("", "y, r"), ("", "y, c")])
+def test_somebody_else_sees_what_lies_on_the_way(more, outputs):
+    init = {**WEIGHTS, **parameters(12)}
+    text = f"c = Conv(x, w) {BLOCK} {more}"
+    used = {name: values for name, values in init.items() if f", {name})" in text or f", {name}," in text}
+    result = check(build(text, outputs=outputs, init=used), aggressive=True)
     assert result.after == result.before
 
 

@@ -1,7 +1,8 @@
 """`python -m tests.mutation`: every guard of the rules is left out once, and some test must notice.
 
 The rules are copied with a switch on each guard. One run of the tests says which tests make which guard speak; then each
-guard is switched off and only those tests run. A guard that no test makes speak, or that nobody misses, survives.
+guard is switched off and only those tests run, in a child of its own that is forked from a process that has collected them
+(`server.py`). A guard that no test makes speak, or that nobody misses, survives.
 """
 
 from __future__ import annotations
@@ -13,17 +14,23 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
-from tests.mutation.guards import Guard, instrument, sources
+from tests.mutation.equivalent import without_equivalents
+from tests.mutation.guards import Guard, instrument, refusing, sources
 
 ROOT = Path(__file__).parents[2]
 _COPIED = ("normfold", "cli", "models", "tests", "benchmarks", "docs", "pyproject.toml")
-_TESTS = ("tests/affine", "tests/merge", "tests/surgery")
-# More tests do not say more: a guard that none of these misses is not missed.
-_MOST_TESTS = 40
-_SECONDS = 300
+_TESTS = ("tests/affine", "tests/merge", "tests/norm", "tests/targets", "tests/surgery")
+# One thread per child: a fork does not inherit threads, and there are as many children as processors.
+_ENVIRONMENT = {
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
 
 
 def copy(to: Path, only: list[str]) -> list[Guard]:
@@ -34,43 +41,65 @@ def copy(to: Path, only: list[str]) -> list[Guard]:
             shutil.copytree(source, to / name, ignore=shutil.ignore_patterns("__pycache__", "*.onnx.data"))
         else:
             shutil.copy(source, to / name)
+    shared = ROOT / "shared"
+    if shared.exists():
+        (to / "shared").symlink_to(shared.resolve())
     guards: list[Guard] = []
+    refuse = refusing(path.read_text("utf-8") for path in sources(to, []))
     for path in sources(to, only):
-        text, found = instrument(path.read_text("utf-8"), str(path.relative_to(to)), len(guards))
+        text, found = instrument(path.read_text("utf-8"), str(path.relative_to(to)), len(guards), refuse)
         path.write_text(text, "utf-8")
         guards += found
     return guards
 
 
-def run(folder: Path, *arguments: str, **variables: str) -> int:
-    """pytest in the copy; its exit code."""
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", **variables}
-    line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.mutation.probe", *arguments]
-    try:
-        done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, timeout=_SECONDS * 4, check=False)
-    except subprocess.TimeoutExpired:
-        return 1  # a search without end is noticed as well
-    if done.returncode not in (0, 1):
-        sys.stderr.write(done.stdout.decode("utf-8", "replace")[-2000:])
-    return done.returncode
-
-
-def speakers(folder: Path, tests: list[str]) -> dict[int, list[str]]:
-    """The tests that make a guard speak, those with the fewest other guards first."""
-    log = folder / "spoken.json"
-    if run(folder, *tests, NORMFOLD_MUTATION_LOG=str(log)) != 0:
-        raise SystemExit("the tests fail with every guard in place")
-    spoken: dict[str, list[int]] = json.loads(log.read_text("utf-8"))
-    found: dict[int, list[str]] = {}
-    for test in sorted(spoken, key=lambda test: len(spoken[test])):
-        for number in spoken[test]:
-            found.setdefault(number, []).append(test)
+def judged(folder: Path, guards: list[Guard], options: argparse.Namespace) -> dict[str, Any]:
+    """Run the tests of the copy; the numbers of the guards that survive."""
+    order = {
+        "guards": [guard.number for guard in guards],
+        "names": {guard.number: str(guard) for guard in guards},
+        "jobs": options.jobs,
+        "tests": options.most,
+        "seconds": options.seconds,
+        "progress": os.dup(2),
+    }
+    place = folder / "order.json"
+    place.write_text(json.dumps(order), "utf-8")
+    environment = {**os.environ, **_ENVIRONMENT, "PYTHONPATH": str(folder), "NORMFOLD_MUTATION_ORDER": str(place)}
+    line = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        "-p",
+        "tests.mutation.server",
+    ]
+    line += ["--basetemp", str(folder / "tmp"), *(options.tests or _TESTS)]
+    done = subprocess.run(
+        line, cwd=folder, env=environment, capture_output=True, pass_fds=[order["progress"]], check=False
+    )
+    result = folder / "result.json"
+    if not result.exists():
+        raise SystemExit(
+            done.stdout.decode("utf-8", "replace")[-4000:] + done.stderr.decode("utf-8", "replace")[-4000:]
+        )
+    found: dict[str, Any] = json.loads(result.read_text("utf-8"))
+    for name in found["broken"]:
+        sys.stderr.write(f"{name} fails with every guard in place and was left out\n")
     return found
 
 
-def is_missed(folder: Path, guard: Guard, tests: list[str]) -> bool:
-    """Whether a test fails without the guard."""
-    return run(folder, "-x", *tests[:_MOST_TESTS], NORMFOLD_MUTANT=str(guard.number)) == 1
+def score(guards: list[Guard], lost: set[int]) -> list[str]:
+    """One line per table, and one for all."""
+    total = Counter(str(Path(guard.path).parent) for guard in guards)
+    caught = Counter(str(Path(guard.path).parent) for guard in guards if guard.number not in lost)
+    lines = [f"{table}: {caught[table]} of {total[table]}" for table in sorted(total)]
+    count = sum(caught.values())
+    return [*lines, f"{count} of {len(guards)} guards are missed by a test: {count / max(1, len(guards)):.1%}"]
 
 
 def main() -> int:
@@ -81,25 +110,26 @@ def main() -> int:
     )
     parser.add_argument("--tests", action="append", default=[], metavar="PATH", help=f"instead of {' '.join(_TESTS)}")
     parser.add_argument("--limit", type=int, help="so many guards, evenly spread over all")
-    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=2, help="children at a time (2)")
+    parser.add_argument("--most", type=int, default=100, help="tests that are run without a guard, at most (100)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="how long they may take together (20)")
+    parser.add_argument("--verbose", action="store_true", help="with the tests that made a survivor speak")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="normfold-mutation-") as name:
         folder = Path(name)
-        guards = copy(folder, options.only)
+        guards = without_equivalents(copy(folder, options.only))
         if options.limit and options.limit < len(guards):
             guards = [guards[i * len(guards) // options.limit] for i in range(options.limit)]
-        found = speakers(folder, options.tests or list(_TESTS))
-        silent = [guard for guard in guards if guard.number not in found]
-        asked = [guard for guard in guards if guard.number in found]
-        with ThreadPoolExecutor(options.jobs) as pool:
-            missed = list(pool.map(lambda guard: is_missed(folder, guard, found[guard.number]), asked))
-    survivors = [guard for guard, was in zip(asked, missed, strict=True) if not was]
+        found = judged(folder, guards, options)
+    silent, survivors = set(found["silent"]), set(found["survivors"])
     for title, group in (("no test makes it speak", silent), ("nobody misses it", survivors)):
-        for guard in group:
-            sys.stdout.write(f"{guard}: {title}\n")
-    caught = len(guards) - len(silent) - len(survivors)
-    sys.stdout.write(f"{caught} of {len(guards)} guards are missed by a test: {caught / max(1, len(guards)):.1%}\n")
-    return 1 if caught < len(guards) else 0
+        for guard in guards:
+            if guard.number in group:
+                sys.stdout.write(f"{guard}: {title}\n")
+                if options.verbose and group is survivors:
+                    sys.stdout.writelines(f"    {test}\n" for test in found["tests"][str(guard.number)][:5])
+    sys.stdout.writelines(f"{line}\n" for line in score(guards, silent | survivors))
+    return 1 if silent | survivors or found["broken"] else 0
 
 
 if __name__ == "__main__":

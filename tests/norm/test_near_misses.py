@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from normfold.norm.recognise import Recogniser
 from normfold.targets.names import Target
-from tests.model.build import net, node, run
+from tests.model.build import net, node, run, viewed
 from tests.norm.recognising import assert_means, only, sites
 from tests.norm.rewriting import RUNNABLE, assert_close, exact, feed, operators, rewritten, stable
 from tests.norm.spellings import E32, along, vector
@@ -47,6 +48,11 @@ def unchanged(model, sizes=None, **data):
     for target in RUNNABLE:
         result, _ = stable(model, target)
         assert_close(run(result, feeds), wanted, 2e-5)
+
+
+def recognisable(model):
+    loaded, _, shapes = viewed(model)
+    return loaded, shapes
 
 
 def norms_of_x(model):
@@ -97,6 +103,71 @@ def test_near_misses(name):
     model = NEAR_MISSES[name]
     assert set(norms_of_x(model)) == {HOLD_A_NORM[name]} if name in HOLD_A_NORM else not norms_of_x(model)
     unchanged(model)
+
+
+def test_a_factor_whose_square_is_not_finite():
+    """The root times 1e200, squared: no float64 holds that, and nothing is known of it."""
+    nodes = [node("Mul", ["x", "x"], ["xx"]), node("ReduceMean", ["xx"], ["v"], axes=[-1]), node("Add", ["v", "e"], ["w"]),
+             node("Sqrt", ["w"], ["r"]), node("Mul", ["r", "huge"], ["h"]), node("Pow", ["h", "two"], ["y"])]  # fmt: skip
+    weights = {"e": np.float64(1e-5), "huge": np.float64(1e200), "two": np.float64(2)}
+    assert not sites(net(nodes, {"x": DIMS}, ["y"], weights, elem=TensorProto.DOUBLE))
+
+
+def test_what_is_rounded_on_the_way_to_less_than_it_comes_and_goes():
+    """In float64 nothing would show it, and the operator would round less."""
+    half, back = node("Cast", ["d0"], ["d1"], to=TensorProto.FLOAT16), node("Cast", ["d1"], ["d"], to=TensorProto.FLOAT)
+    assert not norms_of_x(layer(d=[node("Sub", ["x", "m"], ["d0"]), half, back]))
+    wide, back = node("Cast", ["d0"], ["d1"], to=TensorProto.DOUBLE), node("Cast", ["d1"], ["d"], to=TensorProto.FLOAT)
+    assert norms_of_x(layer(d=[node("Sub", ["x", "m"], ["d0"]), wide, back]))
+
+
+# Behind a norm of x, what is no scale and no bias although it has the shape of one.
+def behind(*nodes, outputs=("y",), inputs=None, **options):
+    return net(
+        [*LAYER.values(), *nodes],
+        {"x": [2, 3, H], **(inputs or {"z": [H], "q": [H]})},
+        list(outputs),
+        SCALARS,
+        **options,
+    )
+
+
+OPERANDS = {
+    "scale and bias": ((node("Mul", ["n", "z"], ["t"]), node("Add", ["t", "q"], ["y"])), {}, 2),
+    "scale on the left": ((node("Mul", ["z", "n"], ["y"]),), {}, 1),
+    "a divisor": ((node("Div", ["n", "z"], ["y"]),), {}, 0),
+    "a difference": ((node("Mul", ["n", "z"], ["t"]), node("Sub", ["t", "q"], ["y"])), {}, 1),
+    "a maximum": ((node("Max", ["n", "z"], ["y"]),), {}, 0),
+    "another domain": ((node("Mul", ["n", "z"], ["y"], domain="my"),), {"domains": ("my",)}, 0),
+    "another attribute": ((node("Mul", ["n", "z"], ["y"], mystery=1),), {}, 0),
+    "of other rows": ((node("Mul", ["n", "z"], ["y"]),), {"inputs": {"z": [3, H]}}, 0),
+    "of one": ((node("Mul", ["n", "z"], ["y"]),), {"inputs": {"z": [1]}}, 0),
+    "of unknown length": ((node("Mul", ["n", "z"], ["y"]),), {"inputs": {"z": ["h"]}}, 0),
+    "the norm is read elsewhere": ((node("Mul", ["n", "z"], ["y"]), node("Relu", ["n"], ["o"])), {"outputs": ("y", "o")}, 0),
+    "the norm is an output": ((node("Mul", ["n", "z"], ["y"]),), {"outputs": ("y", "n")}, 0),
+    "the scaled norm is one": ((node("Mul", ["n", "z"], ["t"]), node("Add", ["t", "q"], ["y"])), {"outputs": ("y", "t")}, 1),
+    "a bias alone": ((node("Add", ["n", "q"], ["y"]),), {}, 0),
+    "its own square": ((node("Mul", ["n", "n"], ["y"]),), {}, 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPERANDS)
+def test_operands_that_are_no_scale_and_bias(name):
+    nodes, options, count = OPERANDS[name]
+    (site,) = Recogniser(*recognisable(behind(*nodes, **options))).sites()
+    assert len(site.operands) == count
+
+
+def test_a_scale_that_is_read_in_a_body_is_not_taken():
+    then, other = (
+        helper.make_graph([node(op, ["n", "z"], [name])], name, [], [helper.make_tensor_value_info(name, 1, None)])
+        for op, name in (("Mul", "then"), ("Sub", "other"))
+    )
+    choice = node("If", ["which"], ["y"], then_branch=then, else_branch=other)
+    inputs = [helper.make_tensor_value_info("which", TensorProto.BOOL, [])]
+    inputs += [helper.make_tensor_value_info(name, 1, dims) for name, dims in (("x", [2, 3, H]), ("z", [H]))]
+    model = net([*LAYER.values(), choice], inputs, ["y"], SCALARS)
+    assert all(not site.operands for site in Recogniser(*recognisable(model)).sites())
 
 
 # --- one for every mistake of section 7 of the norm reference ---------------------------------------------

@@ -127,7 +127,7 @@ def widened(values: Array) -> Array:
     if values.dtype.kind == "f" or values.dtype == dtypes.numpy_dtype(dtypes.BFLOAT16):
         return np.asarray(values, np.float64)
     if values.dtype.kind in "iu":
-        if values.dtype == np.uint64 and values.size and int(values.max()) > np.iinfo(np.int64).max:
+        if values.size and int(values.max()) > np.iinfo(np.int64).max:
             raise Unknown("an integer beyond int64")
         return np.asarray(values, np.int64)
     if values.dtype.kind != "b":

@@ -186,7 +186,7 @@ def _given_sum(node: Node, operator: Operator, given: Collection[Value]) -> Valu
     """The sum that an operator normalises, where it is one of its outputs and given."""
     slot = operator.sum_output
     total = node.outputs[slot] if slot is not None and slot < len(node.outputs) else None
-    return total if total is not None and total in given else None
+    return total if total in given else None
 
 
 def _same_shape(given: Collection[Value]) -> dict[int, Value]:

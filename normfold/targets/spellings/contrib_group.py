@@ -100,8 +100,10 @@ class _Layout:
 
 def _layout(site: Site, operator: str) -> _Layout:
     norm, support = site.norm, site.support(operator, MICROSOFT)
-    if norm.rank != 4 or not norm.centred:
+    if norm.rank != 4:
         raise Cannot("rank", f"{operator} takes images [N, C, H, W], this norm has rank {norm.rank}")
+    if not norm.centred:
+        raise Cannot("axes", f"{operator} subtracts the mean, this norm does not")
     channel, groups = _channel(site, operator)
     layout = _Layout(site, operator, support, groups, channel)
     size = layout.channels // groups

@@ -1,0 +1,174 @@
+"""Conditions that just fail, where nothing may be folded: the reason, and what folds beside it."""
+
+# ruff: noqa: E501 - tables, one row a line
+import numpy as np
+import pytest
+
+from normfold.affine import layout
+from normfold.affine.algebra import Affine
+from normfold.affine.reasons import Refused
+from tests.affine.test_affine_generic_guards import keys
+from tests.support import batch_norm, build, folds, plan_of, positive, random
+
+F32, INT = np.float32, lambda *v: np.array(v, np.int64)
+X = "float[2,4,6,6] x"
+INIT = {
+    "w": random(4, 4, 3, 3), "w1": random(4, 4, 1, 1), "wd": random(4, 1, 3, 3), "w3": random(4, 4, 3, 3, seed=3), "q": random(4, 1, 1), "w6": random(6, 6), "m": random(4, 4), "k": positive(4, 1, 1), "one": F32(1.5), "n": np.full((4, 1, 1), -2, F32), "zero": F32(0),
+    "row": positive(6, 1), "batch": positive(2, 1, 1, 1), "six": positive(6), "four": positive(4), "i1": INT(1), "i2": INT(2), "chan": INT(2, 4, 1, 1), "full": INT(2, 4, 3, 3), "s4": INT(2, 4, 36),
+    "cut": INT(1, 2), "j0": INT(0), "j2": INT(2), "j1": INT(1), "j23": INT(2, 3), "spread": INT(2, 1, 6, 6), "big": F32(1e30), "huge": F32(1e25), "tiny": F32(1e-25), "t2": INT(1, 1, 2, 1), "t5": INT(1, 1, 1, 1, 2), "pads": INT(0, 0, 1, 1, 0, 0, 1, 1), "padc": INT(0, 1, 0, 0, 0, 1, 0, 0),
+    **batch_norm(4),
+}  # fmt: skip
+
+
+def made(text, inputs=X, outputs="float[A] y", opset=17, domains=None):
+    words = text
+    for sign in "(),<>=[]{}":
+        words = words.replace(sign, " ")
+    init = {name: array for name, array in INIT.items() if name in words.split()}
+    model = build(text, inputs, outputs, init, opset=opset, ir=3 if opset < 8 else 9, domains=domains)
+    if outputs == "float[A] y":
+        model.graph.output[0].type.tensor_type.ClearField("shape")
+    return model
+
+
+# site -> name -> nodes that must stay with a key, and those that fold (None for none), options
+BACKWARD = {
+    "Dropout-6 that trains": ("c = Conv(x, w) d = Dropout<is_test=0>(c) y = Mul(d, one)", "training-mode", "c = Conv(x, w) d = Dropout<is_test=1>(c) y = Mul(d, one)", {"opset": 6}),
+    "AveragePool before 7 counts its padding": ("c = Conv(x, w) d = AveragePool<kernel_shape=[3, 3], pads=[1, 1, 1, 1]>(c) y = Add(d, one)", "shift-blocked", "c = Conv(x, w) d = AveragePool<kernel_shape=[3, 3]>(c) y = Add(d, one)", {"opset": 6}),
+    "Transpose by no permutation": ("c = Conv(x, w) d = Transpose<perm=[0, 0, 1, 2]>(c) y = Mul(d, one)", "ill-formed", "c = Conv(x, w) d = Transpose<perm=[0, 2, 3, 1]>(c) y = Mul(d, one)", {}),
+    "Add before 7": ("c = Conv(x, w) e = Conv(x, w3) d = Add(c, e) y = Mul(d, one)", "unknown-attribute", "c = Conv(x, w) e = Conv(x, w3) d = Sum(c, e) y = Mul(d, one)", {"opset": 6}),
+    "Slice by data": ("c = Conv(x, w) j = Cast<to=7>(z) d = Slice(c, j0, j) y = Mul(d, one)", "shape-unknown", "c = Conv(x, w) d = Slice(c, j0, j2, j1) y = Mul(d, one)", {"inputs": f"{X}, float[1] z"}),
+    "Split by data": ("c = Conv(x, w) j = Cast<to=7>(z) d, e = Split<axis=1>(c, j) y = Mul(d, one)", "shape-unknown", "c = Conv(x, w) d, e = Split<axis=1>(c, cut2) y = Mul(d, one)", {"inputs": f"{X}, float[2] z"}),
+    "Split into too little": ("c = Conv(x, w) d, e = Split<axis=1>(c, cut) y = Mul(d, one)", "shape-unknown", None, {}),
+    "Tile by data": ("c = Conv(x, w) j = Cast<to=7>(z) d = Tile(c, j) y = Mul(d, one)", "shape-unknown", "c = Conv(x, w) d = Tile(c, t2) y = Mul(d, one)", {"inputs": f"{X}, float[4] z"}),
+    "Tile of another rank": ("c = Conv(x, w) d = Tile(c, t5) y = Mul(d, one)", "shape-unknown", None, {}),
+    "Unsqueeze by data": ("c = Conv(x, w) j = Cast<to=7>(z) d = Unsqueeze(c, j) y = Mul(d, one)", "shape-unknown", "c = Conv(x, w) d = Unsqueeze(c, j0) y = Mul(d, one)", {"inputs": f"{X}, float[1] z"}),
+    "Pad by data": ("c = Conv(x, w) j = Cast<to=7>(z) d = Pad(c, j) y = Mul(d, one)", "shape-unknown", "c = Conv(x, w) d = Pad(c, pads) y = Mul(d, one)", {"inputs": f"{X}, float[8] z"}),
+    "Expand to more dimensions": ("c = Conv(x, w) d = Expand(c, e5) y = Mul(d, five)", "branch", None, {}),
+    "Clip of float64 by attributes": ("c = Conv(x, w64) d = Clip<min=-0.5, max=0.5>(c) y = Mul(d, w1of64)", "dtype-range", "c = Conv(x, w64) d = Relu(c) y = Mul(d, w1of64)", {"inputs": X.replace("float", "double"), "opset": 10}),
+    "Clip out of range": ("c = Conv(x, w16) d = Clip(c, lo16) y = Mul(d, big16)", "dtype-range", None, {"inputs": X.replace("float", "float16")}),
+    "a bound out of range": ("c = Conv(x, w16) d = Max(c, lo16) y = Mul(d, big16)", "dtype-range", None, {"inputs": X.replace("float", "float16")}),
+    "Gemm of float16 by a large number": ("c = Gemm(x, q16) y = Mul(c, big16)", "dtype-range", None, {"inputs": "float16[4,4] x, float16[4,4] q16"}),
+    "Gemm of unknown type": ("p0 = my.Make(x) p = Reshape(p0, s44) c = Gemm(p, z) y = Mul(c, one)", "shape-unknown", None, {"inputs": f"{X}, float[4,4] z", "domains": {"my": 1}}),
+    "Concat of unknown channels": ("c = Conv(x, w) e = Concat<axis=1>(c, z) y = Mul(e, five1)", "shape-unknown", None, {"inputs": f"{X}, float[2,M,4,4] z"}),
+    "Split of unknown channels": ("d, e = Split<axis=1>(x) y = Mul(d, k)", "shape-unknown", None, {"inputs": "float[2,M,4,4] x", "opset": 13}),
+    "Squeeze of unknown axes": ("c = Conv(x, w) j = Cast<to=7>(z) d = Squeeze(c, j) y = Mul(d, one)", "shape-unknown", None, {"inputs": f"{X}, float[1] z"}),
+    "Squeeze of unknown sizes": ("c = Conv(x, w) d = Squeeze(c) y = Mul(d, one)", "shape-unknown", None, {"inputs": "float[2,4,H,3] x"}),
+    "Reshape of unknown sizes": ("c = Conv(x, w) d = Reshape(c, mix) y = Mul(d, k)", "shape-unknown", None, {"inputs": "float[N,4,H,W] x"}),
+    "Gather of a vector": ("c = Gather(v9, i) y = Mul(c, one)", "no-absorber", "c = Gather(w6, i) y = Mul(c, one)", {"inputs": "int64[3] i"}),
+    "Gather along another axis": ("c = Gather<axis=1>(w6, i) y = Mul(c, one)", "no-absorber", None, {"inputs": "int64[3] i"}),
+    "Gather of scales along the indices": ("c = Gather(w6, i) y = Mul(c, rows3)", "no-absorber", "c = Gather(w6, i) y = Mul(c, six)", {"inputs": "int64[3] i"}),
+    "GroupNormalization-18 along no group": ("c = GroupNormalization<num_groups=2>(x, g2, g2) y = Mul(c, k)", "not-per-channel", "c = GroupNormalization<num_groups=2>(x, g2, g2) y = Mul(c, k22)", {"opset": 18, "outputs": "float[2,4,6,6] y"}),
+    "BatchNormalization of four inputs": ("c = Conv(x, w) y = BatchNormalization(c, g, b, m4)", "ill-formed", None, {}),
+    "ImageScaler of a matrix": ("c = Conv(x, w) d = Flatten(c) y = ImageScaler<scale=2.0, bias=[1.0, 1.0]>(d)", "ill-formed", None, {"opset": 9}),
+    "ImageScaler without biases": ("c = Conv(x, w) y = ImageScaler<scale=2.0>(c)", "ill-formed", "c = Conv(x, w) y = ImageScaler<scale=2.0, bias=[1.0, 1.0, 2.0, 3.0]>(c)", {"opset": 9}),
+    "ReduceL2 over nothing": ("c = Conv(x, w) d = ReduceL2<noop_with_empty_axes=1>(c) y = Mul(d, minus)", "negative-scale", "c = Conv(x, w) d = ReduceSum<noop_with_empty_axes=1>(c) y = Mul(d, minus)", {"opset": 18}),
+    "MatMul before 7 with a shift": ("c = MatMul(x, w6) y = Add<broadcast=1>(c, six)", "shift-blocked", "c = MatMul(x, w6) y = Mul<broadcast=1>(c, six)", {"opset": 6}),
+    "a computed scale": ("c = Conv(x, w) q4 = Relu(z) y = BatchNormalization(c, q4, b, m, v)", "dynamic-params", None, {"inputs": f"{X}, float[4] z"}),
+    "a computed mean": ("c = Conv(x, w) q4 = Relu(z) y = BatchNormalization(c, g, b, q4, v)", "computed-stats", None, {"inputs": f"{X}, float[4] z"}),
+    "read twice": ("c = Conv(x, w) d = Max(c, c) y = Mul(d, one)", "shared: more than once", None, {}),
+    "read by another": ("c = Conv(x, w) z = Relu(c) y = Mul(c, one)", "shared: also read by Relu", None, {"outputs": "float[2,4,4,4] y, float[2,4,4,4] z"}),
+    "Max by a factor of zero": ("c = Conv(x, w) d = Max(c, one) y = Mul(d, zero)", "negative-scale", "c = Conv(x, w) d = Max(c, one) y = Mul(d, one)", {}),
+}  # fmt: skip
+H16, D64 = np.float16, np.float64
+INIT |= {
+    "w64": random(4, 4, 3, 3).astype(D64), "w1of64": D64(1.5), "one64": D64(1.5), "two64": D64(2), "three64": D64(3), "six64": random(6).astype(D64), "four64": random(4).astype(D64),
+    "w16": random(4, 4, 3, 3).astype(H16), "lo16": H16(0.5), "big16": H16(2000), "s44": INT(-1, 4), "five1": positive(5, 1, 1), "mix": INT(-1, 4, 8), "v9": random(9), "rows3": positive(3, 1),
+    "grid": random(2, 5, 4, 2), "g2": random(2), "k22": np.array([2, 2, 3, 3], F32).reshape(4, 1, 1), "m4": random(4), "minus": F32(-2), "stack4": random(4, 6, 5), "stack1": random(1, 6, 5), "w56": random(5, 6),
+    "dead": np.array([0, 1, 1, 1], F32), "gtiny": np.full(4, 1e-38, F32), "blarge": np.full(4, 1e30, F32),
+}  # fmt: skip
+INIT |= {"cut2": INT(2, 2), "e5": INT(3, 2, 4, 4, 4), "five": positive(3, 1, 1, 1, 1)}
+FORWARD = {
+    "a mean over the channels, and back": ("a = Mul(x, k) d = ReduceMean<axes=[1]>(a) e = Expand(d, full) y = Conv(e, w)", "not-per-channel", None, {}),
+    "a largest over the channels": ("a = Mul(x, k) d = ReduceMax<axes=[1]>(a) e = Expand(d, chan) y = Conv(e, w)", "not-per-channel", None, {}),
+    "pooled, and varies over space": ("a = Mul(x, row) d = GlobalAveragePool(a) y = Conv(d, w1)", "not-per-channel", "a = Mul(x, k) d = GlobalAveragePool(a) y = Conv(d, w1)", {}),
+    "largest, and varies over space": ("a = Mul(x, row) d = GlobalMaxPool(a) y = Conv(d, w1)", "not-per-channel", "a = Mul(x, k) d = GlobalMaxPool(a) y = Conv(d, w1)", {}),
+    "norm over space": ("a = Mul(x, row) d = GlobalLpPool(a) y = Conv(d, w1)", "not-per-channel", "a = Mul(x, k) d = GlobalLpPool(a) y = Conv(d, w1)", {}),
+    "an input left out": ("a = Mul(x, k) d = Sum(a, , q) y = Conv(d, w)", "ill-formed", "a = Add(x, k) d = Sum(a, q) y = Conv(d, w)", {}),
+    "a sampler, and varies over space": ('a = Mul(x, row) d = GridSample<padding_mode="border">(a, grid) y = Conv(d, w)', "not-per-channel", 'a = Mul(x, k) d = GridSample<padding_mode="border">(a, grid) y = Conv(d, w)', {}),
+    "a huge factor before a sum": ("a = Mul(x, huge) d = ReduceSum(a, j23) y = Conv(d, w1)", "dtype-range", "a = Mul(x, one) d = ReduceSum(a, j23) y = Conv(d, w1)", {}),
+    "a branch of another factor": ("a = Mul(x, k) d = Add(a, z) y = Conv(d, w)", "branch", None, {"inputs": f"{X}, {X.replace('x', 'z')}"}),
+    "Split of unknown channels": ("a = Mul(x, k) d, e = Split<axis=1>(a, j) y = Conv(d, w)", "shape-unknown", None, {"inputs": f"{X}, int64[2] j", "opset": 13}),
+    "LayerNormalization with its mean": ("a = Mul(x, one) y, mean = LayerNormalization(a, six)", "shared", "a = Mul(x, one) y = LayerNormalization(a, six)", {}),
+    "LayerNormalization of float64": ("a = Mul(x, one64) y = LayerNormalization(a, six64)", "dtype-range", None, {"inputs": X.replace("float", "double")}),
+    "LayerNormalization by zero": ("a = Mul(x, zero) y = LayerNormalization(a, six)", "not-per-channel", None, {}),
+    "LayerNormalization by a tiny factor": ("a = Mul(x, tiny) y = LayerNormalization(a, six)", "dtype-range", None, {}),
+    "InstanceNormalization of float64": ("a = Mul(x, three64) y = InstanceNormalization(a, four64, four64)", "dtype-range", "a = Mul(x, two64) y = InstanceNormalization(a, four64, four64)", {"inputs": X.replace("float", "double")}),
+    "InstanceNormalization, negative, with a computed scale": ("a = Mul(x, minus) y = InstanceNormalization(a, z, four)", "dynamic-params", "a = Mul(x, one) y = InstanceNormalization(a, z, four)", {"inputs": f"{X}, float[4] z"}),
+    "InstanceNormalization, negative, with a computed bias": ("a = Mul(x, minus) y = InstanceNormalization(a, four, z)", "dynamic-params", None, {"inputs": f"{X}, float[4] z"}),
+    "GroupNormalization, a shift inside of a group": ("a = Add(x, k) y = GroupNormalization<num_groups=2>(a, four, four)", "not-per-channel", "a = Add(x, k22) y = GroupNormalization<num_groups=2>(a, four, four)", {"opset": 21, "outputs": "float[2,4,6,6] y"}),
+    "GroupNormalization, groups that do not divide": ("a = Add(x, k) y = GroupNormalization<num_groups=3>(a, four, four)", "not-per-channel", None, {"opset": 21, "outputs": "float[2,4,6,6] y"}),
+    "GroupNormalization without groups": ("a = Add(x, k) y = GroupNormalization<num_groups=0>(a, four, four)", "not-per-channel", None, {"opset": 21, "outputs": "float[2,4,6,6] y"}),
+    "RMSNormalization and a shift": ("a = Add(x, one) y = RMSNormalization(a, six)", "shift-blocked", "a = Mul(x, one) y = RMSNormalization(a, six)", {"opset": 23}),
+    "a matrix without that batch": ("a = Mul(x, batch) y = MatMul(a, stack4)", "not-per-channel", "a = Mul(x, k) y = MatMul(a, stack4)", {}),
+    "a matrix that the batch stretches": ("a = Mul(x, k) y = MatMul(a, stack1)", "not-per-channel", "a = Mul(x, six) y = MatMul(a, stack1)", {}),
+    "a matrix of other rows": ("a = Mul(x, six) y = MatMul(a, w56)", "ill-formed", None, {}),
+    "a dead channel before a Pad": ("a = BatchNormalization(x, dead, b, m, v) d = Pad(a, pads) y = Conv(d, w)", "shift-blocked", None, {}),
+    "a Relu out of range": ("a = BatchNormalization(x, gtiny, blarge, m, v) d = Relu(a) y = Conv(d, w)", "dtype-range", None, {}),
+    "largest of what is different": ("a = Add(x, k) e = ReduceSum(a, j23) d = Max(a, e) y = Conv(d, w)", "branch", "a = Add(x, k) e = ReduceMean<axes=[2, 3]>(a) d = Max(a, e) y = Conv(d, w)", {}),
+    "a divisor with a shift": ("a = Add(x, k) e = Relu(z) d = Div(e, a) y = Conv(d, w)", "shift-blocked", None, {"inputs": f"{X}, {X.replace('x', 'z')}"}),
+    "a divisor of zero": ("a = Add(x, k) d = Div(a, zero) y = Conv(d, w)", "non-finite", "a = Add(x, k) d = Div(a, one) y = Conv(d, w)", {}),
+    "two operators read it": ("a = Mul(x, k) d = Conv(a, w) y = Conv(a, d)", "dynamic-params", None, {}),
+    "a matrix of data": ("a = Mul(x, six) y = MatMul(a, z)", "dynamic-params", "a = Mul(x, six) y = MatMul(a, w6)", {"inputs": f"{X}, float[6,6] z"}),
+    "a matrix of itself": ("a = Mul(x, six) y = MatMul(a, a)", "dynamic-params", None, {}),
+    "a weight": ("a = Mul(x, one) y = Conv(z, a)", "no-absorber", None, {"inputs": "float[4,4,3,3] x, float[2,4,6,6] z"}),
+    "Gemm of two data tensors": ("a = Mul(x, one) y = Gemm(z, a)", "dynamic-params", None, {"inputs": "float[4,4] x, float[2,4] z"}),
+    "only its shape is read": ("a = Mul(x, k) y = Shape(a)", "no-absorber", None, {"outputs": "int64[4] y"}),
+    "DeformConv samples outside": ("a = Add(x, k) y = DeformConv(a, w, o)", "padded-shift", "a = Mul(x, k) y = DeformConv(a, w, o)", {"opset": 19, "inputs": f"{X}, float[2,18,4,4] o"}),
+    "a Conv without a bias that fits": ("a = Mul(x, k) y = Conv(a, w, six)", "ill-formed", "a = Mul(x, k) y = Conv(a, w, four)", {}),
+    "Relu before Max broadcasts": ("a = Add(x, k) d = Relu(a) y = Conv(d, w)", "shift-blocked", "a = Mul(x, k) d = Relu(a) y = Conv(d, w)", {"opset": 7}),
+    "through another domain": ("a = Mul(x, k) d = my.Relu(a) y = Conv(d, w)", "custom-domain", None, {"domains": {"my": 1}}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("site", "name"), [*(("y", name) for name in BACKWARD), *(("a", name) for name in FORWARD)])
+def test_near_misses(site, name):
+    miss, key, hit, options = (BACKWARD if site == "y" else FORWARD)[name]
+    key, _, part = key.partition(": ")
+    (decision,) = (d for d in plan_of(made(miss, **options)).decisions if d.node == site)
+    assert (decision.code.split(".")[-1], part in decision.message) == (key, True)
+    assert hit is None or keys(made(hit, **options), site) == [""]
+
+
+def test_an_operator_of_another_domain_is_no_affine():
+    for op in ("Mul", "Add", "BatchNormalization"):
+        rest = "k" if op != "BatchNormalization" else "g, b, m, v"
+        assert (
+            keys(made(f"c = Conv(x, w) y = my.{op}(c, {rest})", outputs="float[2,4,4,4] y", domains={"my": 1}), "y")
+            == []
+        )
+
+
+def test_sizes_that_are_not_known_are_not_the_same():
+    """Two axes of unknown length may be cut differently."""
+    affine = Affine(np.arange(1.0, 5).reshape(1, 4, 1), np.zeros((1, 1, 1)))
+    assert layout.reshape(affine, ("n", 4, "l"), ("n", 4, "l")).shape == (1, 4, 1)
+    with pytest.raises(Refused) as found:
+        layout.reshape(affine, (None, 4, None), (None, 4, None))
+    assert found.value.key == "shape-unknown"
+
+
+def test_a_scale_alone_needs_no_bias():
+    result = folds(build("c = Conv(x, w) y = Mul(c, k)", X, init={"w": INIT["w"], "k": INIT["k"]}), ["Conv"])
+    assert len(result.node("Conv").input) == 2
+
+
+@pytest.mark.parametrize(
+    ("site", "exactness"), [("Mul(c, two)", "exact"), ("Mul(c, third)", "rounded"), ("Add(c, two)", "rounded")]
+)
+def test_only_powers_of_two_are_exact(site, exactness):
+    init = {
+        "w": INIT["w"],
+        "two": np.array([2, -4, 0.5, 1], F32).reshape(4, 1, 1),
+        "third": np.array([2, 3, 4, 1], F32).reshape(4, 1, 1),
+    }
+    init = {name: array for name, array in init.items() if name in site or name == "w"}
+    assert folds(build(f"c = Conv(x, w) y = {site}", X, init=init)).decisions[0].exactness == exactness
+
+
+def test_a_value_from_outside_of_the_body_is_captured():
+    text = "c = Conv(x, w) y = If (p) <then_branch = t () => (float[2,4,4,4] o) { o = Mul(c, one) }, else_branch = e () => (float[2,4,4,4] q) { q = Abs(x3) }>"
+    model = build(text, f"{X}, bool p, float[2,4,4,4] x3", "float[2,4,4,4] y", {"w": INIT["w"], "one": F32(1.5)})
+    (decision,) = (d for d in plan_of(model).decisions if d.node == "o")
+    assert decision.code.endswith(".captured")
+    assert "from outside" in decision.message

@@ -1,0 +1,34 @@
+"""Guards that no test can miss, each with the reason: without them the rules give the same answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tests.mutation.guards import Guard
+
+_GROUPS = "where there is one value per channel there are as many groups as channels, and both ways say the same"
+_FACTOR = "without a scale the factor is 1 everywhere, and what is multiplied by it stays"
+_ONE_OUTPUT = "the operators that the callers look for have one output that is data"
+_WALKED = "the forward search came to the Conv on the same way before, through the same check"
+
+# (path, function, text) -> why nothing changes without it
+EQUIVALENT: dict[tuple[str, str, str], str] = {
+    ("normfold/affine/normalisers.py", "_by_group", "node.op_type == 'GroupNormalization'"): _GROUPS,
+    ("normfold/affine/normalisers.py", "_by_group", "node.scope.version < _GROUP_NORM_PER_CHANNEL"): _GROUPS,
+    ("normfold/affine/convolution.py", "front_factor", "not front.scales"): _FACTOR,
+    ("normfold/affine/gemm.py", "front_rows", "not front.scales"): _FACTOR,
+    ("normfold/affine/change.py", "biased", "not shift.any() and (not (scale != 1).any())"): _FACTOR,
+    ("normfold/affine/merge/branch.py", "_producer", "value.output_slot"): _ONE_OUTPUT,
+    (
+        "normfold/affine/patterns.py",
+        "_derives",
+        "id(node) in seen",
+    ): "a graph has no cycles: it only saves the same way twice",
+    ("normfold/affine/unit_channel.py", "_forward", "require_standard(node)"): _WALKED,
+    ("normfold/affine/unit_channel.py", "_forward", "require_private(draft, draft.root(value), node)"): _WALKED,
+}
+
+
+def without_equivalents(guards: Iterable[Guard]) -> list[Guard]:
+    """The guards that a test can miss."""
+    return [guard for guard in guards if (guard.path, guard.function, guard.text) not in EQUIVALENT]

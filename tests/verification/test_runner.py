@@ -9,8 +9,9 @@ import pytest
 
 from normfold.errors import WorkerError
 from normfold.verification import Status, VerifyOptions, runner, verify_models, verify_regions
+from normfold.verification.jobs import Job
 from normfold.verification.packing import PackError, read_pack, write_pack
-from normfold.verification.runner import Job, Worker
+from normfold.verification.runner import Worker
 
 from .builders import ConvBN, net
 

@@ -61,6 +61,7 @@ def verify_models(
             timeout_s=options.timeout_s,
             memory_limit_bytes=options.memory_limit_bytes,
             threads=options.threads,
+            isolated=options.isolated,
             mapped_bytes=max(_mapped(path, model) for path, model in zip((original, candidate), models, strict=True)),
         ) as worker,
         answered_by(worker),

@@ -58,7 +58,10 @@ def verify_regions(
     verdicts: dict[int, RegionVerdict] = {}
     with (
         Worker(
-            timeout_s=options.timeout_s, memory_limit_bytes=options.memory_limit_bytes, threads=options.threads
+            timeout_s=options.timeout_s,
+            memory_limit_bytes=options.memory_limit_bytes,
+            threads=options.threads,
+            isolated=options.isolated,
         ) as worker,
         answered_by(worker),
     ):

@@ -50,6 +50,7 @@ class Worker:
         memory_limit_bytes: of its address space, and of each file that it writes; None for what the machine has.
         threads: of onnxruntime.
         mapped_bytes: of files that it maps; they take addresses and no memory, and come on top of the default.
+        isolated: the process ends with each job.
 
     Raises:
         EnvironmentProblem: `environment.temporary`, there is no place for its files.
@@ -62,8 +63,9 @@ class Worker:
         memory_limit_bytes: int | None = None,
         threads: int = 1,
         mapped_bytes: int = 0,
+        isolated: bool = False,
     ) -> None:
-        self.timeout_s, self.threads = timeout_s, threads
+        self.timeout_s, self.threads, self.isolated = timeout_s, threads, isolated
         self.memory = memory_limit_bytes or default_limit(mapped_bytes)
         try:
             self.folder = Path(tempfile.mkdtemp(prefix="normfold-verify-"))
@@ -103,6 +105,8 @@ class Worker:
             self.stop()
             raise _no_place(error) from None
         finally:
+            if self.isolated and isinstance(job, Job):
+                self.stop()
             for path in self.folder.glob(f"{stem.name}.*"):
                 path.unlink(missing_ok=True)
         if outputs is not None:

@@ -102,6 +102,16 @@ def test_worker_serves_again_after_a_crash(job, monkeypatch):
         assert worker.run(job).ok
 
 
+@pytest.mark.parametrize("isolated", [False, True])
+def test_an_isolated_job_has_its_process_for_itself(job, isolated):
+    with Worker(timeout_s=30, isolated=isolated) as worker:
+        assert worker.run(job).ok
+        alive = worker.process
+        assert (alive is None) is isolated
+        assert worker.run(job).ok
+        assert isolated or worker.process is alive
+
+
 def test_crash_of_a_region_is_its_own_error(monkeypatch):
     monkeypatch.setattr(runner, "_BOOTSTRAP", child("os.kill(os.getpid(), signal.SIGSEGV)"))
     (verdict,) = verify_regions([ConvBN(1).region()], VerifyOptions(timeout_s=30))

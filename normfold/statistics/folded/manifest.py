@@ -7,7 +7,8 @@ as omitted, with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from normfold.affine.draft import OUTPUT, UNIT_IN, UNIT_OUT, Draft
@@ -23,6 +24,8 @@ from normfold.surgery.plan import Edit, Plan
 
 # In `metadata_props` of the result: the SHA-256 of its manifest. No name, so that what is written where does not matter.
 STATS_KEY = METADATA_PREFIX + "stats"
+# Each of them is composed with all that are behind it, which takes the square of their number.
+_MOST_SHARING = 64
 
 
 def manifest_name(model: Path) -> str:
@@ -59,10 +62,23 @@ class _Lost(Exception):
     """A normalisation that cannot be followed into the folded model."""
 
 
+def _by_node(edits: Sequence[Edit]) -> dict[int, list[Edit]]:
+    """The edits that go past or into a node, by its identity."""
+    found: dict[int, dict[int, Edit]] = defaultdict(dict)
+    for edit in edits:
+        for node in (*edit.crossed, *(slot.node for slot in edit.slots)):
+            found[id(node)][id(edit)] = edit
+    return {node: list(there.values()) for node, there in found.items()}
+
+
 class _Follower:
     def __init__(self, plan: Plan, candidate: Candidate) -> None:
         self.draft, self.candidate = plan.draft, candidate
-        self.all_edits = plan.edits
+        self.order = {id(edit): place for place, edit in enumerate(plan.edits)}
+        self.at = _by_node(plan.edits)
+        self.gone: dict[int, list[Node]] = defaultdict(list)  # nodes by identity of the value that their data went into
+        for node, value in plan.draft.bypassed.values():
+            self.gone[id(plan.draft.root(value))].append(node)
         self.edits = {id(node): edit for edit in plan.edits for node in edit.bypassed}
         self.original = Draft(plan.draft.constants, plan.draft.shapes)  # reads nodes as they are in the file
 
@@ -107,15 +123,18 @@ class _Follower:
 
     def _sharing(self, root: Value, node: Node) -> Iterator[Node]:
         """Other nodes that are gone and whose data went into the same tensor, in execution order."""
-        found = [other for other, value in self.draft.bypassed.values() if self.draft.root(value) is root]
-        found = [other for other in found if other is not node]
+        if len(self.gone[id(root)]) > _MOST_SHARING:
+            raise _Lost(f"it shares its tensor with more than {_MOST_SHARING} others")
+        found = [other for other in self.gone[id(root)] if other is not node]
         if any(other.scope is not node.scope for other in found):
             raise _Lost("it shares its tensor with a body")
         yield from sorted(found, key=self.draft.position)
 
     def _require_untouched(self, root: Value, mine: Edit) -> None:
         """Another fold that went past the tensor, or through it, left something else there."""
-        for edit in self.all_edits:
+        if root.producer is None:
+            return
+        for edit in sorted(self.at.get(id(root.producer), ()), key=lambda edit: self.order[id(edit)]):
             if edit is mine or not edit.bypassed:
                 continue
             site = edit.bypassed[0]

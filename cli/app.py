@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from . import check, doctor, explain, inspect, optimize, recalibrate, rule, schema, stats, targets, verify
-from .boundary import asked_for, closed_pipe, fail
+from .boundary import asked_for, closed_pipe, fail, one_line, refused_by_system, unprinted
 
 app = typer.Typer(
     name="normfold",
@@ -74,6 +74,8 @@ def main() -> NoReturn:
         code = 130
     except BrokenPipeError:
         code = closed_pipe()
+    except OSError as error:  # what was printed last does not fit on the disk
+        code = unprinted(error)
     # On its way out the interpreter collects once more, whatever was disabled: a tenth of the time of a short run.
     gc.freeze()
     sys.exit(code)
@@ -96,7 +98,7 @@ def _run(arguments: list[str]) -> int:
             raise
         problem: NormfoldError
         if hasattr(error, "format_message"):  # what typer raises for a command line that it cannot read
-            message = _one_line(error.format_message())
+            message = one_line(error.format_message())
             if not message:  # no arguments at all: the help was shown
                 return 2
             known = command in [item.callback.__name__ for item in app.registered_commands if item.callback]
@@ -105,18 +107,12 @@ def _run(arguments: list[str]) -> int:
         elif isinstance(error, MemoryError):
             problem = NormfoldError("resource.memory", "out of memory", hint="run it where there is more")
         elif isinstance(error, OSError):
-            what = _one_line(error.strerror or str(error)).lower()
-            where = "" if error.filename is None else str(error.filename)
-            problem = NormfoldError("environment.system", f"the system refused: {what}", where=where)
+            problem = refused_by_system(error)
         else:
-            what = f"internal error: {type(error).__name__}: {_one_line(str(error))}"
+            what = f"internal error: {type(error).__name__}: {one_line(str(error))}"
             problem = NormfoldError("internal", what, hint="run again with --debug and report it")
         fail(command, form, problem)
         return 2
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:300].rstrip(".")
 
 
 def _terminated(number: int, frame: object) -> None:

@@ -37,18 +37,54 @@ def errors(command: str, form: Format, debug: bool, *, exit_zero: bool = False) 
 
 def closed_pipe() -> int:
     """The reader of stdout left: point it elsewhere, so that the interpreter's last flush does not complain."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    _mute(1)
     return 141
 
 
-def fail(command: str, form: Format, error: NormfoldError) -> None:
-    """Say what went wrong: one document on stdout where JSON was asked for, else one line on stderr."""
-    if form is Format.JSON:
-        typer.echo(_document(command, error))
-    else:
-        from .plain import plain
+def one_line(text: str) -> str:
+    """Text of a library as part of a message."""
+    return " ".join(text.split())[:300].rstrip(".")
 
+
+def refused_by_system(error: OSError) -> NormfoldError:
+    """What the system refused, for instance to write to a full disk."""
+    from normfold import NormfoldError
+
+    where = "" if error.filename is None else str(error.filename)
+    what = one_line(error.strerror or str(error)).lower()
+    return NormfoldError("environment.system", f"the system refused: {what}", where=where)
+
+
+def unprinted(error: OSError) -> int:
+    """The exit code of a run whose result could not be printed; the stream is given up."""
+    _mute(1)
+    fail("", Format.HUMAN, refused_by_system(error))
+    return 2
+
+
+def _mute(descriptor: int) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
+def fail(command: str, form: Format, error: NormfoldError) -> None:
+    """Say what went wrong: one document on stdout where JSON was asked for, else one line on stderr.
+
+    A stream that takes nothing (a full disk) is left alone; the exit code still says what it means.
+    """
+    if form is Format.JSON:
+        try:
+            typer.echo(_document(command, error))
+            return
+        except BrokenPipeError:
+            raise
+        except OSError:  # then at least the other stream says it
+            _mute(1)
+    from .plain import plain
+
+    try:
         typer.echo(f"normfold: {plain(str(error), limit=1000)}", err=True)
+    except OSError:
+        _mute(2)
 
 
 def asked_for(arguments: Sequence[str]) -> tuple[str, Format]:

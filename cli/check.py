@@ -22,7 +22,7 @@ from .data_options import (
     data_options,
     limits,
 )
-from .options import Debug, Format, Initializers, Memory, Model, Policy, Timeout
+from .options import Debug, FollowLinks, Format, Initializers, Memory, Model, Policy, Timeout, Untrusted
 
 
 class CheckFormat(StrEnum):
@@ -138,6 +138,8 @@ def check(
             show_default=False,
         ),
     ] = None,
+    links: FollowLinks = None,
+    untrusted: Untrusted = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="List every finding and every layer.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -161,7 +163,7 @@ def check(
 
         from . import render
 
-        source = normfold.Source(model)
+        source = normfold.Source(model, trust=normfold.Trust.of(links, untrusted=untrusted))
         settings = load_settings(config, Path.cwd())
         known = suppress or settings.suppress
         options = normfold.CheckConfig(

@@ -24,6 +24,7 @@ _FORWARDED = ("SIGTERM", "SIGHUP", "SIGINT")
 
 def main() -> NoReturn:
     """Run the command line in a child process; its exit code is the one of this process."""
+    _occupy_streams()
     if not hasattr(os, "fork"):
         _work()
     told, tell = os.pipe()
@@ -38,6 +39,20 @@ def main() -> NoReturn:
             signal.signal(getattr(signal, name), lambda number, _: _forward(child, number))
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     sys.exit(code if code >= 0 else _died(-code))
+
+
+def _occupy_streams() -> None:
+    """A stream that the caller closed leads nowhere; else the next file that is opened would take its place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        descriptor = os.open(os.devnull, os.O_RDWR)
+        if descriptor != number:
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+        os.set_inheritable(number, True)
+        stream = open(number, "w" if number else "r", encoding="utf-8", closefd=False)  # noqa: SIM115
+        setattr(sys, name, stream)
 
 
 def _work() -> NoReturn:

@@ -10,6 +10,7 @@ from .boundary import errors
 from .options import (
     Aggressive,
     Debug,
+    FollowLinks,
     Format,
     FormatOption,
     Initializers,
@@ -18,6 +19,7 @@ from .options import (
     TargetName,
     TargetOption,
     Threads,
+    Untrusted,
     configuration,
 )
 
@@ -32,6 +34,8 @@ def explain(
     target: TargetOption = TargetName.PORTABLE,
     threads: Threads = None,
     aggressive: Aggressive = False,
+    links: FollowLinks = None,
+    untrusted: Untrusted = False,
     format: FormatOption = Format.HUMAN,  # noqa: A002 - the name of the option
     debug: Debug = False,
 ) -> None:
@@ -45,7 +49,11 @@ def explain(
             model,
             node,
             config=configuration(
-                initializers=initializers.value, target=target.value, threads=threads, aggressive=aggressive
+                initializers=initializers.value,
+                target=target.value,
+                threads=threads,
+                aggressive=aggressive,
+                trust=normfold.Trust.of(links, untrusted=untrusted),
             ),
         )
         render.explained(decisions, node, format)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from .boundary import errors
-from .options import Debug, Format, FormatOption, Initializers, Model, Policy, configuration
+from .options import Debug, FollowLinks, Format, FormatOption, Initializers, Model, Policy, Untrusted, configuration
 
 
 def inspect(
     model: Model,
     initializers: Initializers = Policy.AUTO,
+    links: FollowLinks = None,
+    untrusted: Untrusted = False,
     format: FormatOption = Format.HUMAN,  # noqa: A002 - the name of the option
     debug: Debug = False,
 ) -> None:
@@ -18,4 +20,5 @@ def inspect(
 
         from . import render
 
-        render.inspected(normfold.inspect(model, config=configuration(initializers=initializers.value)), format)
+        config = configuration(initializers=initializers.value, trust=normfold.Trust.of(links, untrusted=untrusted))
+        render.inspected(normfold.inspect(model, config=config), format)

@@ -12,6 +12,7 @@ from .options import (
     Aggressive,
     Atol,
     Debug,
+    FollowLinks,
     Format,
     FormatOption,
     Initializers,
@@ -31,6 +32,7 @@ from .options import (
     Threads,
     Timeout,
     Trials,
+    Untrusted,
     comparison,
     configuration,
     repeatable,
@@ -95,6 +97,8 @@ def optimize(
     ] = None,
     timeout: Timeout = 600.0,
     max_memory: Memory = None,
+    links: FollowLinks = None,
+    untrusted: Untrusted = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="List every decision.")] = False,
     format: FormatOption = Format.HUMAN,  # noqa: A002 - the name of the option
     debug: Debug = False,
@@ -107,7 +111,10 @@ def optimize(
     with errors("optimize", format, debug, exit_zero=exit_zero):
         import normfold
 
-        source = normfold.Source(model, hashed=metadata)  # before the rest is imported: it is hashed meanwhile
+        trust = normfold.Trust.of(links, untrusted=untrusted)
+        source = normfold.Source(
+            model, hashed=metadata, trust=trust
+        )  # before the rest is imported: it is hashed meanwhile
 
         from normfold.destination import default_destination
 
@@ -119,7 +126,7 @@ def optimize(
             skip=tuple(skip or ()), only=tuple(only or ()), aggressive=aggressive, threads=threads, seed=seed,
             trials=trials, strict=strict, no_improve=no_improve, require_native=require_native,
             all_or_nothing=all_or_nothing, overlay=overlay, metadata=metadata, manifest=manifest, timeout_s=timeout,
-            **compare,
+            trust=trust, **compare,
         )  # fmt: skip
         destination = output or (model if in_place else default_destination(model))
         with render.progress(format) as report:

@@ -35,6 +35,14 @@ class Policy(StrEnum):
     KEEP = "keep"
 
 
+class LinkPolicy(StrEnum):
+    """Mirror of `normfold.Links`."""
+
+    DENY = "deny"
+    HF = "hf"
+    ALLOW = "allow"
+
+
 class TargetName(StrEnum):
     """Mirror of `normfold.Target`."""
 
@@ -95,6 +103,22 @@ Memory = Annotated[
 ]
 Initializers = Annotated[
     Policy, typer.Option("--initializers", help="Initializers that are also graph inputs: freeze or keep them.")
+]
+
+FollowLinks = Annotated[
+    LinkPolicy | None,
+    typer.Option(
+        "--links",
+        help="Symbolic links to external data: none; inside the model's directory or cache; any.  "
+        "[default: hf, or deny with --untrusted]",
+        show_default=False,
+    ),
+]
+Untrusted = Annotated[
+    bool,
+    typer.Option(
+        "--untrusted", help="The model comes from strangers: no links to data, and a process for every session."
+    ),
 ]
 
 

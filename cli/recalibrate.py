@@ -10,7 +10,19 @@ import typer
 
 from .boundary import errors
 from .data_options import Batch, Data, GroupKey, LayoutOption, Limit, Mean, Shuffle, Size, Std, data_options, limits
-from .options import Debug, Format, FormatOption, Initializers, Memory, Model, Policy, Timeout, repeatable
+from .options import (
+    Debug,
+    FollowLinks,
+    Format,
+    FormatOption,
+    Initializers,
+    Memory,
+    Model,
+    Policy,
+    Timeout,
+    Untrusted,
+    repeatable,
+)
 
 
 class Variance(StrEnum):
@@ -66,6 +78,8 @@ def recalibrate(
     initializers: Initializers = Policy.AUTO,
     timeout: Timeout = 600.0,
     max_memory: Memory = None,
+    links: FollowLinks = None,
+    untrusted: Untrusted = False,
     format: FormatOption = Format.HUMAN,  # noqa: A002 - the name of the option
     debug: Debug = False,
 ) -> None:
@@ -87,6 +101,7 @@ def recalibrate(
             _undo(model, undo, output or (model if in_place else None), format, in_place=in_place)
             return
         from normfold import Initializers as Policies
+        from normfold import Source, Trust
         from normfold.recalibration import RecalibrateConfig
         from normfold.recalibration import recalibrate as run
         from normfold.statistics.data.arrays import load_array
@@ -105,7 +120,7 @@ def recalibrate(
         assert data is not None
         with render.progress(format) as report:
             done = run(
-                model, None if dry_run else destination, data=data,
+                Source(model, trust=Trust.of(links, untrusted=untrusted)), None if dry_run else destination, data=data,
                 labels=None if labels is None else load_array(labels), config=config, in_place=in_place,
                 overwrite=overwrite, progress=report,
             )  # fmt: skip

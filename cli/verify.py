@@ -11,6 +11,7 @@ from .boundary import errors
 from .options import (
     Atol,
     Debug,
+    FollowLinks,
     Format,
     FormatOption,
     Inputs,
@@ -23,6 +24,7 @@ from .options import (
     TargetName,
     Timeout,
     Trials,
+    Untrusted,
     comparison,
     configuration,
 )
@@ -44,6 +46,8 @@ def verify(
     ] = TargetName.PORTABLE,
     timeout: Timeout = 600.0,
     max_memory: Memory = None,
+    links: FollowLinks = None,
+    untrusted: Untrusted = False,
     format: FormatOption = Format.HUMAN,  # noqa: A002 - the name of the option
     debug: Debug = False,
 ) -> None:
@@ -64,6 +68,7 @@ def verify(
             require_native=require_native,
             target=target.value,
             timeout_s=timeout,
+            trust=normfold.Trust.of(links, untrusted=untrusted),
             **comparison(inputs, shape, rtol, atol, max_memory),
         )
         with render.progress(format) as report:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from normfold.inspection import explain, inspect
     from normfold.model.load import Initializers
     from normfold.model.source import Source
+    from normfold.model.trust import Links, Trust
     from normfold.pipeline import Result, optimize, verify
     from normfold.recalibration import RecalibrateConfig, Recalibration, recalibrate
     from normfold.report.schema import InspectReport, Report, VerifyReport
@@ -47,6 +48,7 @@ __all__ = [
     "Initializers",
     "InputError",
     "InspectReport",
+    "Links",
     "NormfoldError",
     "OutputError",
     "RecalibrateConfig",
@@ -56,6 +58,7 @@ __all__ = [
     "Source",
     "Status",
     "Target",
+    "Trust",
     "UsageError",
     "Verification",
     "VerifyLevel",
@@ -86,6 +89,7 @@ _HOME = {
     "CheckReport": "normfold.statistics.schema",
     "Initializers": "normfold.model.load",
     "Source": "normfold.model.source",
+    **dict.fromkeys(("Links", "Trust"), "normfold.model.trust"),
 }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from normfold.model.load import Initializers
+from normfold.model.trust import Trust
 from normfold.targets.names import Target
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -47,6 +48,7 @@ class Config(BaseModel):
         metadata: write provenance into `metadata_props`.
         manifest: write the statistics of folded normalisations beside the result, for `check` and `recalibrate`; the
             result names that file in its metadata, so there is none without.
+        trust: of files that are given by their path; an open `Source` has its own.
         timeout_s: seconds that one job in the worker process may take.
         memory_limit: bytes of address space of the worker process, None for no limit.
     """
@@ -73,5 +75,6 @@ class Config(BaseModel):
     overlay: bool = False
     metadata: bool = True
     manifest: bool = True
+    trust: Trust = Trust()
     timeout_s: float = Field(default=600.0, gt=0)
     memory_limit: int | None = Field(default=None, gt=0)

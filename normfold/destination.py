@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from normfold.errors import NormfoldError, OutputError
 from normfold.model.load import read_metadata
 from normfold.model.opener import absolute
+from normfold.model.output_file import require_replaceable
 from normfold.model.splice import METADATA_PREFIX
 from normfold.model.write import DATA_KEY
 
@@ -35,19 +36,7 @@ def check_destination(destination: Path, source: Path | None, *, in_place: bool)
             `output.no_directory`.
     """
     path = absolute(destination)
-    if path.is_dir():
-        raise OutputError(
-            "output.is_directory",
-            "this is a directory",
-            where=str(path),
-            hint=f"name a file, such as {path}/model.onnx",
-        )
-    if not path.parent.is_dir():
-        raise OutputError(
-            "output.no_directory", "there is no such directory", where=str(path.parent), hint="create it first"
-        )
-    if path.exists() and not path.is_file():  # renaming over a device or a pipe would remove it
-        raise OutputError("output.not_regular", "this is not a regular file", where=str(path), hint="name another file")
+    require_replaceable(path)
     if source is not None and path.exists() and path.samefile(source):
         if not in_place:
             raise OutputError(

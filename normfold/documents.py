@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 SCHEMA_VERSION = "1.3"
+
+
+def _speakable(text: str) -> str:
+    """Names of files are bytes; those that are no text have no place in JSON, so they are shown as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+# Text that may contain the name of a file.
+Text = Annotated[str, AfterValidator(_speakable)]
 
 
 class Value(BaseModel):
@@ -29,14 +38,14 @@ class ErrorReport(Value):
     """Why there is no result."""
 
     code: str
-    message: str
-    where: str
+    message: Text
+    where: Text
     hint: str
 
 
 class FileReport(Value):
     """What was read or written."""
 
-    path: str
+    path: Text
     sha256: str | None
-    data: str | None = None
+    data: Text | None = None

@@ -139,4 +139,5 @@ def options(config: Config) -> VerifyOptions:
         require_native=config.require_native,
         target=config.target.value,
         strict=config.strict,
+        isolated=config.trust.untrusted,
     )

@@ -96,7 +96,7 @@ def optimize(
     """
     settings = config or Config()
     if not isinstance(source, (ModelProto, Source)):
-        source = Source(source, hashed=settings.metadata)
+        source = Source(source, hashed=settings.metadata, trust=settings.trust)
     return _Run(source, settings, progress or _silent, keep_rejected).run(output, in_place, overwrite, dry_run)
 
 
@@ -119,7 +119,8 @@ def verify(
     settings = config or Config()
     runtime_info()
     for path in (original, candidate):
-        load(path).open_data()  # says what a file is that is no model, and lets no runtime see what names other files
+        # Says what a file is that is no model, and lets no runtime see what names other files.
+        load(Source(path, hashed=False, trust=settings.trust)).open_data()
     report = progress or _silent
     return verify_models(
         Path(original), Path(candidate), options(settings), progress=lambda n, of: report("verify", n, of)
@@ -150,6 +151,8 @@ class _Run:
         rejected = None
         if self.keep_rejected is not None:
             rejected = check_destination(Path(self.keep_rejected), model.path, in_place=False)
+        if not dry_run:
+            model.open_data()
         self.fingerprint = self._fingerprint(model)
         rounds = Rounds(
             model,
@@ -285,5 +288,6 @@ def _size_after(model: Model, staged: Staged) -> int:
 def plan_only(source: str | Path | ModelProto, config: Config | None = None) -> tuple[Model, Planned]:
     """The model and what is planned, for `explain`: nothing is computed, verified or written."""
     settings = config or Config()
-    model = load(source, initializers=settings.initializers)
+    opened = source if isinstance(source, ModelProto) else Source(source, hashed=False, trust=settings.trust)
+    model = load(opened, initializers=settings.initializers)
     return model, plan_everything(model, Exclusions({}, settings.skip, settings.only), wishes(settings))

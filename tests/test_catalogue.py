@@ -103,6 +103,7 @@ def test_the_page_can_be_made_as_it_says() -> None:
     ("mirror", "original"),
     [
         (options.Level, normfold.VerifyLevel),
+        (options.LinkPolicy, normfold.Links),
         (options.Policy, normfold.Initializers),
         (options.TargetName, normfold.Target),
     ],

@@ -159,9 +159,43 @@ def test_the_runtime_is_loaded_in_the_child_process_only() -> None:
 
 
 def test_only_the_worker_uses_what_loads_the_runtime() -> None:
-    users = importers("normfold.verification.worker", "normfold", "cli")
-    users |= importers("normfold.verification.probe", "normfold", "cli")
+    children = ("worker", "tasks", "probe")
+    users = {user for name in children for user in importers(f"normfold.verification.{name}", "normfold", "cli")}
+    users -= {"normfold/verification/worker.py"}  # the worker reads the tasks
     assert not users, "the worker is started as a process, never imported"
+
+
+# Of onnx, what is native code that walks a whole model, or evaluates one.
+UNSAFE = ("checker", "shape_inference", "inliner", "reference", "parser", "printer", "version_converter", "compose")
+
+
+def _uses_of_unsafe(path: Path) -> set[str]:
+    dotted = {
+        node.attr
+        for node in ast.walk(_tree(path))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "onnx"
+    }
+    imported = {
+        part
+        for node in ast.walk(_tree(path))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for full in (
+            [node.module or "", *(f"{node.module}.{a.name}" for a in node.names)]
+            if isinstance(node, ast.ImportFrom)
+            else [a.name for a in node.names]
+        )
+        if full.startswith("onnx.")
+        for part in [full.split(".")[1]]
+    }
+    return (dotted | imported) & set(UNSAFE)
+
+
+def test_native_code_of_onnx_sees_models_in_the_child_process_only() -> None:
+    found = {path.name: uses for path in sources("normfold", "cli") if (uses := _uses_of_unsafe(path))}
+    assert found == {
+        "tasks.py": {"checker", "shape_inference", "inliner", "reference"},
+        "oracle_norms.py": {"reference"},  # read by tasks.py: operators for its evaluator
+    }
 
 
 def test_no_recursion_limit_is_moved() -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from threading import RLock
 
 from normfold.errors import InputError
-from normfold.model.opener import Opened, Stamp, open_data
+from normfold.model.opener import DEFAULT_TRUST, Opened, Stamp, open_data
+from normfold.model.trust import Trust
 
 # Each takes a descriptor and a mapping, and a mapping takes another descriptor. `ulimit -n` is 1024 on most systems.
 _MOST_OPEN = 64
@@ -23,10 +24,11 @@ class DataFiles:
 
     Args:
         model_path: None for a model that did not come from a file, and that cannot have any.
+        trust: which links may lead to them.
     """
 
-    def __init__(self, model_path: Path | None) -> None:
-        self._model_path = model_path
+    def __init__(self, model_path: Path | None, trust: Trust = DEFAULT_TRUST) -> None:
+        self._model_path, self._trust = model_path, trust
         self._open: dict[str, Opened] = {}  # the one that was used last comes last
         self._stamps: dict[str, Stamp] = {}
         self._checksums: dict[str, str] = {}
@@ -61,7 +63,7 @@ class DataFiles:
                 f"tensor {tensor!r} has external data, but the model was not read from a file",
                 hint="pass the path of the model instead",
             )
-        opened = open_data(self._model_path, location, tensor)
+        opened = open_data(self._model_path, location, tensor, self._trust)
         known = self._stamps.get(location)
         if known is None:
             self._first(opened, location)

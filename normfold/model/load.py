@@ -39,6 +39,8 @@ from normfold.model.wire import Field, fields, malformed, read_varint
 # Files of this IR version and newer may leave initializers out of the graph inputs; listing one means "overridable".
 FIRST_OVERRIDABLE_IR = 4
 
+_MOST_NAMED = 8  # missing files in one message
+
 
 class Initializers(StrEnum):
     """What to do with initializers that are also graph inputs (IR 4 and newer)."""
@@ -95,11 +97,22 @@ class Model:
         """Open every data file once, as our own reader would: whatever else reads them must not be led elsewhere.
 
         Raises:
-            InputError: `extdata.*`, see `DataFiles.get`.
+            InputError: `extdata.*`, see `DataFiles.get`; all files that are missing are named at once.
         """
+        wanted: dict[str, str] = {}
         for tensor in self.external():
             if tensor.external is not None:
-                self.files.get(tensor.external.location, tensor.name)
+                wanted.setdefault(tensor.external.location, tensor.name)
+        missing: list[tuple[str, InputError]] = []
+        for location, name in wanted.items():
+            try:
+                self.files.get(location, name)
+            except InputError as error:
+                if error.code != "extdata.missing":
+                    raise
+                missing.append((location, error))
+        if missing:
+            raise _missing(missing)
 
     def require_unchanged(self) -> None:
         """The model and its data are what they were when they were opened.
@@ -127,6 +140,17 @@ class Model:
         return sum(length for _, _, length in self.external_ranges())
 
 
+def _missing(files: list[tuple[str, InputError]]) -> InputError:
+    """One error for all data files that are not there."""
+    first = files[0][1]
+    if len(files) == 1:
+        return first
+    names = ", ".join(repr(location[:80]) for location, _ in files[:_MOST_NAMED])
+    more = f" and {len(files) - _MOST_NAMED} more" if len(files) > _MOST_NAMED else ""
+    folder = str(Path(first.where).parent)
+    return InputError(first.code, f"external data files are missing: {names}{more}", where=folder, hint=first.hint)
+
+
 def load(source: str | Path | Source | ModelProto, *, initializers: Initializers = Initializers.AUTO) -> Model:
     """Read a model.
 
@@ -146,7 +170,7 @@ def load(source: str | Path | Source | ModelProto, *, initializers: Initializers
         opened = source if isinstance(source, Source) else Source(source, hashed=False)
         path, buffer = opened.path, opened.view
     with _collector_paused():
-        model = _outline(buffer, path)
+        model = _outline(buffer, DataFiles(path) if opened is None else DataFiles(path, opened.trust), path)
         model.source = opened
         check_versions(model.ir_version, model.opset, model.roots)
         for scope in model.roots:
@@ -159,6 +183,8 @@ def load(source: str | Path | Source | ModelProto, *, initializers: Initializers
     if any(item.number == MODEL_TRAINING for item in model.order):
         model.warnings.append("training_info is kept as it is; it may name tensors that fold away")
     _expose(model, initializers)
+    if opened is not None and opened.trust.is_strict:
+        model.open_data()
     return model
 
 
@@ -199,8 +225,7 @@ def _serialised(model: ModelProto) -> bytes:
     return data
 
 
-def _outline(buffer: memoryview, path: Path | None) -> Model:
-    files = DataFiles(path)
+def _outline(buffer: memoryview, files: DataFiles, path: Path | None) -> Model:
     reader = Reader(buffer, files)
     order = list(fields(buffer, 0, len(buffer)))
     graph_field, version = check_frame(order)

@@ -1,8 +1,8 @@
 """The one place that opens files named by a user or by a model.
 
 Rules S1-S4 of the security notes: paths are absolute before anything is decided, links inside a model's directory may
-only lead to files of that directory (or, as in a download cache, model and data are both links into one directory),
-only regular files are opened, and the size is fixed when the file is opened.
+only lead to files of that directory (or, as in a download cache, model and data are both links into one directory) unless
+`trust.Links` says otherwise, only regular files are opened, and the size is fixed when the file is opened.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from normfold.errors import InputError
+from normfold.model.trust import Links, Trust
 
 # Below this size a file is read: a copy is cheaper than a mapping, and it cannot change under us.
 _READ_LIMIT = 8 << 20
@@ -31,6 +32,7 @@ _LOOKS_LIKE: tuple[tuple[bytes, str, str], ...] = (
     (b"\x80\x02", "a pickle", "export the model to ONNX first"),
     (b"\x80\x04", "a pickle", "export the model to ONNX first"),
 )
+DEFAULT_TRUST = Trust()
 _SAFETENSORS_HEADER = 100_000_000  # bytes, the limit of that format
 _FORMATS_AT_4 = {b"TFL3": "a TFLite model", b"ORTM": "an .ort model"}
 
@@ -126,15 +128,15 @@ def open_model(path: Path) -> Opened:
     return opened
 
 
-def open_data(model_path: Path, location: str, tensor: str) -> Opened:
+def open_data(model_path: Path, location: str, tensor: str, trust: Trust = DEFAULT_TRUST) -> Opened:
     """Open an external data file that a model names.
 
     Raises:
-        InputError: `extdata.location`, `extdata.escape`, `extdata.missing`, or as `open_model`.
+        InputError: `extdata.location`, `extdata.escape`, `extdata.link`, `extdata.missing`, or as `open_model`.
     """
-    path = _contained(model_path, location, tensor)
+    path = _contained(model_path, location, tensor, trust.links)
     try:
-        return _open(path, follow=False)
+        opened = _open(path, follow=False)
     except InputError as error:
         if error.code != "input.not_found":
             raise
@@ -144,6 +146,10 @@ def open_data(model_path: Path, location: str, tensor: str) -> Opened:
             where=str(path),
             hint="copy it beside the model; both belong together",
         ) from None
+    if trust.untrusted and opened.stamp.links > 1:
+        opened.close()
+        raise _link_error(path, "a hard link: the file has another name elsewhere", "copy it, or leave out --untrusted")
+    return opened
 
 
 def check_location(location: str, tensor: str) -> None:
@@ -161,17 +167,26 @@ def check_location(location: str, tensor: str) -> None:
         raise _location_error("extdata.escape", location, tensor)
 
 
-def _contained(model_path: Path, location: str, tensor: str) -> Path:
+def _contained(model_path: Path, location: str, tensor: str, links: Links) -> Path:
+    """The real path of the data, if the way there is one that is allowed."""
     check_location(location, tensor)
     path = model_path.parent / location
     try:
         real = Path(os.path.realpath(path))
     except OSError as error:  # a link that goes while it is followed
         raise _open_error(path, error) from None
+    if links is Links.DENY and real != Path(os.path.realpath(model_path.parent)) / location:
+        raise _link_error(path, "reached through a symbolic link", "copy it beside the model, or pass --links hf")
+    if links is Links.ALLOW:
+        return real
     roots = (Path(os.path.realpath(model_path.parent)), Path(os.path.realpath(model_path)).parent)
     if not any(real.is_relative_to(root) for root in roots):
         raise _location_error("extdata.escape", location, tensor)
     return real
+
+
+def _link_error(path: Path, what: str, hint: str) -> InputError:
+    return InputError("extdata.link", f"the external data are {what}", where=str(path), hint=hint)
 
 
 def _location_error(code: str, location: str, tensor: str) -> InputError:

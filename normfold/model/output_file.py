@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from normfold.errors import OutputError
 from normfold.model.direct import PAGE, WORTH_IT, DirectFile
 from normfold.model.opener import Opened
 from normfold.model.tensors import FileTensor, NewTensor
@@ -197,6 +198,23 @@ def _sample(tensor: FileTensor) -> bytes:
     for start in (0, len(view) // 2, max(0, len(view) - PAGE)):
         digest.update(view[start : start + PAGE])
     return digest.digest()
+
+
+def require_replaceable(path: Path, example: str = "model.onnx") -> None:
+    """A file may come to that place: renaming over a device or a pipe would remove it.
+
+    Raises:
+        OutputError: `output.is_directory`, `output.no_directory`, `output.not_regular`.
+    """
+    if path.is_dir():
+        hint = f"name a file, such as {path / example}"
+        raise OutputError("output.is_directory", "this is a directory", where=str(path), hint=hint)
+    if not path.parent.is_dir():
+        raise OutputError(
+            "output.no_directory", "there is no such directory", where=str(path.parent), hint="create it first"
+        )
+    if path.exists() and not path.is_file():
+        raise OutputError("output.not_regular", "this is not a regular file", where=str(path), hint="name another file")
 
 
 def create(path: Path) -> BinaryIO:

@@ -8,7 +8,8 @@ from pathlib import Path
 from threading import Thread
 
 from normfold.errors import InputError
-from normfold.model.opener import Opened, absolute, open_model
+from normfold.model.opener import DEFAULT_TRUST, Opened, absolute, open_model
+from normfold.model.trust import Trust
 
 # Of a larger file, what was hashed is given back: it would count as memory of this process.
 _KEEP, _BLOCK = 256 << 20, 16 << 20
@@ -50,10 +51,12 @@ class Source:
     Args:
         path: of the model.
         hashed: whether its fingerprint will be wanted.
+        trust: which links may lead to its external data.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, hashed: bool = True) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, hashed: bool = True, trust: Trust = DEFAULT_TRUST) -> None:
         self.path: Path = absolute(path)
+        self.trust = trust
         self.fingerprint: Fingerprint | None = None
         self._opened: Opened | InputError
         try:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from normfold.documents import SCHEMA_VERSION, Document, ErrorReport, FileReport, Value
+from normfold.documents import SCHEMA_VERSION, Document, ErrorReport, FileReport, Text, Value
 
 __all__ = ["SCHEMA_VERSION", "Document", "ErrorReport", "FileReport", "Value"]
 
@@ -161,7 +161,7 @@ class InspectReport(Document):
     """What is in a model."""
 
     command: Literal["inspect"] = "inspect"
-    path: str = ""
+    path: Text = ""
     ir_version: int = 0
     opsets: dict[str, int] = Field(default_factory=dict)
     nodes: int = 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal
 
-from normfold.documents import Document, ErrorReport, FileReport, Value
+from normfold.documents import Document, ErrorReport, FileReport, Text, Value
 from normfold.statistics.thresholds import Thresholds
 
 # Of this document alone: additions raise the minor number, what could break a reader the major one.
@@ -259,7 +259,7 @@ class ReferenceReport(Value):
     """A checkpoint, manifest or baseline that the file was held against."""
 
     kind: Literal["checkpoint", "manifest", "baseline"]
-    path: str
+    path: Text
     sha256: str | None = None
     matched: int = 0
     unmatched: tuple[str, ...] = ()

@@ -98,6 +98,7 @@ class _Planner:
         self.merger = Merger(model, draft, exclusions, aggressive=aggressive)
         self.aggressive = aggressive
         self.edits: list[Edit] = []
+        self.filled: dict[tuple[int, int], int] = {}  # by key of a slot: index of the last edit that filled it
         self.taken: dict[str, Edit] = {}
         self.refusals: dict[str, Refused] = {}  # why nothing in front takes a site, or why it is none
         self.refused_forward: dict[str, Refused] = {}
@@ -145,16 +146,26 @@ class _Planner:
 
     def _extend(self, slot: Slot, found: Found) -> None:
         """The edit that filled a slot goes on to where the shift went."""
-        index, edit = next((i, e) for i, e in reversed(list(enumerate(self.edits))) if slot in e.slots)
+        index = self.filled[slot.key]
+        edit = self.edits[index]
         slots = (*edit.slots, *(item.slot for item in found.absorptions))
+        self._note_slots(index, slots)
         self.edits[index] = replace(edit, slots=slots, crossed=(*edit.crossed, *found.crossed))
         self.taken |= {node.key: self.edits[index] for node in edit.bypassed}
+
+    def _append(self, edit: Edit) -> None:
+        self.edits.append(edit)
+        self._note_slots(len(self.edits) - 1, edit.slots)
+
+    def _note_slots(self, index: int, slots: Sequence[Slot]) -> None:
+        for slot in slots:
+            self.filled[slot.key] = max(index, self.filled.get(slot.key, index))
 
     def _merge(self) -> bool:
         """Where no affine folds any more, linear operators may merge, and new places for affines come of it."""
         before = len(self.edits)
         for edit in self.merger.step():
-            self.edits.append(edit)
+            self._append(edit)
             for node in edit.dropped:
                 self.taken[node.key] = edit
                 self.refusals.pop(node.key, None)
@@ -319,7 +330,7 @@ class _Planner:
             bound=0.0 if exact or not dtypes.is_float(kind) else dtypes.unit_roundoff(kind),
             notes=remarks(affine),
         )
-        self.edits.append(edit)
+        self._append(edit)
         for member in run:
             self.taken[member.node.key] = edit
             self.refusals.pop(member.node.key, None)

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import onnx
-import onnx.inliner
 from onnx import NodeProto, TensorProto, helper
 
 from .definitions import DEFINITIONS, Body, DefinitionError, key, nhwc_conv, typed_like
+from .inference import infer_types
 from .kernels import Execution, Runtime, operator_name
-from .protos import TensorType, attributes, infer_types, opset, walk
+from .native import inline_functions
+from .protos import TensorType, attributes, opset, walk
 
 _CAST_LIKE = 15  # the opset that introduced it
 
@@ -54,12 +55,18 @@ def emulate(
             them holds such a node.
         runtime: where the copy will run; the CPU provider, for a target that names none, by default.
         types: element types and shapes of its values, inferred if not given.
+
+    Raises:
+        WorkerError: the child process crashed, timed out or ran out of memory while it inlined or inferred.
     """
     place = runtime or Runtime()
     if not _concerned(model, place):
         return Emulated(model)
     if any(place.concerns(node) for function in model.functions for node in function.node):
-        model, types = onnx.inliner.inline_local_functions(model), None
+        inlined, types = inline_functions(model), None
+        if inlined is None:
+            return Emulated(model, refused=("its local functions cannot be inlined, so nothing in them is emulated",))
+        model = inlined
     found = dict(types) if types is not None else {**_inner_types(model.graph), **infer_types(model, {})}
     swap = _Swap(place, found, opset(model))
     copy = onnx.ModelProto()

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 
 from .copies import Copy, Decision, decisions, is_random, prepare_copy
+from .jobs import Job, JobResult
 from .kernels import Runtime, gravest, weakest
 from .metrics import Difference, difference
 from .model_inputs import VALUES, InputsError, Trial, attempts
@@ -16,7 +17,7 @@ from .noise import Noise, Outputs
 from .norm_regions import normalises
 from .output_judge import UNOPTIMISED, Comparison, EndToEnd
 from .repro import keep_trial
-from .runner import Job, JobResult, Worker
+from .runner import Worker
 from .verdicts import Settings, Status, VerifyOptions
 
 _LEVELS = (UNOPTIMISED, "ORT_ENABLE_BASIC")

@@ -13,8 +13,9 @@ import onnx
 from onnx import NodeProto, TensorProto
 
 from .definitions import MICROSOFT, Key, key
+from .inference import infer_types
 from .kernels import operator_name
-from .protos import TensorType, attributes, infer_types, walk
+from .protos import TensorType, attributes, walk
 
 _MOST_CHANNELS = 512  # of one group: the channel block of the CUDA kernel
 _NO_KERNEL = "has no kernel there"

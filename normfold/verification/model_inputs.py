@@ -11,8 +11,9 @@ import onnx
 
 from normfold.errors import UsageError
 
+from .inference import infer_types
 from .limits import BYTES_PER_ELEMENT, system_memory
-from .protos import FLOATS, TensorType, free_inputs, infer_types, tensor_type, to_elem
+from .protos import FLOATS, TensorType, free_inputs, tensor_type, to_elem
 from .ranges import Meaning, draw, meanings
 from .region_inputs import InputsError
 from .verdicts import Array, VerifyOptions

@@ -14,6 +14,7 @@ from normfold.errors import InputError
 from .end_to_end import compare_end_to_end
 from .kernel_limits import broken_limits
 from .kernels import emulation_reason
+from .native import answered_by
 from .providers import choose_runtime
 from .repairs import Repair, repair
 from .runner import Worker
@@ -55,34 +56,52 @@ def verify_models(
     problems = compare_structure(*models, frozen)
     if problems:
         return Verification(Status.FAIL, "L0", reason="; ".join(problems))
-    if malformed := check_wellformed(original, candidate, models[1], options.target):
+    with (
+        Worker(
+            timeout_s=options.timeout_s,
+            memory_limit_bytes=options.memory_limit_bytes,
+            threads=options.threads,
+            isolated=options.isolated,
+            mapped_bytes=max(_mapped(path, model) for path, model in zip((original, candidate), models, strict=True)),
+        ) as worker,
+        answered_by(worker),
+    ):
+        found = _standing((original, candidate), models, options)
+        if progress:
+            progress(1, _STEPS)
+        if found is None:
+            found = _compared((original.resolve(), candidate.resolve()), models, options, worker, frozen, repairs)
+    if progress:
+        progress(_STEPS, _STEPS)
+    return _native(found, options)
+
+
+def _standing(
+    paths: tuple[Path, Path], models: tuple[onnx.ModelProto, onnx.ModelProto], options: VerifyOptions
+) -> Verification | None:
+    """What is to be said without running the models; None if that is needed."""
+    if malformed := check_wellformed(*paths, models[1], options.target):
         return Verification(Status.FAIL, "L0", reason=malformed)
     if broken := broken_limits(*models, options.target):
         return Verification(Status.FAIL, "L0", reason="; ".join(broken))
     for model, status in zip(models, (Status.INCONCLUSIVE, Status.FAIL), strict=True):
         if reason := crashes_runtime(model):
             return Verification(status, "L0", reason=reason)
-    if progress:
-        progress(1, _STEPS)
+    return None
+
+
+def _compared(
+    paths: tuple[Path, Path],
+    models: tuple[onnx.ModelProto, onnx.ModelProto],
+    options: VerifyOptions,
+    worker: Worker,
+    frozen: frozenset[str],
+    repairs: Sequence[Repair],
+) -> Verification:
     repaired = repair(models[0], repairs)
-    with Worker(
-        timeout_s=options.timeout_s,
-        memory_limit_bytes=options.memory_limit_bytes,
-        threads=options.threads,
-        mapped_bytes=max(_mapped(path, model) for path, model in zip((original, candidate), models, strict=True)),
-    ) as worker:
-        runtime = choose_runtime(options, worker)
-        ran = compare_end_to_end(
-            (original.resolve(), candidate.resolve()),
-            (repaired.model, models[1]),
-            options,
-            worker,
-            frozen,
-            runtime,
-            repaired=bool(repaired.count),
-        )
-    if progress:
-        progress(_STEPS, _STEPS)
+    runtime = choose_runtime(options, worker)
+    subjects = repaired.model, models[1]
+    ran = compare_end_to_end(paths, subjects, options, worker, frozen, runtime, repaired=bool(repaired.count))
     found = Verification(
         status=ran.status,
         level="L3" if ran.outputs else "L0",
@@ -97,7 +116,7 @@ def verify_models(
         target_ep=runtime.target_ep,
         target_ep_ran=runtime.target_ep_ran,
     )
-    return _native(_improved(found, repaired.count, options), options)
+    return _improved(found, repaired.count, options)
 
 
 def _improved(found: Verification, count: int, options: VerifyOptions) -> Verification:

@@ -9,9 +9,10 @@ import numpy as np
 
 from .copies import Copy
 from .jitter import jitter
+from .jobs import Job, JobResult
 from .metrics import difference
 from .model_inputs import Trial
-from .runner import Job, JobResult, Worker
+from .runner import Worker
 from .verdicts import Array, VerifyOptions
 
 _BUDGET = 2 << 30  # bytes of weights to move at once

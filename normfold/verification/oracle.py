@@ -1,4 +1,4 @@
-"""Float64 evaluation of a region's definition, in numpy.
+"""Float64 evaluation of a region's definition, in numpy, in the child process.
 
 The reference evaluator of onnx does the plain operators. Its BatchNormalization blends in batch statistics at opsets
 9 to 13, the normalisation functions would run their one-pass bodies, and it does not know the operators of onnxruntime;
@@ -8,14 +8,12 @@ The reference evaluator of onnx does the plain operators. Its BatchNormalization
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto
-from onnx.reference import ReferenceEvaluator
 
-from .oracle_norms import DEFINED
+from . import native
 from .precision import recast
 from .verdicts import Array
 
@@ -35,16 +33,9 @@ def evaluate(model: onnx.ModelProto, trials: list[Mapping[str, Array]]) -> list[
 
 def _run(model: onnx.ModelProto, trials: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
     try:
-        session = ReferenceEvaluator(model, new_ops=DEFINED)
-        names = [output.name for output in model.graph.output]
-        with np.errstate(all="ignore"):
-            return [_named(names, session.run(None, dict(feeds))) for feeds in trials]
-    except Exception as error:  # the evaluator raises whatever numpy raises
-        raise OracleError(f"{type(error).__name__}: {error}") from error
-
-
-def _named(names: list[str], values: Any) -> dict[str, Array]:
-    return dict(zip(names, values, strict=True))
+        return native.evaluate(model, trials)
+    except native.EvaluationError as error:
+        raise OracleError(str(error)) from error
 
 
 def _widen(feeds: Mapping[str, Array]) -> dict[str, Array]:

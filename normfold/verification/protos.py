@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from .definitions import stand_ins
 from .verdicts import Array
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
-_BIG = 64  # elements: larger initializers cannot be shapes, so shape inference does not need their values
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,40 +88,6 @@ def walk(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
         for attribute in node.attribute:
             for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
                 yield from walk(inner)
-
-
-def infer_types(
-    model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], *, strict: bool = False
-) -> dict[str, TensorType]:
-    """Return the types of all values of `model` when its inputs have `shapes`; what cannot be inferred is left out.
-
-    Norm operators that the standard does not know count as what has their types.
-    """
-    elems = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    skeleton = onnx.ModelProto(ir_version=model.ir_version)
-    skeleton.opset_import.extend(model.opset_import)
-    skeleton.functions.extend(model.functions)
-    skeleton.graph.name = "types"
-    skeleton.graph.node.extend(plain for node in model.graph.node for plain in stand_ins(node, elems))
-    for tensor in model.graph.initializer:
-        if np.prod(tensor.dims, dtype=np.int64) <= _BIG and tensor.data_location != TensorProto.EXTERNAL:
-            skeleton.graph.initializer.append(tensor)
-        else:
-            skeleton.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    for info in free_inputs(model.graph):
-        found = tensor_type(info)
-        if found and info.name in shapes:
-            info = onnx.helper.make_tensor_value_info(info.name, found.elem, shapes[info.name])
-        skeleton.graph.input.append(info)
-    try:
-        graph = onnx.shape_inference.infer_shapes(skeleton, strict_mode=strict, data_prop=True).graph
-    except onnx.shape_inference.InferenceError:
-        graph = skeleton.graph
-    types = {tensor.name: TensorType(tensor.data_type, tuple(tensor.dims)) for tensor in model.graph.initializer}
-    for info in [*graph.input, *graph.value_info]:
-        if found := tensor_type(info):
-            types[info.name] = found
-    return types
 
 
 def prefix_names(graph: onnx.GraphProto, prefix: str) -> None:

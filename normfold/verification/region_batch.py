@@ -13,9 +13,10 @@ from onnx import TensorProto
 from .bound import SMALLEST_NORMAL, UNIT_ROUNDOFF, Lines, coarsest, lines
 from .companion import SUFFIX, add_companion
 from .emulation import emulate
+from .inference import infer_types
 from .kernels import Execution, Runtime, gravest, weakest
 from .precision import recast
-from .protos import FLOATS, infer_types, prefix_names, weight_bytes
+from .protos import FLOATS, prefix_names, weight_bytes
 from .region_inputs import RegionInputs, RegionTrial
 from .verdicts import Array, Region
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
+from .inference import infer_types
 from .limits import BYTES_PER_ELEMENT, system_memory
 from .norm_regions import epsilons, is_lossy, normalises
-from .protos import FLOATS, TensorType, attributes, free_inputs, infer_types, tensor_type, to_elem
+from .protos import FLOATS, TensorType, attributes, free_inputs, tensor_type, to_elem
 from .ranges import Meaning, draw, meanings
 from .spatial import any_size
 from .verdicts import Array

@@ -17,7 +17,9 @@ from onnx import TensorProto
 from normfold.errors import WorkerError
 
 from .companion import NoCompanionError
+from .jobs import Job, JobResult
 from .kernels import Runtime, emulation_reason
+from .native import answered_by
 from .oracle import OracleError, evaluate
 from .providers import choose_runtime
 from .region_batch import Item, feeds, merge, prepare, split
@@ -25,7 +27,7 @@ from .region_inputs import InputsError, RegionInputs, RegionTrial, plan_inputs
 from .region_judge import Finding, Sides, judge
 from .region_truth import LITERAL, compare_with_truth, improved, overflow_repaired, resolved, told, with_errors
 from .repro import keep_region
-from .runner import Job, JobResult, Worker
+from .runner import Worker
 from .verdicts import Array, Region, RegionVerdict, Status, VerifyOptions, number, worst
 
 _MOST_ITEMS, _MOST_WEIGHTS, _MOST_ELEMENTS = 200, 64 << 20, 4 << 20
@@ -54,9 +56,15 @@ def verify_regions(
     """
     total = length_hint(regions)
     verdicts: dict[int, RegionVerdict] = {}
-    with Worker(
-        timeout_s=options.timeout_s, memory_limit_bytes=options.memory_limit_bytes, threads=options.threads
-    ) as worker:
+    with (
+        Worker(
+            timeout_s=options.timeout_s,
+            memory_limit_bytes=options.memory_limit_bytes,
+            threads=options.threads,
+            isolated=options.isolated,
+        ) as worker,
+        answered_by(worker),
+    ):
         runtime = choose_runtime(options, worker)
         for found in _Judge(options, worker, runtime).all(regions):
             for index, verdict in found.items():
@@ -75,7 +83,7 @@ class _Judge:
     def all(self, regions: Iterable[Region]) -> Iterator[dict[int, RegionVerdict]]:
         waiting: dict[object, list[Item]] = defaultdict(list)
         for index, region in enumerate(regions):
-            items = self._prepare(index, region)
+            items = self._prepared(index, region)
             if isinstance(items, RegionVerdict):
                 yield {index: items}
                 continue
@@ -86,6 +94,12 @@ class _Judge:
                     yield self.batch(waiting.pop(item.key))
         for group in waiting.values():
             yield self.batch(group)
+
+    def _prepared(self, index: int, region: Region) -> list[Item] | RegionVerdict:
+        try:
+            return self._prepare(index, region)
+        except WorkerError as error:
+            return _crash(region, error)
 
     def _prepare(self, index: int, region: Region) -> list[Item] | RegionVerdict:
         """Return what to run for `region`: a float16 one runs as it is and widened, which shows smaller mistakes."""
@@ -122,7 +136,7 @@ class _Judge:
             if error.code not in _ISOLATED:
                 raise
             crash = error
-            return self._narrow(items, lambda item: _verdict(item.region, Status.ERROR, f"{crash.code}: {crash}"))
+            return self._narrow(items, lambda item: _crash(item.region, crash))
         rows = zip(items, zip(*trials, strict=True), strict=True)
         return {item.index: self._verdict(item, row, before, after) for item, row in rows}
 
@@ -164,7 +178,10 @@ class _Judge:
             path.unlink()
 
     def _verdict(self, item: Item, trials: Sequence[RegionTrial], before: JobResult, after: JobResult) -> RegionVerdict:
-        sides = _sides(item, trials, before, after)
+        try:
+            sides = _sides(item, trials, before, after)
+        except OracleError as error:
+            return _verdict(item.region, Status.INCONCLUSIVE, f"no float64 evaluation: {error}")
         found = [
             (judge(info.name, pair, item.lines, item.elem), trial)
             for pair, trial in zip(sides, trials, strict=True)
@@ -275,6 +292,17 @@ def _from_finding(item: Item, finding: Finding, trial: RegionTrial, status: Stat
 
 def _rewrite_failed(item: Item, result: JobResult) -> RegionVerdict:
     return _verdict(item.region, Status.FAIL, f"the original region runs, the rewritten one does not: {result.message}")
+
+
+def _crash(region: Region, error: WorkerError) -> RegionVerdict:
+    """The verdict on a region that ends the child process.
+
+    Raises:
+        WorkerError: the given one, if it says nothing about the region.
+    """
+    if error.code not in _ISOLATED:
+        raise error
+    return _verdict(region, Status.ERROR, f"{error.code}: {error}")
 
 
 def _verdict(region: Region, status: Status, reason: str) -> RegionVerdict:

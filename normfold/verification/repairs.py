@@ -13,9 +13,10 @@ import onnx
 from onnx import NodeProto, TensorProto, helper
 
 from .definitions import DEFINITIONS, Body, DefinitionError, key
+from .inference import infer_types
 from .kernels import operator_name
 from .precision import recast
-from .protos import FLOATS, TensorType, attributes, infer_types, opset
+from .protos import FLOATS, TensorType, attributes, opset
 from .verdicts import Region
 
 _NO_DOUBLE = (

@@ -22,16 +22,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from normfold.errors import EnvironmentProblem, WorkerError
 
+from .jobs import Job, JobResult, Task
 from .limits import default_limit
 from .packing import PackError, read_pack, write_pack
-from .verdicts import Array
 
 # Running the worker as a module of `normfold` would import the whole library into the child; this gives its relative
 # imports a package that consists of this folder alone.
@@ -39,41 +38,8 @@ _BOOTSTRAP = (
     "import sys, types; p = types.ModuleType('normfold_worker'); p.__path__ = [sys.argv[1]]; "
     "sys.modules['normfold_worker'] = p; from normfold_worker.worker import main; main(sys.argv[2])"
 )
+_Trials = list[tuple[Path, Path]]  # where the inputs of each are, and where its outputs go
 _HINTS = {"SIGKILL": "probably out of memory", "SIGXCPU": "CPU time limit", "SIGXFSZ": "file size limit"}
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One session and the trials to run through it.
-
-    Args:
-        model: path of the model to load.
-        trials: input tensors by name, one mapping per trial.
-        fetch: outputs to return, or None for all graph outputs.
-        data_dir: folder of the external data when `model` is a rewritten copy that lives elsewhere.
-        optimization: a name of onnxruntime.GraphOptimizationLevel.
-        jitter: {"seed", "budget"} to run with weights moved by one ulp.
-        arena: keep memory between the trials; for many trials of one shape.
-    """
-
-    model: Path
-    trials: Sequence[Mapping[str, Array]]
-    fetch: Sequence[str] | None = None
-    data_dir: Path | None = None
-    optimization: str = "ORT_DISABLE_ALL"
-    jitter: Mapping[str, int] | None = None
-    arena: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class JobResult:
-    """What came back: outputs per trial, or the stage ("load" or "run") at which onnxruntime refused and why."""
-
-    ok: bool
-    outputs: tuple[Mapping[str, Any], ...] = ()
-    stage: str = ""
-    message: str = ""
-    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Worker:
@@ -84,6 +50,7 @@ class Worker:
         memory_limit_bytes: of its address space, and of each file that it writes; None for what the machine has.
         threads: of onnxruntime.
         mapped_bytes: of files that it maps; they take addresses and no memory, and come on top of the default.
+        isolated: the process ends with each job.
 
     Raises:
         EnvironmentProblem: `environment.temporary`, there is no place for its files.
@@ -96,8 +63,9 @@ class Worker:
         memory_limit_bytes: int | None = None,
         threads: int = 1,
         mapped_bytes: int = 0,
+        isolated: bool = False,
     ) -> None:
-        self.timeout_s, self.threads = timeout_s, threads
+        self.timeout_s, self.threads, self.isolated = timeout_s, threads, isolated
         self.memory = memory_limit_bytes or default_limit(mapped_bytes)
         try:
             self.folder = Path(tempfile.mkdtemp(prefix="normfold-verify-"))
@@ -114,8 +82,8 @@ class Worker:
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def run(self, job: Job) -> JobResult:
-        """Run one job.
+    def run(self, job: Job | Task) -> JobResult:
+        """Run one job or do one task.
 
         Raises:
             EnvironmentProblem: onnxruntime is installed but cannot be imported; `environment.temporary`.
@@ -127,7 +95,9 @@ class Worker:
         try:
             for (feeds, _), values in zip(trials, job.trials, strict=True):
                 write_pack(feeds, values)
-            result = self._exchange(_as_json(job, self, trials, Path(f"{stem}.result")), stem)
+            result = self._exchange(self._request(job, stem, trials), stem)
+            answer = Path(f"{stem}.answer")
+            model = answer.read_bytes() if answer.exists() else b""
             outputs = tuple(read_pack(path) for _, path in trials) if result.pop("ok") else None
         except PackError as error:
             raise WorkerError("worker.no_result", f"the worker left no valid output: {error}") from error
@@ -135,10 +105,12 @@ class Worker:
             self.stop()
             raise _no_place(error) from None
         finally:
+            if self.isolated and isinstance(job, Job):
+                self.stop()
             for path in self.folder.glob(f"{stem.name}.*"):
                 path.unlink(missing_ok=True)
         if outputs is not None:
-            return JobResult(True, outputs, facts=result)
+            return JobResult(True, outputs, facts=result, model=model)
         if result["stage"] == "memory":
             raise WorkerError("resource.memory", "the worker ran out of memory", hint="raise the memory limit")
         if result["stage"] == "import":
@@ -162,6 +134,13 @@ class Worker:
         finally:
             for path in self.folder.glob(f"{stem.name}.*"):
                 path.unlink(missing_ok=True)
+
+    def _request(self, job: Job | Task, stem: Path, trials: _Trials) -> dict[str, Any]:
+        common = {"trials": [(str(feeds), str(outputs)) for feeds, outputs in trials], "result": f"{stem}.result"}
+        if isinstance(job, Job):
+            return common | _as_json(job, self)
+        settings = {"task": job.kind, "strict": job.strict, "cpu_s": self.timeout_s + 60, "answer": f"{stem}.answer"}
+        return common | settings | {"model": str(job.file(Path(f"{stem}.model")))}
 
     def _exchange(self, job: Mapping[str, Any], stem: Path) -> dict[str, Any]:
         request, answer = Path(f"{stem}.job"), Path(f"{stem}.result")
@@ -257,7 +236,7 @@ def _kill_group(process: subprocess.Popen[str]) -> None:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _as_json(job: Job, worker: Worker, trials: list[tuple[Path, Path]], answer: Path) -> dict[str, Any]:
+def _as_json(job: Job, worker: Worker) -> dict[str, Any]:
     return {
         "model": str(job.model),
         "data_dir": str(job.data_dir) if job.data_dir else None,
@@ -268,8 +247,6 @@ def _as_json(job: Job, worker: Worker, trials: list[tuple[Path, Path]], answer: 
         "threads": worker.threads,
         "providers": list(worker.providers),
         "cpu_s": worker.timeout_s * worker.threads + 60,
-        "trials": [(str(feeds), str(outputs)) for feeds, outputs in trials],
-        "result": str(answer),
         "fresh": worker.fresh,
     }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 
 from .definitions import MICROSOFT, key
+from .native import check
 from .protos import free_inputs, opset, tensor_type, walk
 
 _OVERRIDABLE_IR = 4
@@ -52,10 +53,13 @@ def check_wellformed(original: Path, candidate: Path, model: onnx.ModelProto, ta
         model: the candidate without its external data.
         target: where it will run. onnxruntime registers operators in the standard domain that the standard does not know;
             where it runs the model, they are no mistake.
+
+    Raises:
+        WorkerError: the child process crashed, timed out or ran out of memory over it.
     """
     borrowed = target in _RUNTIMES and any(_is_borrowed(node, opset(model)) for node in walk(model.graph))
-    problem = _checker(_without_borrowed(model) if borrowed else str(candidate))
-    return f"the ONNX checker refuses the candidate: {problem}" if problem and not _checker(str(original)) else ""
+    problem = check(_without_borrowed(model) if borrowed else candidate)
+    return f"the ONNX checker refuses the candidate: {problem}" if problem and not check(original) else ""
 
 
 def _is_borrowed(node: onnx.NodeProto, version: int) -> bool:
@@ -81,14 +85,6 @@ def _without_borrowed(model: onnx.ModelProto) -> onnx.ModelProto:
     del copy.graph.initializer[:]
     copy.graph.initializer.extend(kept)
     return copy
-
-
-def _checker(subject: str | onnx.ModelProto) -> str:
-    try:
-        onnx.checker.check_model(subject)
-    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
-        return str(error).strip().splitlines()[0]
-    return ""
 
 
 def _compare(kind: str, expected: Infos, found: Infos) -> list[str]:

@@ -78,6 +78,7 @@ class VerifyOptions:
         target: the deployment target by name; it decides which provider's kernels count.
         providers: execution providers to run on, () to find out whether the target's is here.
         strict: carried for the caller, who turns INCONCLUSIVE into a refusal; no verdict depends on it.
+        isolated: every session has a process of its own, so that what one model does to it cannot reach the other.
         keep_repro: folder that receives the models and inputs of what failed, or None.
     """
 
@@ -95,6 +96,7 @@ class VerifyOptions:
     target: str = "portable"
     providers: tuple[str, ...] = ()
     strict: bool = False
+    isolated: bool = False
     keep_repro: Path | None = None
 
 

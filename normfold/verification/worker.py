@@ -1,4 +1,4 @@
-"""The child process: creates onnxruntime sessions, runs them, writes what came out. It judges nothing.
+"""The child process: runs onnxruntime sessions and the native code of onnx, writes what came out. It judges nothing.
 
 It serves job files named on its standard input, one session at a time, and leaves one checksummed result file per
 job. Import only the standard library, numpy and, late, onnxruntime and onnx: start-up time is paid by every run.
@@ -42,6 +42,7 @@ class _Server:
 
     def __init__(self) -> None:
         self.key: str | None = None
+        self.stage = "import"
         self.session: Any = None
         self.facts: dict[str, Any] = {}
         self.keep: list[Any] = []
@@ -49,24 +50,32 @@ class _Server:
     def serve(self, job_file: Path) -> None:
         job = json.loads(job_file.read_text("utf-8"))
         _limit_cpu(float(job["cpu_s"]))
-        stage = "import"
+        self.stage = "import"
         try:
-            import onnxruntime  # noqa: F401  one that does not import is a fault of the installation, not of the model
-
-            stage = "load"
-            if "probe" in job:
-                return _write_result(Path(job["result"]), {"ok": _works(job["probe"])})
-            self._open(job)
-            stage = "run"
-            for feeds, outputs in job["trials"]:
-                self._run(job, Path(feeds), Path(outputs))
-            result = {"ok": True, **self.facts}
+            result = {"ok": True, **self._answer(job)}
         except MemoryError as error:
             result = _failure("memory", error)
         except Exception as error:
             memory = any(word in str(error).lower() for word in _OUT_OF_MEMORY)
-            result = _failure("memory" if memory else stage, error)
-        return _write_result(Path(job["result"]), result)
+            result = _failure("memory" if memory else self.stage, error)
+        _write_result(Path(job["result"]), result)
+
+    def _answer(self, job: dict[str, Any]) -> dict[str, Any]:
+        if "task" in job:
+            self.stage = "run"
+            from .tasks import perform
+
+            return perform(job)
+        import onnxruntime  # noqa: F401  one that does not import is a fault of the installation, not of the model
+
+        self.stage = "load"
+        if "probe" in job:
+            return {"ok": _works(job["probe"])}
+        self._open(job)
+        self.stage = "run"
+        for feeds, outputs in job["trials"]:
+            self._run(job, Path(feeds), Path(outputs))
+        return self.facts
 
     def _open(self, job: dict[str, Any]) -> None:
         parts = ("model", "data_dir", "optimization", "threads", "providers", "jitter", "arena", "fresh")

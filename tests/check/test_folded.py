@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,18 @@ import models
 import normfold
 from normfold import Config
 from normfold.errors import InputError
+from normfold.model.load import load
 from normfold.statistics.collect import Collected
 from normfold.statistics.folded.finding import Shown, find_manifest, shown
-from normfold.statistics.folded.manifest import STATS_KEY
+from normfold.statistics.folded.manifest import STATS_KEY, manifest
 from normfold.statistics.folded.records import Record, Records, read_records
 from normfold.statistics.probes.collector import collect
 from normfold.statistics.subject import Subject, open_subject
+from normfold.surgery.apply import apply
+from normfold.surgery.planner import Exclusions, make_plan
 from tests.check.networks import Net, images
 from tests.check.sources import Arrays, batches
+from tests.model.build import net, node
 
 X = images(24)
 NET = Net(layers=3).fitted(X)
@@ -158,3 +163,66 @@ def test_a_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert (back.records[0].tensor, back.records[0].side, back.records[0].epsilon) == ("t", "input", 1e-5)
     for name, vector in vectors.items():
         np.testing.assert_array_equal(getattr(back.records[0], name), vector)
+
+
+def _series(blocks: int, norms: int) -> ModelProto:
+    """`blocks` times Conv, as many BatchNormalizations and Relu."""
+    rng = np.random.default_rng(0)
+    nodes, weights, last = [], {}, "x"
+    for block in range(blocks):
+        weights[f"{block}.w"] = rng.normal(size=(4, 4, 1, 1)).astype(np.float32)
+        nodes.append(node("Conv", [last, f"{block}.w"], [f"{block}.c"]))
+        last = f"{block}.c"
+        for norm in range(norms):
+            name = f"{block}.{norm}"
+            weights |= {f"{name}{part}": rng.uniform(0.9, 1.1, 4).astype(np.float32) for part in "sbmv"}
+            nodes.append(node("BatchNormalization", [last, *(f"{name}{part}" for part in "sbmv")], [name]))
+            last = name
+        nodes.append(node("Relu", [last], [f"{block}.r"]))
+        last = f"{block}.r"
+    return net(nodes, {"x": [1, 4, 2, 2]}, [last], weights)
+
+
+def _calls(model: ModelProto) -> int:
+    """Python calls that writing down the statistics of a fold makes."""
+    loaded = load(model)
+    plan = make_plan(loaded, Exclusions({}))
+    candidate = apply(loaded, plan, {})
+    count = 0
+
+    def tally(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(tally)
+    try:
+        records = manifest(plan, candidate, None)
+    finally:
+        sys.setprofile(None)
+    assert records is not None
+    return count
+
+
+def test_the_work_of_a_manifest_grows_with_the_model() -> None:
+    assert _calls(_series(400, 1)) < 2.2 * _calls(_series(200, 1))
+
+
+def test_very_many_norms_in_one_tensor_are_omitted_with_a_reason() -> None:
+    """A block of one norm, and one of 70."""
+    model, long = _series(1, 1), _series(1, 70)
+    for item in [*long.graph.node, *long.graph.initializer, *long.graph.output]:
+        item.name = f"long.{item.name}"
+    for one in long.graph.node:
+        one.input[:] = [f"long.{name}" if name != "x" else "0.r" for name in one.input]
+        one.output[:] = [f"long.{name}" for name in one.output]
+    model.graph.node.extend(long.graph.node)
+    model.graph.initializer.extend(long.graph.initializer)
+    del model.graph.output[:]
+    model.graph.output.extend(long.graph.output)
+    loaded = load(model)
+    plan = make_plan(loaded, Exclusions({}))
+    records = manifest(plan, apply(loaded, plan, {}), None)
+    assert records is not None
+    assert len(records.records) == 1
+    assert len(records.omitted) == 70
+    assert all("more than 64 others" in reason for _, reason in records.omitted)

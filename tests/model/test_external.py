@@ -180,6 +180,25 @@ def test_a_hard_link_is_said(tmp_path):
     ]
 
 
+def test_all_missing_files_are_named_at_once(tmp_path):
+    path = many(tmp_path, 12)
+    for number in range(1, 12):
+        (tmp_path / f"{number}.data").unlink()
+    with pytest.raises(InputError) as caught:
+        normfold.optimize(path, tmp_path / "o.onnx", config=Config(verify="off"))
+    assert caught.value.code == "extdata.missing"
+    assert caught.value.where == str(tmp_path)
+    assert "'1.data', '2.data'" in caught.value.message
+    assert caught.value.message.endswith("and 3 more")
+    assert not (tmp_path / "o.onnx").exists()
+
+
+def test_a_plan_needs_no_data(tmp_path):
+    path = many(tmp_path, 2)
+    (tmp_path / "1.data").unlink()
+    assert normfold.optimize(path, config=Config(), dry_run=True).report.status == "planned"
+
+
 # --- checksums ---
 
 

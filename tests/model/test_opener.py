@@ -11,6 +11,7 @@ from normfold.errors import InputError
 from normfold.model import opener
 from normfold.model.load import load
 from normfold.model.opener import absolute, open_data, open_model
+from normfold.model.trust import Links, Trust
 
 from .build import net, node
 
@@ -240,6 +241,97 @@ def test_the_layout_of_a_download_cache(tmp_path):
 
 
 @pytest.mark.timeout(10)
+def linked(tmp_path, kind):
+    """A model whose data `w` are reached in one of four ways."""
+    inside, outside = tmp_path / "model", tmp_path / "outside"
+    (inside / "sub").mkdir(parents=True)
+    outside.mkdir()
+    (inside / "m.onnx").write_bytes(b"model")
+    for place in (inside / "sub", outside):
+        (place / "w").write_bytes(b"weights")
+    if kind == "plain":
+        return inside, "sub/w"
+    if kind == "inside":
+        (inside / "link").symlink_to("sub/w")
+        return inside, "link"
+    if kind == "directory":
+        (inside / "there").symlink_to("sub")
+        return inside, "there/w"
+    if kind == "outside":
+        (inside / "link").symlink_to("../outside/w")
+        return inside, "link"
+    (outside / "m.onnx").write_bytes(b"model")  # a cache: model and data are links into one directory
+    (inside / "m.onnx").unlink()
+    (inside / "m.onnx").symlink_to("../outside/m.onnx")
+    (inside / "w").symlink_to("../outside/w")
+    return inside, "w"
+
+
+@pytest.mark.parametrize(
+    ("policy", "kind", "code"),
+    [
+        *((policy, "plain", None) for policy in Links),
+        (Links.DENY, "inside", "extdata.link"),
+        (Links.DENY, "directory", "extdata.link"),
+        (Links.DENY, "cache", "extdata.link"),
+        (Links.DENY, "outside", "extdata.link"),
+        (Links.HF, "inside", None),
+        (Links.HF, "directory", None),
+        (Links.HF, "cache", None),
+        (Links.HF, "outside", "extdata.escape"),
+        *((Links.ALLOW, kind, None) for kind in ("inside", "directory", "cache", "outside")),
+    ],
+)
+def test_the_policy_for_links(tmp_path, policy, kind, code):
+    inside, location = linked(tmp_path, kind)
+    read = lambda place: open_data(inside / "m.onnx", place, "t", Trust(policy))  # noqa: E731
+    if code is None:
+        assert bytes(read(location).view) == b"weights"
+    else:
+        refused(code, location, read)
+
+
+@pytest.mark.parametrize("location", ["../outside/w", "/etc/passwd", "*/_ORT_MEM_ADDR_/*", "sub"])
+@pytest.mark.parametrize("policy", list(Links))
+def test_no_policy_for_links_makes_a_location_of_what_is_none(tmp_path, policy, location):
+    inside, _ = linked(tmp_path, "plain")
+    with pytest.raises(InputError):
+        open_data(inside / "m.onnx", location, "t", Trust(policy))
+
+
+def test_no_links_below_a_directory_that_is_reached_by_one(tmp_path):
+    """Where the user says that the model is, is the user's business."""
+    inside, location = linked(tmp_path, "plain")
+    (tmp_path / "alias").symlink_to(inside)
+    assert bytes(open_data(tmp_path / "alias" / "m.onnx", location, "t", Trust(Links.DENY)).view) == b"weights"
+
+
+def test_a_link_to_a_pipe_does_not_hang(tmp_path):
+    inside, _ = linked(tmp_path, "plain")
+    os.mkfifo(tmp_path / "pipe")
+    (inside / "link").symlink_to(tmp_path / "pipe")
+    with pytest.raises(InputError) as caught:
+        open_data(inside / "m.onnx", "link", "t", Trust(Links.ALLOW))
+    assert caught.value.code == "input.not_regular"
+
+
+def test_a_hard_link_of_strangers(tmp_path):
+    inside, location = linked(tmp_path, "plain")
+    os.link(inside / location, tmp_path / "further")
+    assert bytes(open_data(inside / "m.onnx", location, "t").view) == b"weights"
+    with pytest.raises(InputError) as caught:
+        open_data(inside / "m.onnx", location, "t", Trust.of("allow", untrusted=True))
+    assert caught.value.code == "extdata.link"
+
+
+@pytest.mark.parametrize(
+    ("links", "untrusted", "expected"),
+    [(None, False, Links.HF), (None, True, Links.DENY), ("allow", True, Links.ALLOW), ("deny", False, Links.DENY)],
+)
+def test_strangers_get_no_links_unless_that_is_said(links, untrusted, expected):
+    assert Trust.of(links, untrusted=untrusted) == Trust(expected, untrusted)
+
+
 def test_data_that_is_no_file(folder):
     os.mkfifo(folder / "pipe")
     refused("input.not_regular", "pipe", lambda place: opened(folder, place))

@@ -7,10 +7,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from normfold.verification import Status, VerifyOptions, emulate, verify_models
+from normfold.verification.jobs import Job
 from normfold.verification.kernels import CPU, Runtime
 from normfold.verification.oracle import evaluate
 from normfold.verification.providers import choose_runtime
-from normfold.verification.runner import Job, Worker
+from normfold.verification.runner import Worker
 
 from .norm_builders import (
     BF16,

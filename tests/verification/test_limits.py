@@ -18,7 +18,8 @@ import normfold
 from normfold import Config, EnvironmentProblem, InputError, UsageError, WorkerError
 from normfold.errors import NormfoldError
 from normfold.verification import limits, runner
-from normfold.verification.runner import Job, Worker
+from normfold.verification.jobs import Job
+from normfold.verification.runner import Worker
 from tests.model.build import conv_bn, net, node
 from tests.support import build
 
@@ -147,7 +148,8 @@ def test_the_child_does_not_outlive_its_parent(job: Job, tmp_path: Path) -> None
     code = (
         "import os, signal, numpy\n"
         "from pathlib import Path\n"
-        "from normfold.verification.runner import Job, Worker\n"
+        "from normfold.verification.jobs import Job\n"
+        "from normfold.verification.runner import Worker\n"
         "worker = Worker().__enter__()\n"
         f"worker.run(Job(Path({str(job.model)!r}), [{{'x': numpy.ones(2, numpy.float32)}}]))\n"
         "print(worker.process.pid, worker.folder, flush=True)\n"

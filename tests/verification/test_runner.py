@@ -9,8 +9,9 @@ import pytest
 
 from normfold.errors import WorkerError
 from normfold.verification import Status, VerifyOptions, runner, verify_models, verify_regions
+from normfold.verification.jobs import Job
 from normfold.verification.packing import PackError, read_pack, write_pack
-from normfold.verification.runner import Job, Worker
+from normfold.verification.runner import Worker
 
 from .builders import ConvBN, net
 
@@ -99,6 +100,16 @@ def test_worker_serves_again_after_a_crash(job, monkeypatch):
             with pytest.raises(WorkerError):
                 worker.run(job)
         assert worker.run(job).ok
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_an_isolated_job_has_its_process_for_itself(job, isolated):
+    with Worker(timeout_s=30, isolated=isolated) as worker:
+        assert worker.run(job).ok
+        alive = worker.process
+        assert (alive is None) is isolated
+        assert worker.run(job).ok
+        assert isolated or worker.process is alive
 
 
 def test_crash_of_a_region_is_its_own_error(monkeypatch):

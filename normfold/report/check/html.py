@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from normfold.errors import OutputError
-from normfold.model.output_file import create, sync
+from normfold.model.output_file import create, require_replaceable, sync
 from normfold.report.check import charts
 from normfold.statistics.codes import RULES
 from normfold.statistics.schema import CheckReport, Finding, LayerReport, Status
@@ -81,8 +81,10 @@ def write_html(report: CheckReport, path: Path) -> None:
     """Write the page; nothing half written stays.
 
     Raises:
-        OutputError: `output.is_input`, it would replace the model; `output.write`, the file cannot be written.
+        OutputError: `output.is_input`, it would replace the model; `output.write`, the file cannot be written; or as
+            `require_replaceable`.
     """
+    require_replaceable(path, "report.html")
     if (
         report.input is not None
         and path.exists()

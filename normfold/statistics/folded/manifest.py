@@ -7,7 +7,8 @@ as omitted, with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from normfold.affine.draft import OUTPUT, UNIT_IN, UNIT_OUT, Draft
@@ -23,6 +24,8 @@ from normfold.surgery.plan import Edit, Plan
 
 # In `metadata_props` of the result: the SHA-256 of its manifest. No name, so that what is written where does not matter.
 STATS_KEY = METADATA_PREFIX + "stats"
+# Each of them is composed with all that are behind it, which takes the square of their number.
+_MOST_SHARING = 64
 
 
 def manifest_name(model: Path) -> str:
@@ -59,6 +62,15 @@ class _Lost(Exception):
     """A normalisation that cannot be followed into the folded model."""
 
 
+def _by_node(edits: Sequence[Edit]) -> dict[int, list[Edit]]:
+    """The edits that go past or into a node, by its identity."""
+    found: dict[int, dict[int, Edit]] = defaultdict(dict)
+    for edit in edits:
+        for node in (*edit.crossed, *(slot.node for slot in edit.slots)):
+            found[id(node)][id(edit)] = edit
+    return {node: list(there.values()) for node, there in found.items()}
+
+
 class _Follower:
     def __init__(self, plan: Plan, candidate: Candidate) -> None:
         self.draft, self.candidate = plan.draft, candidate
@@ -67,11 +79,7 @@ class _Follower:
         self.gone: dict[int, list[Node]] = {}  # by what their data went into
         for node, value in plan.draft.bypassed.values():
             self.gone.setdefault(id(plan.draft.root(value)), []).append(node)
-        self.touching: dict[int, list[Edit]] = {}  # by a node that they cross, or that takes them
-        for edit in plan.edits:
-            if edit.bypassed:
-                for node in {id(n): n for n in (*edit.crossed, *(slot.node for slot in edit.slots))}.values():
-                    self.touching.setdefault(id(node), []).append(edit)
+        self.touching = _by_node([edit for edit in plan.edits if edit.bypassed])
 
     def record(self, site: StatSite, edit: Edit) -> Record:
         """How the folded model relates to this normalisation.
@@ -114,7 +122,10 @@ class _Follower:
 
     def _sharing(self, root: Value, node: Node) -> Iterator[Node]:
         """Other nodes that are gone and whose data went into the same tensor, in execution order."""
-        found = [other for other in self.gone.get(id(root), ()) if other is not node]
+        gone = self.gone.get(id(root), ())
+        if len(gone) > _MOST_SHARING:
+            raise _Lost(f"it shares its tensor with more than {_MOST_SHARING} others")
+        found = [other for other in gone if other is not node]
         if any(other.scope is not node.scope for other in found):
             raise _Lost("it shares its tensor with a body")
         yield from sorted(found, key=self.draft.position)

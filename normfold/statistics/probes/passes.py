@@ -15,7 +15,8 @@ from normfold.errors import InputError
 from normfold.model.patch import Candidate
 from normfold.model.write import write_to_run
 from normfold.statistics.collect import Array, Batch
-from normfold.verification.runner import Job, JobResult, Worker
+from normfold.verification.jobs import Job, JobResult
+from normfold.verification.runner import Worker
 
 _LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC")
 # A job holds as many batches as fit: the child is asked less often, and memory stays bounded. Two jobs are in flight.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from .options import Format
+from .plain import plain
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -110,10 +112,25 @@ def checked(report: CheckReport, form: str, *, fail_on: str, verbose: bool, html
         case "github":
             from normfold.report.check.github import github
 
-            return typer.echo(github(report), nl=False)
+            typer.echo(github(report), nl=False)
+            return _job_summary(report)
     from . import check_tables
 
     return check_tables.checked(report, verbose=verbose, html=html)
+
+
+def _job_summary(report: CheckReport) -> None:
+    """The summary page of the job, where the runner names a file for it; the result does not depend on it."""
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not path:
+        return
+    from normfold.report.check.markdown import append_summary
+
+    try:
+        append_summary(report, Path(path))
+    except OSError as error:
+        problem = f"GITHUB_STEP_SUMMARY cannot be written: {error.strerror}: {plain(path)}"
+        typer.echo(f"normfold: warning: {problem}", err=True)
 
 
 def recalibrated(report: RecalibrateReport, form: Format) -> None:

@@ -92,16 +92,16 @@ class Moments:
         finite = np.isfinite(a) & np.isfinite(q)
         w = np.where(finite, given if given.ndim == 2 else given[:, None], 0.0)
         a, q = np.where(finite, a, 0.0), np.where(finite, q, 0.0)
-        terms = np.stack((w, w * a, w * q), axis=1)  # [N, 3, C]
         self.samples += len(a)
         self.non_finite += (~finite).sum(axis=0)
-        self.first += ExactSum.over_first(terms)
-        if self.groups is None or groups is None:
-            self.second += ExactSum.over_first(_products(terms))
-        else:
-            self._add_groups(terms, groups)
+        first, second = _sums(a, q, w, products=groups is None)
+        self.first += first
+        if second is not None:
+            self.second += second
+        if groups is not None:
+            self._add_groups(np.stack((w, w * a, w * q), axis=1), groups)
         if len(a) == self.batch_size:
-            self._add_batch(terms)
+            self._add_batch(first)
         self.low = np.minimum(self.low, np.where(finite, a + self.shift, np.inf).min(axis=0, initial=np.inf))
         self.high = np.maximum(self.high, np.where(finite, a + self.shift, -np.inf).max(axis=0, initial=-np.inf))
 
@@ -112,8 +112,8 @@ class Moments:
             part = ExactSum.over_first(terms[names == name])
             self.groups[name] = self.groups[name] + part if name in self.groups else part
 
-    def _add_batch(self, terms: Float64) -> None:
-        w, wa, wq = ExactSum.over_first(terms).value
+    def _add_batch(self, sums: ExactSum) -> None:
+        w, wa, wq = sums.value
         seen = w > 0
         mean, square = (np.divide(part, w, out=np.zeros_like(w), where=seen) for part in (wa, wq))
         rows = np.stack((seen.astype(np.float64), mean, mean**2, np.maximum(square - mean**2, 0.0)))
@@ -167,6 +167,19 @@ def merge(parts: Sequence[Moments]) -> Moments:
     for part in parts[1:]:
         total = total.merged(part)
     return total
+
+
+def _sums(a: Float64, q: Float64, w: Float64, *, products: bool) -> tuple[ExactSum, ExactSum | None]:
+    """`[3, C]` sums of w, w·a and w·q, and `[6, C]` of their products if they are wanted, over `[N, C]` each.
+
+    Nearly always the samples of a batch have one weight, which is then taken out of the sums.
+    """
+    if len(w) and (w == w[0]).all():
+        parts = [np.ones_like(a), a, q, *((a * a, a * q, q * q) if products else ())]
+        sums = ExactSum.over_first(np.stack(parts, axis=1)).scaled(w[0])
+        return sums.rows(0, 1, 2), sums.scaled(w[0]) if products else None
+    terms = np.stack((w, w * a, w * q), axis=1)  # [N, 3, C]
+    return ExactSum.over_first(terms), ExactSum.over_first(_products(terms)) if products else None
 
 
 def _products(terms: Float64) -> Float64:

@@ -28,9 +28,10 @@ from normfold.statistics.judging.attribution import (
     attribute,
     repaired_pass,
 )
+from normfold.statistics.judging.averaging import few_values, looks_like_few_samples
 from normfold.statistics.judging.case import Case, Cause
 from normfold.statistics.judging.effects import Effect, effect
-from normfold.statistics.judging.global_causes import GLOBAL, last_batch, looks_like_few_samples
+from normfold.statistics.judging.global_causes import GLOBAL
 from normfold.statistics.judging.layers import Verdict, verdicts
 from normfold.statistics.judging.local_causes import local_causes
 from normfold.statistics.judging.outcome import outcome
@@ -239,7 +240,7 @@ class _Examination:
                 cause = search(case)
                 if cause is not None:
                     return [cause]
-        scatter = None if said else last_batch(case)
+        scatter = None if said else few_values(case)
         return [scatter] if scatter is not None else list(local_causes(case, said))
 
     def _outcome(

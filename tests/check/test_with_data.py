@@ -137,6 +137,15 @@ def test_the_last_batch() -> None:
     assert not part.findings[0].collateral_of
 
 
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_model_that_cannot_take_smaller_batches_does_not_tell_an_average_from_one_batch(fixed: bool) -> None:
+    """The last batch of 24, or an average over many of 2: with free batches the layers behind the first tell them apart."""
+    wide = Net(layers=LAYERS, channels=16).fitted(TRAIN[24:48])
+    part = examined(replace(wide, batch=32) if fixed else wide)
+    assert codes(part)[0] == "S11" and part.findings[0].evidence[0].value > 19
+    assert ("would look the same" in part.findings[0].message) is fixed
+
+
 def test_another_epsilon() -> None:
     faint = replace(Net(layers=LAYERS, epsilon=1e-3, gain=0.05), beta_scale=0.0)
     trained = faint.fitted(TRAIN)

@@ -114,6 +114,17 @@ def test_formats_for_pipelines(normfold: Runner, broken: Path) -> None:  # noqa:
     assert ElementTree.fromstring(strict.out)[0].get("failures") == "2"
 
 
+def test_the_summary_of_a_github_job(normfold: Runner, broken: Path, tmp_path: Path, monkeypatch) -> None:  # noqa: F811
+    page = tmp_path / "summary.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(page))
+    assert normfold("check", broken).code == 1 and not page.exists()
+    done = normfold("check", broken, "--format", "github")
+    assert (done.code, done.err) == (1, "") and page.read_text("utf-8").startswith("### normfold check of ")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "none" / "summary.md"))
+    lost = normfold("check", broken, "--format", "github")
+    assert lost.code == 1 and lost.out == done.out and "GITHUB_STEP_SUMMARY cannot be written" in lost.err
+
+
 def test_the_page(normfold: Runner, broken: Path, tmp_path: Path) -> None:  # noqa: F811
     done = normfold("check", broken, "--html", tmp_path / "r.html")
     assert done.code == 1 and "r.html" in done.out

@@ -19,6 +19,7 @@ from normfold.report.check.charts import histogram, scatter
 from normfold.report.check.github import github
 from normfold.report.check.html import html, write_html
 from normfold.report.check.junit import junit
+from normfold.report.check.markdown import append_summary, markdown
 from normfold.report.check.sarif import sarif
 from normfold.statistics.codes import RULES
 from normfold.statistics.schema import (
@@ -36,7 +37,7 @@ from normfold.statistics.schema import (
 )
 from tests.check.build import changed, examine, healthy
 
-HOSTILE = "</title><script>alert(1)</script>\"'{{ 7*7 }}&\n::error::x\x07\x1b[31m"
+HOSTILE = "a|b`c`</title><script>alert(1)</script>\"'{{ 7*7 }}&\n::error::x\x07\x1b[31m"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -133,8 +134,27 @@ def test_github_annotations() -> None:
     assert lines[-1].startswith("normfold check: fail")
 
 
+def test_the_summary_of_a_job_has_the_worst_first(tmp_path) -> None:
+    report = broken()
+    page = tmp_path / "summary.md"
+    page.write_text("of another step\n\n", "utf-8")
+    append_summary(report, page)
+    text = page.read_text("utf-8")
+    assert text.startswith("of another step\n\n### normfold check") and text.count("| --- |") >= 1
+    tables = [line for line in text.splitlines() if line.startswith("| ")]
+    assert tables[0].startswith("| finding | severity") and tables[2].startswith(
+        "| S03 negative variance | error | bn2 |"
+    )
+    assert "Next: " in text
+    layers = markdown(with_data()).split("| layer | status")[1].splitlines()
+    assert layers[2].startswith("| bn2 | fail, root cause | 1 |") and "collateral" in layers[3]
+
+
 def test_names_do_not_become_anything_else() -> None:
     report = hostile()
+    page = markdown(report)
+    assert "<" not in page and not {"\x07", "\x1b"} & set(page)
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in page.splitlines() if row.startswith("|")} == {6, 7}
     assert all(
         line.startswith(("::error file=", "::warning file=", "::notice file=", "normfold check"))
         for line in github(report).splitlines()

@@ -5,6 +5,8 @@ Only `[N, C]` leaves the runtime, never an activation:
     D = X − shift          shift `[1, C, 1, …]`
     a = mean of D over space, q = mean of D² over space
 
+Where X is what a convolution makes, its bias takes the shift (`conv_shift`).
+
 Four forms of the normalisation itself are made: as written; with the statistics of the batch, as explicit operators
 (training-mode nodes are never inserted: onnxruntime computes them wrongly when parameters share storage); with other stored
 statistics; and with another epsilon. Training-mode nodes of the file always become explicit operators, which is what they
@@ -25,6 +27,7 @@ from normfold.model.load import Model
 from normfold.model.patch import Candidate
 from normfold.statistics.collect import shift_of
 from normfold.statistics.exact_sums import Float64
+from normfold.statistics.probes.conv_shift import shifted_conv
 from normfold.statistics.probes.graph_edit import Writer, free_prefix
 from normfold.statistics.sites import BETA, GAMMA, MEAN, VAR, Mode, StatSite
 from normfold.statistics.subject import Subject
@@ -116,7 +119,7 @@ def instrument(
         if reason:
             skipped[site.key] = reason
             continue
-        maker = _Site(site, candidate, f"{prefix}/{site.position}", form)
+        maker = _Site(site, subject, candidate, f"{prefix}/{site.position}", form)
         if only is None or site.key in only:
             probes.append(maker.probe())
         if site.node.index not in gone:
@@ -183,14 +186,16 @@ class _DependsOnInput:
 class _Site:
     """Rewrites one BatchNormalization."""
 
-    def __init__(self, site: StatSite, candidate: Candidate, prefix: str, form: Form) -> None:
-        self.site, self.form = site, form
+    def __init__(self, site: StatSite, subject: Subject, candidate: Candidate, prefix: str, form: Form) -> None:
+        self.site, self.constants, self.form, self.prefix = site, subject.constants, form, prefix
         self.patch = candidate.patch(site.node.scope)
         self.graph = Writer(self.patch, site.node, prefix)
         self.double = site.dtype == dtypes.DOUBLE
         self.data_type = dtypes.DOUBLE if self.double else dtypes.FLOAT
         self.epsilon = site.epsilon if form.epsilon is None else form.epsilon
         self._moments: tuple[str, str, str, Float64] | None = None
+        # What X was made smaller by before it reaches the node; the mean of the node has to follow.
+        self._taken: Float64 | None = None
 
     # --- what stands in front ---
 
@@ -212,23 +217,33 @@ class _Site:
         site, graph = self.site, self.graph
         assert site.mean is not None
         x = site.x.name
+        rounded = shift_of(site.mean).astype(np.float64 if self.double else np.float32)
+        rounded = np.where(np.isfinite(rounded), rounded, 0)
+        conv = shifted_conv(site, self.constants, rounded.astype(np.float64)) if site.rank is not None else None
+        if conv is not None:
+            conv_inputs = conv.write(Writer(self.patch, conv.node, f"{self.prefix}/bias"))
+            self.patch.node(conv.node.index).inputs = conv_inputs
+            self._taken = conv.shift
+            return self._moments_of(x, conv.shift)
         if site.dtype != self.data_type:
             x = graph.cast(x, self.data_type)
         rank = site.rank
         if rank is None:  # the third dimension of a matrix is then 1
             x, rank = graph.reshape(x, (0, 0, -1)), 3
-        rounded = shift_of(site.mean).astype(np.float64 if self.double else np.float32)
-        rounded = np.where(np.isfinite(rounded), rounded, 0)
         shift = graph.constant(rounded.reshape(1, -1, *(1,) * (rank - 2)))
-        shifted = graph.operator("Sub", [x, shift])
+        return self._moments_of(graph.operator("Sub", [x, shift]), rounded.astype(np.float64), rank)
+
+    def _moments_of(self, shifted: str, shift: Float64, rank: int | None = None) -> tuple[str, str, str, Float64]:
+        """Probe what is shifted already."""
+        rank = rank or self.site.rank
+        assert rank is not None
         space = range(2, rank)
         if not space:
-            return shifted, shifted, "", rounded.astype(np.float64)
-        mean = graph.mean(shifted, space, keepdims=False)
+            return shifted, shifted, "", shift
+        mean = self.graph.mean(shifted, space, keepdims=False)
         # ReduceSumSquare would need no product in memory, and takes twice as long on the CPU.
-        product = graph.operator("Mul", [shifted, shifted])
-        square = graph.mean(product, space, keepdims=False)
-        return shifted, mean, square, rounded.astype(np.float64)
+        product = self.graph.operator("Mul", [shifted, shifted])
+        return shifted, mean, self.graph.mean(product, space, keepdims=False), shift
 
     # --- the normalisation itself ---
 
@@ -239,8 +254,24 @@ class _Site:
             self._with(given)
         elif self.form.batch or self.site.mode is not Mode.INFERENCE:
             self._with_batch()
-        elif self.form.epsilon is not None:
-            self._set_epsilon()
+        else:
+            if self.form.epsilon is not None:
+                self._set_epsilon()
+            if self._taken is not None:
+                self._follow(self._taken)
+
+    def _follow(self, taken: Float64) -> None:
+        """Make the stored mean that of what the node now sees."""
+        node, mean = self.site.node, self.site.mean
+        assert mean is not None
+        names = list(node.proto.input)
+        names[MEAN] = self.graph.constant(mean - taken, self._stored_type(MEAN))
+        self.patch.node(node.index).inputs = names
+
+    def _stored_type(self, slot: int) -> int:
+        value = self.site.parameter(slot)
+        stored = value.tensor.data_type if value is not None and value.tensor is not None else self.site.dtype
+        return stored or dtypes.FLOAT
 
     def _set_epsilon(self) -> None:
         assert self.epsilon is not None
@@ -252,10 +283,9 @@ class _Site:
         node = self.site.node
         patch = self.patch.node(node.index)
         names = list(node.proto.input)
-        for slot, values in ((MEAN, given.mean), (VAR, given.var)):
-            value = node.input(slot)
-            stored = value.tensor.data_type if value is not None and value.tensor is not None else self.site.dtype
-            names[slot] = self.graph.constant(values, stored or dtypes.FLOAT)
+        mean = given.mean if self._taken is None else given.mean - self._taken
+        for slot, values in ((MEAN, mean), (VAR, given.var)):
+            names[slot] = self.graph.constant(values, self._stored_type(slot))
         patch.inputs, patch.outputs = names, [node.proto.output[0]]
         if "training_mode" in node.attributes:
             patch.attributes["training_mode"] = None

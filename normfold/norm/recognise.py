@@ -6,7 +6,7 @@ was found is not looked at again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from normfold.model import attributes
@@ -66,10 +66,12 @@ class Recogniser:
     Args:
         model: which is not changed.
         shapes: of the model.
+        wanted: identities of the nodes that may be the first statistic of a norm; None for all.
     """
 
     model: Model
     shapes: Shapes
+    wanted: Collection[int] | None = None
     extents: Extents = field(init=False)
     _positions: dict[int, int] = field(default_factory=dict)
     _taken: set[int] = field(default_factory=set)
@@ -80,7 +82,7 @@ class Recogniser:
     def sites(self) -> Iterator[NormSite]:
         """Every norm of the model, in execution order of its first statistic."""
         for scope in self.model.scopes():
-            seeds = [node for node in scope.nodes if is_seed(node) and self._is_live(node)]
+            seeds = [node for node in scope.nodes if is_seed(node) and self._is_wanted(node) and self._is_live(node)]
             if not seeds:
                 continue
             self._positions |= {id(node): i for i, node in enumerate(scope.nodes)}
@@ -94,6 +96,9 @@ class Recogniser:
                     else:
                         borrowing.append(site)
             yield from _paid_together(borrowing)
+
+    def _is_wanted(self, node: Node) -> bool:
+        return self.wanted is None or id(node) in self.wanted
 
     def _is_live(self, node: Node) -> bool:
         """Whether a node works on data, and says how; what is computed of constants is a constant."""

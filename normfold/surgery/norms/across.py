@@ -17,7 +17,7 @@ from normfold.norm.seeds import is_seed
 from normfold.surgery.inlining import applied, closure, in_call, inline_everything, key_in_body, refusals
 from normfold.surgery.norms.edits import RULE, NormEdit, NormPlan
 from normfold.surgery.norms.layout import TurnEdit
-from normfold.surgery.norms.planning import plan_norms
+from normfold.surgery.norms.settled import plan_settled
 from normfold.surgery.plan import Decision, Outcome
 from normfold.surgery.planner import Exclusions
 from normfold.surgery.signatures import Signatures
@@ -39,7 +39,7 @@ def plan_norms_across(model: Model, exclusions: Exclusions, target: Target, *, t
         InputError: the data of a constant is damaged.
     """
     if not model.functions or exclusions.excludes(RULE):
-        return plan_norms(model, exclusions, target, threads=threads)
+        return plan_settled(model, exclusions, target, threads=threads)
     return _Chooser(model, exclusions, target, threads, inline_everything(model, exclusions)).run()
 
 
@@ -77,7 +77,7 @@ class _Chooser:
 
     def _plan(self, model: Model) -> NormPlan:
         hints = None if model is self.everything.model and self.everything.calls else self.signatures
-        return plan_norms(model, self.exclusions, self.target, threads=self.threads, hints=hints)
+        return plan_settled(model, self.exclusions, self.target, threads=self.threads, hints=hints)
 
     def _needed(self, plan: NormPlan) -> set[str]:
         """The calls without which some edit would be missing."""

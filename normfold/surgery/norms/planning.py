@@ -7,7 +7,7 @@ that are worth it; where it cannot be raised, each norm takes the best that the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from normfold.affine.reasons import Refused as AffineRefused
@@ -45,9 +45,15 @@ _TURNED = (Target.ORT_CUDA,)
 
 
 def plan_norms(
-    model: Model, exclusions: Exclusions, target: Target, *, threads: int | None = None, hints: Hints | None = None
+    model: Model,
+    exclusions: Exclusions,
+    target: Target,
+    *,
+    threads: int | None = None,
+    hints: Hints | None = None,
+    near: Collection[Node] | None = None,
 ) -> NormPlan:
-    """Decide about every norm of a model, as it stands.
+    """Decide about every norm of a model once, as it stands; `settled` goes on until nothing changes.
 
     Args:
         model: not changed; calls of functions are operators here that nothing is known about, see `across` for more.
@@ -55,6 +61,7 @@ def plan_norms(
         target: where the model will run.
         threads: on how many threads, None for the runtime's default.
         hints: what is known about values that calls make or get.
+        near: the nodes that may be the statistic of a norm; None for all.
 
     Raises:
         InputError: the data of a constant is damaged.
@@ -62,7 +69,8 @@ def plan_norms(
     nodes = [node for scope in model.scopes() for node in scope.nodes]
     if exclusions.excludes(RULE) or not any(is_seed(node) or is_norm_operator(node) for node in nodes):
         return NormPlan(model)
-    plan = _Planner(model, exclusions, target, threads, Shapes(Constants(), hints)).run()
+    seeds = None if near is None else frozenset(map(id, near))
+    plan = _Planner(model, exclusions, target, threads, Shapes(Constants(), hints), seeds=seeds).run()
     return _turned(plan, exclusions, target, threads) if plan.deferred else plan
 
 
@@ -112,6 +120,7 @@ class _Planner:
     target: Target
     threads: int | None
     shapes: Shapes
+    seeds: frozenset[int] | None = None  # identities of the nodes that may be statistics; None for all
     names: Names = field(init=False)
     decisions: dict[str, Decision] = field(default_factory=dict)
     confirmed: set[object] = field(default_factory=set)
@@ -129,7 +138,7 @@ class _Planner:
         self.names = Names(self.model)
 
     def run(self) -> NormPlan:
-        found = list(Recogniser(self.model, self.shapes).sites())
+        found = list(Recogniser(self.model, self.shapes, self.seeds).sites())
         if self.turning is not None:
             found = [site for site in found if site.end.key in self.turning]
         sites = [site for site in found if self.is_sound(site)]

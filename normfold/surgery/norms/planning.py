@@ -71,12 +71,15 @@ def plan_norms(
         return NormPlan(model)
     seeds = None if near is None else frozenset(map(id, near))
     plan = _Planner(model, exclusions, target, threads, Shapes(Constants(), hints), seeds=seeds).run()
-    return _turned(plan, exclusions, target, threads) if plan.deferred else plan
+    return _turned(plan, exclusions, target, threads, hints) if plan.deferred else plan
 
 
-def _turned(plan: NormPlan, exclusions: Exclusions, target: Target, threads: int | None) -> NormPlan:
+def _turned(
+    plan: NormPlan, exclusions: Exclusions, target: Target, threads: int | None, hints: Hints | None
+) -> NormPlan:
     """The plan with the norms that work channels-last, or take their second choice because that does not pay."""
-    second = _Planner(plan.model, exclusions, target, threads, Shapes(Constants()), turning=plan.deferred).run()
+    shapes = Shapes(Constants(), hints)
+    second = _Planner(plan.model, exclusions, target, threads, shapes, turning=plan.deferred).run()
     return NormPlan(
         second.model,
         (*plan.edits, *second.edits),
@@ -164,7 +167,8 @@ class _Planner:
             spoken |= dict.fromkeys(new, turn.sites[0].end.key)
             spoken |= {node.key: site.end.key for site in turn.sites for node in site.dead}
         written = {id(edit.site) for edit in edits}
-        patterns = {n.key: site.end for site in found if id(site) not in written for n in site.inner}
+        whole = [site for site in found if id(site) not in written and not site.borrows]
+        patterns = {n.key: site.end for site in whole for n in site.inner}
         decisions = tuple(d for key, d in self.decisions.items() if key not in self.deferred)
         return NormPlan(model, (*turns, *edits), decisions, spoken, patterns, frozenset(self.deferred))
 
@@ -300,9 +304,20 @@ class _Planner:
         """Whether fewer operators are left, as many of a better kind, or one that the target has no kernel for goes."""
         if any(self._lacks(node, site) for node in dead):
             return True
+        if site.borrows:
+            return self._pays_beside(site, dead, lowering)
         if lowering.fallback:
             return len(lowering.nodes) < len(dead) and passes_of(lowering) <= _passes(dead, site.base)
         return len(lowering.nodes) <= len(dead)
+
+    def _pays_beside(self, site: NormSite, dead: Sequence[Node], lowering: Lowering) -> bool:
+        """Whether an operator is worth it although the statistics have to be taken beside it as well.
+
+        On a CPU (onnxruntime 1.31, one thread and two, 19k to 786k elements) a mean square beside one operator is 1.26 to 1.46
+        times faster than with division and scale; mean and variance beside LayerNormalization take 0.8 to 1.5 times as long.
+        """
+        saved = _passes(dead, site.base) - passes_of(lowering)
+        return not site.norm.centred and not lowering.fallback and saved > 0
 
     def _lacks(self, node: Node, site: NormSite) -> bool:
         """Whether the target has no kernel for a node as it stands."""

@@ -47,7 +47,7 @@ def plan_settled(
         near = _near(last.model, _unsettled(last))
         if not near:
             break
-        last = plan_norms(plan.model, exclusions, target, threads=threads, near=near)
+        last = plan_norms(plan.model, exclusions, target, threads=threads, hints=hints, near=near)
         if not last.edits:
             break
         plan = _joined(plan, last)

@@ -15,6 +15,7 @@ from .options import (
     Initializers,
     Model,
     Policy,
+    Precise,
     TargetName,
     TargetOption,
     Threads,
@@ -31,6 +32,7 @@ def explain(
     initializers: Initializers = Policy.AUTO,
     target: TargetOption = TargetName.PORTABLE,
     threads: Threads = None,
+    precise: Precise = False,
     aggressive: Aggressive = False,
     format: FormatOption = Format.HUMAN,  # noqa: A002 - the name of the option
     debug: Debug = False,
@@ -45,7 +47,11 @@ def explain(
             model,
             node,
             config=configuration(
-                initializers=initializers.value, target=target.value, threads=threads, aggressive=aggressive
+                initializers=initializers.value,
+                target=target.value,
+                threads=threads,
+                precise=precise,
+                aggressive=aggressive,
             ),
         )
         render.explained(decisions, node, format)

@@ -50,6 +50,7 @@ def plan_norms(
     target: Target,
     *,
     threads: int | None = None,
+    precise: bool = False,
     hints: Hints | None = None,
     near: Collection[Node] | None = None,
 ) -> NormPlan:
@@ -60,6 +61,7 @@ def plan_norms(
         exclusions: what must be left alone.
         target: where the model will run.
         threads: on how many threads, None for the runtime's default.
+        precise: rule out operators whose statistics lose digits where the mean dwarfs the deviation.
         hints: what is known about values that calls make or get.
         near: the nodes that may be the statistic of a norm; None for all.
 
@@ -70,16 +72,17 @@ def plan_norms(
     if exclusions.excludes(RULE) or not any(is_seed(node) or is_norm_operator(node) for node in nodes):
         return NormPlan(model)
     seeds = None if near is None else frozenset(map(id, near))
-    plan = _Planner(model, exclusions, target, threads, Shapes(Constants(), hints), seeds=seeds).run()
-    return _turned(plan, exclusions, target, threads, hints) if plan.deferred else plan
+    first = _Planner(model, exclusions, target, threads, Shapes(Constants(), hints), precise=precise, seeds=seeds)
+    plan = first.run()
+    return _turned(plan, first, hints) if plan.deferred else plan
 
 
-def _turned(
-    plan: NormPlan, exclusions: Exclusions, target: Target, threads: int | None, hints: Hints | None
-) -> NormPlan:
+def _turned(plan: NormPlan, first: _Planner, hints: Hints | None) -> NormPlan:
     """The plan with the norms that work channels-last, or take their second choice because that does not pay."""
     shapes = Shapes(Constants(), hints)
-    second = _Planner(plan.model, exclusions, target, threads, shapes, turning=plan.deferred).run()
+    second = _Planner(
+        plan.model, first.exclusions, first.target, first.threads, shapes, precise=first.precise, turning=plan.deferred
+    ).run()
     return NormPlan(
         second.model,
         (*plan.edits, *second.edits),
@@ -123,6 +126,7 @@ class _Planner:
     target: Target
     threads: int | None
     shapes: Shapes
+    precise: bool = False
     seeds: frozenset[int] | None = None  # identities of the nodes that may be statistics; None for all
     names: Names = field(init=False)
     decisions: dict[str, Decision] = field(default_factory=dict)
@@ -228,13 +232,19 @@ class _Planner:
     def _fused_sites(self) -> list[NormSite]:
         """Operators of onnxruntime that the target does not have: nothing is to be confirmed, they say what they are."""
         for node in fused_nodes(self.model):
-            if not table_of(self.target).lacks(node.op_type, node.domain):
+            if not self._is_unfit(node):
                 continue
             try:
                 self.fused[node.key] = read_fused(self.shapes, node)
             except Cannot as why:
                 self.decisions[node.key] = no_kernel(node, self.target, why.message)
         return [fused.site for fused in self.fused.values() if not self._is_excluded(fused.site)]
+
+    def _is_unfit(self, node: Node) -> bool:
+        """Whether the target has no kernel for an operator, whatever the type, or none that is precise enough."""
+        table = table_of(self.target)
+        kernel = table.kernel(node.op_type, node.domain)
+        return table.lacks(node.op_type, node.domain) or bool(self.precise and kernel is not None and kernel.imprecise)
 
     # --- what it becomes ---
 
@@ -257,7 +267,7 @@ class _Planner:
         return extent_of(site, self._around(site), lowering) if fused is None else fused.extent()
 
     def _offer(self, site: NormSite, opset: int) -> Choice:
-        choice = lower(site.norm, self.target, Options(opset, self.threads), self._around(site).meaning)
+        choice = lower(site.norm, self.target, Options(opset, self.threads, self.precise), self._around(site).meaning)
         fused = self.fused.get(site.end.key)
         return choice if fused is None else replace(choice, lowerings=tuple(map(fused.written, choice.lowerings)))
 
@@ -320,11 +330,10 @@ class _Planner:
         return not site.norm.centred and not lowering.fallback and saved > 0
 
     def _lacks(self, node: Node, site: NormSite) -> bool:
-        """Whether the target has no kernel for a node as it stands."""
-        table = table_of(self.target)
-        kernel = table.kernel(node.op_type, node.domain)
-        if kernel is None or table.lacks(node.op_type, node.domain):
-            return table.lacks(node.op_type, node.domain)
+        """Whether the target has no kernel for a node as it stands, or none that is precise enough."""
+        kernel = table_of(self.target).kernel(node.op_type, node.domain)
+        if kernel is None or self._is_unfit(node):
+            return self._is_unfit(node)
         if site.norm.input_type not in kernel.types | kernel.left:
             return True
         return kernel.newest is not None and node.scope.version > kernel.newest

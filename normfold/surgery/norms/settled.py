@@ -28,7 +28,13 @@ _REACH = 12
 
 
 def plan_settled(
-    model: Model, exclusions: Exclusions, target: Target, *, threads: int | None = None, hints: Hints | None = None
+    model: Model,
+    exclusions: Exclusions,
+    target: Target,
+    *,
+    threads: int | None = None,
+    precise: bool = False,
+    hints: Hints | None = None,
 ) -> NormPlan:
     """Decide about every norm of a model, and about those that come of what others became.
 
@@ -37,17 +43,18 @@ def plan_settled(
         exclusions: what must be left alone.
         target: where the model will run.
         threads: on how many threads, None for the runtime's default.
+        precise: rule out operators whose statistics lose digits where the mean dwarfs the deviation.
         hints: what is known about values that calls make or get.
 
     Raises:
         InputError: the data of a constant is damaged.
     """
-    plan = last = plan_norms(model, exclusions, target, threads=threads, hints=hints)
+    plan = last = plan_norms(model, exclusions, target, threads=threads, precise=precise, hints=hints)
     for _ in range(_MOST_ROUNDS):
         near = _near(last.model, _unsettled(last))
         if not near:
             break
-        last = plan_norms(plan.model, exclusions, target, threads=threads, hints=hints, near=near)
+        last = plan_norms(plan.model, exclusions, target, threads=threads, precise=precise, hints=hints, near=near)
         if not last.edits:
             break
         plan = _joined(plan, last)

@@ -22,6 +22,7 @@ from .options import (
     Model,
     NoImprove,
     Policy,
+    Precise,
     RequireNative,
     Rtol,
     Seed,
@@ -55,6 +56,7 @@ def optimize(
     ] = False,
     target: TargetOption = TargetName.PORTABLE,
     threads: Threads = None,
+    precise: Precise = False,
     initializers: Initializers = Policy.AUTO,
     skip: Annotated[list[str] | None, repeatable("--skip", "CODE", "Leave out a rule, such as NF102.")] = None,
     only: Annotated[list[str] | None, repeatable("--only", "CODE", "Use only this rule.")] = None,
@@ -123,7 +125,7 @@ def optimize(
         compare = comparison(inputs, shape, rtol, atol, max_memory)
         config = configuration(
             verify=verify.value, target=target.value, initializers=initializers.value,
-            skip=tuple(skip or ()), only=tuple(only or ()), aggressive=aggressive, threads=threads, seed=seed,
+            skip=tuple(skip or ()), only=tuple(only or ()), aggressive=aggressive, threads=threads, precise=precise, seed=seed,
             trials=trials, strict=strict, no_improve=no_improve, require_native=require_native,
             all_or_nothing=all_or_nothing, overlay=overlay, metadata=metadata, manifest=manifest, timeout_s=timeout,
             trust=trust, **compare,

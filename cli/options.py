@@ -63,6 +63,13 @@ Threads = Annotated[
         "--threads", min=1, help="Threads that the model will run on, where the target cares.", show_default="many"
     ),
 ]
+Precise = Annotated[
+    bool,
+    typer.Option(
+        "--precise",
+        help="Write no operator whose statistics lose digits where means are large, even if it is the fastest.",
+    ),
+]
 Aggressive = Annotated[
     bool,
     typer.Option(

@@ -31,6 +31,8 @@ class Config(BaseModel):
         target: deployment target.
         threads: on how many threads the model will run; some targets spell norms otherwise for one. None for the default of
             the runtime, which is more than one.
+        precise: write no operator whose statistics lose digits where the mean of a row dwarfs its deviation, even where it is
+            the fastest: GroupNorm and SkipLayerNormalization of onnxruntime compute the variance as E[x²] - μ².
         initializers: what to do with initializers that are also graph inputs.
         verify: `full` compares every region and the whole model, `region` the regions only, `off` nothing.
         skip, only: rule codes (`NF101`) to leave out, or to use exclusively.
@@ -57,6 +59,7 @@ class Config(BaseModel):
 
     target: Target = Target.PORTABLE
     threads: int | None = Field(default=None, ge=1)
+    precise: bool = False
     initializers: Initializers = Initializers.AUTO
     verify: VerifyLevel = VerifyLevel.FULL
     skip: tuple[str, ...] = ()

@@ -264,7 +264,7 @@ def _on_disk(model: Model) -> Iterator[Path]:
 
 def wishes(config: Config) -> Wishes:
     """What the settings want of a plan."""
-    return Wishes(config.target, config.threads, config.aggressive)
+    return Wishes(config.target, config.threads, config.aggressive, config.precise)
 
 
 def _require_data(plan: Plan) -> None:

@@ -6,7 +6,7 @@ was found is not looked at again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from normfold.model import attributes
@@ -19,7 +19,7 @@ from normfold.norm.forms import Normal
 from normfold.norm.frame import Frame
 from normfold.norm.meaning import Norm
 from normfold.norm.numbers import Extents
-from normfold.norm.seeds import bases, is_seed, set_axes
+from normfold.norm.seeds import REDUCTIONS, bases, is_seed, set_axes
 from normfold.norm.transfer import transfer
 from normfold.norm.views import SplitError
 
@@ -40,6 +40,7 @@ class NormSite:
         snap: how far coefficients were moved to make it a norm, relative.
         inner: those of the nodes that come before the first result that is a norm.
         operands: the values that the norm names as scale and bias.
+        borrows: whether somebody else needs all its statistics, so that an operator would only take them again.
     """
 
     norm: Norm
@@ -50,6 +51,7 @@ class NormSite:
     snap: float
     inner: tuple[Node, ...] = ()
     operands: tuple[Value, ...] = ()
+    borrows: bool = False
 
     @property
     def end(self) -> Node:
@@ -66,10 +68,12 @@ class Recogniser:
     Args:
         model: which is not changed.
         shapes: of the model.
+        wanted: identities of the nodes that may be the first statistic of a norm; None for all.
     """
 
     model: Model
     shapes: Shapes
+    wanted: Collection[int] | None = None
     extents: Extents = field(init=False)
     _positions: dict[int, int] = field(default_factory=dict)
     _taken: set[int] = field(default_factory=set)
@@ -80,7 +84,7 @@ class Recogniser:
     def sites(self) -> Iterator[NormSite]:
         """Every norm of the model, in execution order of its first statistic."""
         for scope in self.model.scopes():
-            seeds = [node for node in scope.nodes if is_seed(node) and self._is_live(node)]
+            seeds = [node for node in scope.nodes if is_seed(node) and self._is_wanted(node) and self._is_live(node)]
             if not seeds:
                 continue
             self._positions |= {id(node): i for i, node in enumerate(scope.nodes)}
@@ -93,7 +97,12 @@ class Recogniser:
                         yield site
                     else:
                         borrowing.append(site)
-            yield from _paid_together(borrowing)
+            paid = _paid_together(borrowing)
+            for site in borrowing:
+                yield site if site in paid else replace(site, borrows=True)
+
+    def _is_wanted(self, node: Node) -> bool:
+        return self.wanted is None or id(node) in self.wanted
 
     def _is_live(self, node: Node) -> bool:
         """Whether a node works on data, and says how; what is computed of constants is a constant."""
@@ -147,7 +156,7 @@ class Recogniser:
                 dead = _dead(nodes, value)
                 if not dead or seed not in nodes or any(id(node) in self._taken for node in nodes):
                     continue
-                if not _is_affine_alone(frame, nodes, dead):
+                if not _is_affine_alone(frame, nodes, dead) and not _is_one_for_another(nodes, dead):
                     inner = [item for item in nodes if not _is_normal(frame, item)]
                     yield NormSite(found[0], base, value, tuple(nodes), tuple(dead), found[1], tuple(inner))
 
@@ -280,6 +289,11 @@ def _is_affine_alone(frame: Frame, nodes: Sequence[Node], dead: Sequence[Node]) 
     """Whether somebody else needs a norm on the way: an operator in the place of what follows would only be a second one."""
     gone = {id(node) for node in dead}
     return any(id(node) not in gone and _is_normal(frame, node) for node in nodes)
+
+
+def _is_one_for_another(nodes: Sequence[Node], dead: Sequence[Node]) -> bool:
+    """Whether one operator alone would go, while what it reads is computed anyway: another one would do more."""
+    return len(dead) == 1 and len(nodes) > 1 and dead[0].op_type not in REDUCTIONS and is_seed(dead[0])
 
 
 def _dead(nodes: Sequence[Node], output: Value) -> list[Node]:

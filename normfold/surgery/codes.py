@@ -77,7 +77,7 @@ RULES: dict[str, Rule] = {
             "confirmed by numbers in float64, and written as the best operator of the deployment target; the opset is raised "
             "as far as that needs. Operators of onnxruntime that add, normalise and activate in one become such operators "
             "where the target has no kernel for them.",
-            (*NORM_REASONS, *TARGET_REASONS, "target-spelling", "opset", "user-keep", "verification"),
+            (*NORM_REASONS, *TARGET_REASONS, "statistics", "target-spelling", "opset", "user-keep", "verification"),
         ),
         Rule(
             "NF301",
@@ -101,6 +101,7 @@ KEY_MEANING: dict[str, str] = {
     **REASONS,
     **NORM_REASONS,
     **TARGET_REASONS,
+    "statistics": "somebody else needs its mean or variance, and an operator would take them a second time",
     "target-spelling": "it is spelled as the target does it best",
     "inline-size": "the model would grow or nest too much",
     "graph-attribute": "the call passes a graph as an attribute, which reads values of the caller",

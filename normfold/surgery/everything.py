@@ -21,12 +21,14 @@ class Wishes:
     Args:
         target: where the model will run.
         threads: on how many threads, None for the default of the runtime.
+        precise: rule out operators whose statistics lose digits where the mean dwarfs the deviation.
         aggressive: fold and merge even where parameters or multiplications grow.
     """
 
     target: Target = Target.PORTABLE
     threads: int | None = None
     aggressive: bool = False
+    precise: bool = False
 
 
 def plan_everything(model: Model, exclusions: Exclusions, wishes: Wishes) -> Planned:
@@ -37,7 +39,7 @@ def plan_everything(model: Model, exclusions: Exclusions, wishes: Wishes) -> Pla
     Raises:
         InputError: the data of a constant is damaged.
     """
-    norms = plan_norms_across(model, exclusions, wishes.target, threads=wishes.threads)
+    norms = plan_norms_across(model, exclusions, wishes.target, threads=wishes.threads, precise=wishes.precise)
     patterns = {
         key: ("fused-pattern", f"it is part of the norm that ends at {end.label!r}")
         for key, end in norms.patterns.items()

@@ -139,8 +139,8 @@ def _properties(model: ModelProto, result: ModelProto, edits: int, target: Targe
             return Outcome(Kind.INVALID, str(error), edits)
     with contextlib.suppress(RangeRefusal):
         again, more = optimise(result, target)
-        # Transposes that were put around one norm may meet those of another, and an affine that was folded into the inside of
-        # a norm that had to stay may leave a smaller one: what is new in the second pass is done in it.
+        # An affine that was folded next to a norm that had to stay may leave a smaller one: what is new in the second pass is
+        # done in it. What norms leave to each other is not: `tests.fuzz.norms`.
         if more and target is not None and edits:
             more = optimise(again, target)[1]
         if more:

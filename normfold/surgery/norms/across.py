@@ -17,7 +17,7 @@ from normfold.norm.seeds import is_seed
 from normfold.surgery.inlining import applied, closure, in_call, inline_everything, key_in_body, refusals
 from normfold.surgery.norms.edits import RULE, NormEdit, NormPlan
 from normfold.surgery.norms.layout import TurnEdit
-from normfold.surgery.norms.planning import plan_norms
+from normfold.surgery.norms.settled import plan_settled
 from normfold.surgery.plan import Decision, Outcome
 from normfold.surgery.planner import Exclusions
 from normfold.surgery.signatures import Signatures
@@ -26,7 +26,9 @@ from normfold.targets.names import Target
 _WHY = "a norm is spelled anew with what the call passes or with what stands around it"
 
 
-def plan_norms_across(model: Model, exclusions: Exclusions, target: Target, *, threads: int | None = None) -> NormPlan:
+def plan_norms_across(
+    model: Model, exclusions: Exclusions, target: Target, *, threads: int | None = None, precise: bool = False
+) -> NormPlan:
     """Decide about every norm of a model, those included whose parts functions and their callers share.
 
     Args:
@@ -34,13 +36,14 @@ def plan_norms_across(model: Model, exclusions: Exclusions, target: Target, *, t
         exclusions: what must be left alone.
         target: where the model will run.
         threads: on how many threads, None for the runtime's default.
+        precise: rule out operators whose statistics lose digits where the mean dwarfs the deviation.
 
     Raises:
         InputError: the data of a constant is damaged.
     """
     if not model.functions or exclusions.excludes(RULE):
-        return plan_norms(model, exclusions, target, threads=threads)
-    return _Chooser(model, exclusions, target, threads, inline_everything(model, exclusions)).run()
+        return plan_settled(model, exclusions, target, threads=threads, precise=precise)
+    return _Chooser(model, exclusions, target, threads, precise, inline_everything(model, exclusions)).run()
 
 
 @dataclass(slots=True)
@@ -49,6 +52,7 @@ class _Chooser:
     exclusions: Exclusions
     target: Target
     threads: int | None
+    precise: bool
     everything: Inlined
     signatures: Signatures = field(init=False)
     closed: NormPlan = field(init=False)  # with every call left as it is
@@ -77,7 +81,9 @@ class _Chooser:
 
     def _plan(self, model: Model) -> NormPlan:
         hints = None if model is self.everything.model and self.everything.calls else self.signatures
-        return plan_norms(model, self.exclusions, self.target, threads=self.threads, hints=hints)
+        return plan_settled(
+            model, self.exclusions, self.target, threads=self.threads, precise=self.precise, hints=hints
+        )
 
     def _needed(self, plan: NormPlan) -> set[str]:
         """The calls without which some edit would be missing."""

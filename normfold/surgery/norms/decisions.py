@@ -63,7 +63,7 @@ def turned(site: NormSite, lowering: Lowering, gone: Collection[Node], together:
 
 def refused(site: NormSite, key: str, message: str) -> Decision:
     """The norm stays because something speaks against the find, or against the edit."""
-    outcome = Outcome.KEPT if key == _USER else Outcome.REFUSED
+    outcome = Outcome.KEPT if key in (_USER, "statistics") else Outcome.REFUSED
     text = f"{describe(site.norm)}: {message}"
     return Decision(site.end.key, RULE, f"{RULE}.{key}", outcome, site.end.op_type, site.end.label, _labels(site), text)
 
@@ -71,11 +71,13 @@ def refused(site: NormSite, key: str, message: str) -> Decision:
 def kept(site: NormSite, choice: Choice, opset: int, obstacle: str, target: Target, *, is_spelled: bool) -> Decision:
     """The norm stays because there is nothing better for it."""
     end = site.end
-    if len(site.dead) == 1:
+    if len(site.dead) == 1 and not site.borrows:
         text = f"{describe(site.norm)}: already is the one operator {end.op_type}"
         return Decision(
             end.key, _KEEP_RULE, f"{_KEEP_RULE}.single-op", Outcome.KEPT, end.op_type, end.label, (end.label,), text
         )
+    if site.borrows:
+        return refused(site, "statistics", "somebody else needs its statistics, and an operator would take them again")
     rejected = sorted(choice.rejected, key=lambda item: item.key == "surroundings")  # stable: the telling ones first
     if obstacle and any(lowering.opset > opset for lowering in choice.lowerings):
         key, why = "opset", obstacle

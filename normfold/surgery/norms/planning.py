@@ -7,7 +7,7 @@ that are worth it; where it cannot be raised, each norm takes the best that the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from normfold.affine.reasons import Refused as AffineRefused
@@ -45,16 +45,25 @@ _TURNED = (Target.ORT_CUDA,)
 
 
 def plan_norms(
-    model: Model, exclusions: Exclusions, target: Target, *, threads: int | None = None, hints: Hints | None = None
+    model: Model,
+    exclusions: Exclusions,
+    target: Target,
+    *,
+    threads: int | None = None,
+    precise: bool = False,
+    hints: Hints | None = None,
+    near: Collection[Node] | None = None,
 ) -> NormPlan:
-    """Decide about every norm of a model, as it stands.
+    """Decide about every norm of a model once, as it stands; `settled` goes on until nothing changes.
 
     Args:
         model: not changed; calls of functions are operators here that nothing is known about, see `across` for more.
         exclusions: what must be left alone.
         target: where the model will run.
         threads: on how many threads, None for the runtime's default.
+        precise: rule out operators whose statistics lose digits where the mean dwarfs the deviation.
         hints: what is known about values that calls make or get.
+        near: the nodes that may be the statistic of a norm; None for all.
 
     Raises:
         InputError: the data of a constant is damaged.
@@ -62,13 +71,18 @@ def plan_norms(
     nodes = [node for scope in model.scopes() for node in scope.nodes]
     if exclusions.excludes(RULE) or not any(is_seed(node) or is_norm_operator(node) for node in nodes):
         return NormPlan(model)
-    plan = _Planner(model, exclusions, target, threads, Shapes(Constants(), hints)).run()
-    return _turned(plan, exclusions, target, threads) if plan.deferred else plan
+    seeds = None if near is None else frozenset(map(id, near))
+    first = _Planner(model, exclusions, target, threads, Shapes(Constants(), hints), precise=precise, seeds=seeds)
+    plan = first.run()
+    return _turned(plan, first, hints) if plan.deferred else plan
 
 
-def _turned(plan: NormPlan, exclusions: Exclusions, target: Target, threads: int | None) -> NormPlan:
+def _turned(plan: NormPlan, first: _Planner, hints: Hints | None) -> NormPlan:
     """The plan with the norms that work channels-last, or take their second choice because that does not pay."""
-    second = _Planner(plan.model, exclusions, target, threads, Shapes(Constants()), turning=plan.deferred).run()
+    shapes = Shapes(Constants(), hints)
+    second = _Planner(
+        plan.model, first.exclusions, first.target, first.threads, shapes, precise=first.precise, turning=plan.deferred
+    ).run()
     return NormPlan(
         second.model,
         (*plan.edits, *second.edits),
@@ -112,6 +126,8 @@ class _Planner:
     target: Target
     threads: int | None
     shapes: Shapes
+    precise: bool = False
+    seeds: frozenset[int] | None = None  # identities of the nodes that may be statistics; None for all
     names: Names = field(init=False)
     decisions: dict[str, Decision] = field(default_factory=dict)
     confirmed: set[object] = field(default_factory=set)
@@ -129,7 +145,7 @@ class _Planner:
         self.names = Names(self.model)
 
     def run(self) -> NormPlan:
-        found = list(Recogniser(self.model, self.shapes).sites())
+        found = list(Recogniser(self.model, self.shapes, self.seeds).sites())
         if self.turning is not None:
             found = [site for site in found if site.end.key in self.turning]
         sites = [site for site in found if self.is_sound(site)]
@@ -155,7 +171,8 @@ class _Planner:
             spoken |= dict.fromkeys(new, turn.sites[0].end.key)
             spoken |= {node.key: site.end.key for site in turn.sites for node in site.dead}
         written = {id(edit.site) for edit in edits}
-        patterns = {n.key: site.end for site in found if id(site) not in written for n in site.inner}
+        whole = [site for site in found if id(site) not in written and not site.borrows]
+        patterns = {n.key: site.end for site in whole for n in site.inner}
         decisions = tuple(d for key, d in self.decisions.items() if key not in self.deferred)
         return NormPlan(model, (*turns, *edits), decisions, spoken, patterns, frozenset(self.deferred))
 
@@ -215,13 +232,19 @@ class _Planner:
     def _fused_sites(self) -> list[NormSite]:
         """Operators of onnxruntime that the target does not have: nothing is to be confirmed, they say what they are."""
         for node in fused_nodes(self.model):
-            if not table_of(self.target).lacks(node.op_type, node.domain):
+            if not self._is_unfit(node):
                 continue
             try:
                 self.fused[node.key] = read_fused(self.shapes, node)
             except Cannot as why:
                 self.decisions[node.key] = no_kernel(node, self.target, why.message)
         return [fused.site for fused in self.fused.values() if not self._is_excluded(fused.site)]
+
+    def _is_unfit(self, node: Node) -> bool:
+        """Whether the target has no kernel for an operator, whatever the type, or none that is precise enough."""
+        table = table_of(self.target)
+        kernel = table.kernel(node.op_type, node.domain)
+        return table.lacks(node.op_type, node.domain) or bool(self.precise and kernel is not None and kernel.imprecise)
 
     # --- what it becomes ---
 
@@ -244,7 +267,7 @@ class _Planner:
         return extent_of(site, self._around(site), lowering) if fused is None else fused.extent()
 
     def _offer(self, site: NormSite, opset: int) -> Choice:
-        choice = lower(site.norm, self.target, Options(opset, self.threads), self._around(site).meaning)
+        choice = lower(site.norm, self.target, Options(opset, self.threads, self.precise), self._around(site).meaning)
         fused = self.fused.get(site.end.key)
         return choice if fused is None else replace(choice, lowerings=tuple(map(fused.written, choice.lowerings)))
 
@@ -291,16 +314,26 @@ class _Planner:
         """Whether fewer operators are left, as many of a better kind, or one that the target has no kernel for goes."""
         if any(self._lacks(node, site) for node in dead):
             return True
+        if site.borrows:
+            return self._pays_beside(site, dead, lowering)
         if lowering.fallback:
             return len(lowering.nodes) < len(dead) and passes_of(lowering) <= _passes(dead, site.base)
         return len(lowering.nodes) <= len(dead)
 
+    def _pays_beside(self, site: NormSite, dead: Sequence[Node], lowering: Lowering) -> bool:
+        """Whether an operator is worth it although the statistics have to be taken beside it as well.
+
+        On a CPU (onnxruntime 1.31, one thread and two, 19k to 786k elements) a mean square beside one operator is 1.26 to 1.46
+        times faster than with division and scale; mean and variance beside LayerNormalization take 0.8 to 1.5 times as long.
+        """
+        saved = _passes(dead, site.base) - passes_of(lowering)
+        return not site.norm.centred and not lowering.fallback and saved > 0
+
     def _lacks(self, node: Node, site: NormSite) -> bool:
-        """Whether the target has no kernel for a node as it stands."""
-        table = table_of(self.target)
-        kernel = table.kernel(node.op_type, node.domain)
-        if kernel is None or table.lacks(node.op_type, node.domain):
-            return table.lacks(node.op_type, node.domain)
+        """Whether the target has no kernel for a node as it stands, or none that is precise enough."""
+        kernel = table_of(self.target).kernel(node.op_type, node.domain)
+        if kernel is None or self._is_unfit(node):
+            return self._is_unfit(node)
         if site.norm.input_type not in kernel.types | kernel.left:
             return True
         return kernel.newest is not None and node.scope.version > kernel.newest

@@ -34,9 +34,11 @@ def unfused(fused: Fused, choice: Choice, lowering: Lowering | None, obstacle: s
 
 
 def no_kernel(node: Node, target: Target, why: str) -> Decision:
-    """An operator stays although the target has no kernel for it."""
+    """An operator stays although the target has no kernel for it, or none that is precise enough."""
+    kernel = table_of(target).kernel(node.op_type, node.domain)
+    key = "precision" if kernel is not None and kernel.types else "no-kernel"
     message = f"{_lack(node, target)}; it stays, because {why}"
-    return Decision(node.key, RULE, f"{RULE}.no-kernel", Outcome.KEPT, node.op_type, node.label, (node.label,), message)
+    return Decision(node.key, RULE, f"{RULE}.{key}", Outcome.KEPT, node.op_type, node.label, (node.label,), message)
 
 
 def without_kernel(
@@ -70,5 +72,7 @@ def _left(model: Model, target: Target, gone: Collection[int]) -> Iterator[Node]
 
 def _lack(node: Node, target: Target) -> str:
     kernel = table_of(target).kernel(node.op_type, node.domain)
+    if kernel is not None and kernel.types:
+        return f"{node.op_type}: {kernel.imprecise}, which a precision bound rules out"
     note = f" ({kernel.note})" if kernel is not None and kernel.note else ""
     return f"{target.value} has no kernel for {f'{node.domain}.' if node.domain else ''}{node.op_type}{note}"

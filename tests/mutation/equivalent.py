@@ -10,6 +10,7 @@ _GROUPS = "where there is one value per channel there are as many groups as chan
 _FACTOR = "without a scale the factor is 1 everywhere, and what is multiplied by it stays"
 _ONE_OUTPUT = "the operators that the callers look for have one output that is data"
 _WALKED = "the forward search came to the Conv on the same way before, through the same check"
+_TYPES = "nothing else can be there; it is said for the type checker"
 
 # (path, function, text) -> why nothing changes without it
 EQUIVALENT: dict[tuple[str, str, str], str] = {
@@ -26,6 +27,18 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ): "a graph has no cycles: it only saves the same way twice",
     ("normfold/affine/unit_channel.py", "_forward", "require_standard(node)"): _WALKED,
     ("normfold/affine/unit_channel.py", "_forward", "require_private(draft, draft.root(value), node)"): _WALKED,
+    (
+        "normfold/norm/recognise.py",
+        "_between",
+        "id(node) in wanted",
+    ): "a graph has no cycles: it only saves the same way twice",
+    ("normfold/norm/seeds.py", "set_axes", "not atoms"): _TYPES + "; without axes nothing is found either",
+    ("normfold/norm/transfer/elementwise.py", "add", "both is None"): "there is no form then either; " + _TYPES,
+    ("normfold/norm/transfer/elementwise.py", "multiply", "both is None"): "there is no form then either; " + _TYPES,
+    ("normfold/norm/transfer/elementwise.py", "_sum", "isinstance(total, Fact)"): _TYPES,
+    ("normfold/norm/transfer/view_ops.py", "reshape_to", "math.prod(wanted) != math.prod(before)"): (
+        "the cut into atoms comes to the same end, and would cut some for nothing"
+    ),
 }
 
 

@@ -113,6 +113,12 @@ def test_a_factor_whose_square_is_not_finite():
     assert not sites(net(nodes, {"x": DIMS}, ["y"], weights, elem=TensorProto.DOUBLE))
 
 
+def test_a_division_by_zero_in_front_of_a_statistic():
+    """It is no scalar multiple of x, and nothing is divided to find out."""
+    model = layer(m=[node("Div", ["x", "zero"], ["u"]), node("ReduceMean", ["u"], ["m"], axes=[-1])])
+    assert not norms_of_x(model)
+
+
 def test_what_is_rounded_on_the_way_to_less_than_it_comes_and_goes():
     """In float64 nothing would show it, and the operator would round less."""
     half, back = node("Cast", ["d0"], ["d1"], to=TensorProto.FLOAT16), node("Cast", ["d1"], ["d"], to=TensorProto.FLOAT)

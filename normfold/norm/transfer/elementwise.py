@@ -218,8 +218,7 @@ def _clip(frame: Frame, node: Node) -> Facts:
 
 
 def _is_no_limit(frame: Frame, node: Node) -> bool:
-    limit = frame.scalar(node.input(2))
-    return limit is not None and limit == float("inf")
+    return frame.scalar(node.input(2)) == float("inf")
 
 
 TABLE: dict[str, Transfer] = {

@@ -11,6 +11,7 @@ _FACTOR = "without a scale the factor is 1 everywhere, and what is multiplied by
 _ONE_OUTPUT = "the operators that the callers look for have one output that is data"
 _WALKED = "the forward search came to the Conv on the same way before, through the same check"
 _TYPES = "nothing else can be there; it is said for the type checker"
+_REACHED = "the node is reached because its only data input has a fact"
 
 # (path, function, text) -> why nothing changes without it
 EQUIVALENT: dict[tuple[str, str, str], str] = {
@@ -39,6 +40,17 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ("normfold/norm/transfer/view_ops.py", "reshape_to", "math.prod(wanted) != math.prod(before)"): (
         "the cut into atoms comes to the same end, and would cut some for nothing"
     ),
+    ("normfold/norm/views.py", "reshaped", "size > 1"): "every caller has made sure of the number of elements",
+    ("normfold/norm/views.py", "reshaped", "left"): "every caller has made sure of the number of elements",
+    ("normfold/norm/transfer/reductions.py", "mean", "form is None"): _TYPES,
+    ("normfold/norm/accept.py", "norm_of", "fact.partial"): "only a polynomial is a mean that is not complete",
+    ("normfold/norm/transfer/elementwise.py", "same", "fact is None"): _REACHED,
+    ("normfold/norm/transfer/elementwise.py", "_dropout", "fact is None"): _REACHED,
+    (
+        "normfold/norm/frame.py",
+        "meets",
+        "len(set(order)) != len(order)",
+    ): "a view in which an atom stands twice is not kept",
 }
 
 

@@ -49,6 +49,7 @@ def model_of(text):
         (f"a = my.Neg(x) {SEED}(a)", ["a"]),
         (f"a = Neg(table) {SEED}(a)", []),
         (f"{SEED}(table)", []),
+        (f"a = RandomNormal<shape=[2, 4]>() {SEED}(a)", ["a"]),
     ],
 )
 def test_bases(body, found):

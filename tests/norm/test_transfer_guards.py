@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from normfold.norm import frame as frames
 from normfold.norm.frame import Frame
 from normfold.norm.numbers import Extents
 from normfold.norm.transfer import _CONTRIB, _STANDARD, row_of, transfer
@@ -18,7 +19,7 @@ GROUPED = {"inputs": IMAGE, "parts": [[2], [2, 2], [5], [6]], "axes": frozenset(
 INIT = {
     "zero": F32(0), "two": F32(2), "one": F32(1), "minus": F32(-1), "none": np.zeros(0, F32), "inf": F32(np.inf),
     "c": random(8), "d": random(8, seed=1), "p": positive(8), "mixed": np.array([2, 2, 2, 2, 2, 2, 2, 3], F32), "wide": np.full((1, 3, 8), 2, F32),
-    "unknowns": np.array([-1, -1, 48]), "unknown": np.array([-1, 1, 48]), "rows": positive(3, 1), "big": np.full((7, 2, 3, 8), 2, F32), "bigzero": np.zeros((7, 1, 1, 1), F32),
+    "two4": np.full((1, 1, 1, 1), 2, F32), "zero4": np.zeros((1, 1, 1, 1), F32), "zeros2": np.zeros(2, F32), "table": np.ones((2, 4, 5), F32), "unknowns": np.array([-1, -1, 48]), "unknown": np.array([-1, 1, 48]), "rows": positive(3, 1), "big": np.full((7, 2, 3, 8), 2, F32), "bigzero": np.zeros((7, 1, 1, 1), F32),
     "s": random(4), "b": random(4, seed=2), "g2": random(2), "m": random(4, seed=3), "v": positive(4), "nv": -positive(4),
     "true": np.array(True), "false": np.array(False), "flags": np.array([False, True]), "ratio": F32(0.5),
     "whole": np.array([2, 3, 8]), "flat": np.array([6, 8]), "minus1": np.array([-1, 8]), "axis": np.array([2]), "axis0": np.array([0]), "axes": np.array([0, 0]),
@@ -110,6 +111,15 @@ NEAR_MISSES = {
     "the square of a mean that is not complete": ("u = ReduceMean<axes=[1]>(x) y = Mul(u, u)", TWO_AXES, "u = ReduceMean<axes=[1, 2]>(x) y = Mul(u, u)", TWO_AXES),
     "minus a mean that is not complete": ("u = ReduceMean<axes=[1]>(x) y = Neg(u)", TWO_AXES, None, {}),
     "a clamped mean that is not complete": ("xx = Mul(x, x) u = ReduceMean<axes=[1]>(xx) y = Relu(u)", TWO_AXES, "xx = Mul(x, x) u = ReduceMean<axes=[1, 2]>(xx) y = Relu(u)", TWO_AXES),
+    "two types": ("h = Cast<to=10>(x) y = Add(x, h)", {}, None, {}),
+    "an exponent of a higher rank": ("y = Pow(x, two4)", {}, "y = Add(x, two4)", {}),
+    "a bound of a higher rank": (f"{Q} y = Max(q, zero4)", {}, None, {}),
+    "several bounds": (f"{Q} y = Clip(q, zeros2)", {}, None, {}),
+    "a flag": ("y = Add(x, true)", {}, None, {}),
+    "a size": ("n = Size(x) y = Add(x, n)", {}, "n = Size(x) f = Cast<to=1>(n) y = Add(x, f)", {}),
+    "a mean of a mean that is not complete": ("u = ReduceMean<axes=[1]>(x) y = ReduceMean<axes=[0]>(u)", TWO_AXES, None, {}),
+    "squares without axes": ("y = ReduceSumSquare<noop_with_empty_axes=1>(x)", {"opset": 18}, None, {}),
+    "a constant mean of a matrix": ("y = BatchNormalization(x, s, b, table, v)", SPATIAL, None, {}),
     "a mean over too much": ("y = ReduceMean<axes=[0, 1]>(x)", TWO_AXES, "y = ReduceMean<axes=[1]>(x)", TWO_AXES),
     "a weighted mean": ("u = Mul(x, c) y = ReduceMean<axes=[-1]>(u)", {}, "u = Add(x, c) y = ReduceMean<axes=[-1]>(u)", {}),
     "Transpose that loses an axis": ("y = Transpose<perm=[0, 1]>(x)", {}, None, {}),
@@ -184,6 +194,15 @@ NEAR_MISSES = {
     "GroupNorm that does not divide": ("y = com.microsoft.GroupNorm<groups=3, channels_last=0>(x, s, b)", GROUPED, None, {}),
     "GroupNorm with a computed scale": ("f = Cos(z) y = com.microsoft.GroupNorm<groups=2, channels_last=0>(x, f, b)", {**GROUPED, "inputs": f"{IMAGE}, float[4] z"}, None, {}),
 }  # fmt: skip
+
+
+def test_large_constants_and_ranks_are_not_looked_at(monkeypatch):
+    assert spoken("y = Add(x, c)")
+    monkeypatch.setattr(frames, "_MOST_ELEMENTS", 7)
+    assert not spoken("y = Add(x, c)")
+    assert spoken("y = Unsqueeze(x, axis0)")
+    monkeypatch.setattr(frames, "_MOST_AXES", 3)
+    assert not spoken("y = Unsqueeze(x, axis0)")
 
 
 @pytest.mark.parametrize(

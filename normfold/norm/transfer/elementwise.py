@@ -150,7 +150,7 @@ def _div(frame: Frame, node: Node) -> Facts:
 
 
 def _sum(frame: Frame, node: Node) -> Facts:
-    if attributes.unexpected(node, ()) or node.scope.version < 8 or not node.inputs:
+    if attributes.unexpected(node, ()) or node.scope.version < 8:
         return None
     total = frame.operand(node.inputs[0])
     for value in node.inputs[1:]:

@@ -8,7 +8,7 @@ from normfold.affine import layout
 from normfold.affine.algebra import Affine
 from normfold.affine.reasons import Refused
 from tests.affine.test_affine_generic_guards import keys
-from tests.support import batch_norm, build, folds, plan_of, positive, random
+from tests.support import batch_norm, build, check, folds, plan_of, positive, random
 
 F32, INT = np.float32, lambda *v: np.array(v, np.int64)
 X = "float[2,4,6,6] x"
@@ -105,7 +105,7 @@ FORWARD = {
     "a branch of another factor": ("a = Mul(x, k) d = Add(a, z) y = Conv(d, w)", "branch", None, {"inputs": f"{X}, {X.replace('x', 'z')}"}),
     "Split of unknown channels": ("a = Mul(x, k) d, e = Split<axis=1>(a, j) y = Conv(d, w)", "shape-unknown", None, {"inputs": f"{X}, int64[2] j", "opset": 13}),
     "LayerNormalization with its mean": ("a = Mul(x, one) y, mean = LayerNormalization(a, six)", "shared", "a = Mul(x, one) y = LayerNormalization(a, six)", {}),
-    "LayerNormalization of float64": ("a = Mul(x, one64) y = LayerNormalization(a, six64)", "dtype-range", None, {"inputs": X.replace("float", "double")}),
+    "LayerNormalization of float64": ("a = Mul(x, two64) y = LayerNormalization(a, six64)", "dtype-range", None, {"inputs": X.replace("float", "double")}),
     "LayerNormalization by zero": ("a = Mul(x, zero) y = LayerNormalization(a, six)", "not-per-channel", None, {}),
     "LayerNormalization by a tiny factor": ("a = Mul(x, tiny) y = LayerNormalization(a, six)", "dtype-range", None, {}),
     "InstanceNormalization of float64": ("a = Mul(x, three64) y = InstanceNormalization(a, four64, four64)", "dtype-range", "a = Mul(x, two64) y = InstanceNormalization(a, four64, four64)", {"inputs": X.replace("float", "double")}),
@@ -117,7 +117,7 @@ FORWARD = {
     "RMSNormalization and a shift": ("a = Add(x, one) y = RMSNormalization(a, six)", "shift-blocked", "a = Mul(x, one) y = RMSNormalization(a, six)", {"opset": 23}),
     "a matrix without that batch": ("a = Mul(x, batch) y = MatMul(a, stack4)", "not-per-channel", "a = Mul(x, k) y = MatMul(a, stack4)", {}),
     "a matrix that the batch stretches": ("a = Mul(x, k) y = MatMul(a, stack1)", "not-per-channel", "a = Mul(x, six) y = MatMul(a, stack1)", {}),
-    "a matrix of other rows": ("a = Mul(x, six) y = MatMul(a, w56)", "ill-formed", None, {}),
+    "a matrix of other rows": ("a = Mul(x, six) y = MatMul(a, w56)", "ill-formed: 6 values for 5 rows", None, {}),
     "a dead channel before a Pad": ("a = BatchNormalization(x, dead, b, m, v) d = Pad(a, pads) y = Conv(d, w)", "shift-blocked", None, {}),
     "a Relu out of range": ("a = BatchNormalization(x, gtiny, blarge, m, v) d = Relu(a) y = Conv(d, w)", "dtype-range", None, {}),
     "largest of what is different": ("a = Add(x, k) e = ReduceSum(a, j23) d = Max(a, e) y = Conv(d, w)", "branch", "a = Add(x, k) e = ReduceMean<axes=[2, 3]>(a) d = Max(a, e) y = Conv(d, w)", {}),
@@ -187,3 +187,10 @@ def test_a_value_from_outside_of_the_body_is_captured():
     (decision,) = (d for d in plan_of(model).decisions if d.node == "o")
     assert decision.code.endswith(".captured")
     assert "from outside" in decision.message
+
+
+def test_a_weight_of_rank_3_becomes_no_gemm():
+    """The data has rank 2, and the product has rank 3."""
+    text = "c = MatMul(x, s) d = Transpose<perm=[0, 2, 1]>(c) y = BatchNormalization(d, g, b, m, v)"
+    result = check(build(text, "float[2,6] x", init={"s": random(1, 6, 5), **batch_norm(5)}))
+    assert sorted(result.after) == ["Add", "MatMul", "Transpose"]

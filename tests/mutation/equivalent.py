@@ -51,6 +51,7 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "meets",
         "len(set(order)) != len(order)",
     ): "a view in which an atom stands twice is not kept",
+    ("normfold/affine/merge/branch.py", "is_sum", "len(node.inputs) < 2"): "one summand is no family of branches",
 }
 
 

@@ -36,7 +36,7 @@ BACKWARD = {
     "Dropout-6 that trains": ("c = Conv(x, w) d = Dropout<is_test=0>(c) y = Mul(d, one)", "training-mode", "c = Conv(x, w) d = Dropout<is_test=1>(c) y = Mul(d, one)", {"opset": 6}),
     "AveragePool before 7 counts its padding": ("c = Conv(x, w) d = AveragePool<kernel_shape=[3, 3], pads=[1, 1, 1, 1]>(c) y = Add(d, one)", "shift-blocked", "c = Conv(x, w) d = AveragePool<kernel_shape=[3, 3]>(c) y = Add(d, one)", {"opset": 6}),
     "Transpose by no permutation": ("c = Conv(x, w) d = Transpose<perm=[0, 0, 1, 2]>(c) y = Mul(d, one)", "ill-formed", "c = Conv(x, w) d = Transpose<perm=[0, 2, 3, 1]>(c) y = Mul(d, one)", {}),
-    "Add before 7": ("c = Conv(x, w) e = Conv(x, w3) d = Add(c, e) y = Mul(d, one)", "unknown-attribute", "c = Conv(x, w) e = Conv(x, w3) d = Sum(c, e) y = Mul(d, one)", {"opset": 6}),
+    "Add before 7": ("c = Conv(x, w) e = Conv(z, w3) d = Add(c, e) y = Mul(d, one)", "unknown-attribute", "c = Conv(x, w) e = Conv(z, w3) d = Sum(c, e) y = Mul(d, one)", {"opset": 6, "inputs": f"{X}, {X.replace('x', 'z')}"}),
     "Slice by data": ("c = Conv(x, w) j = Cast<to=7>(z) d = Slice(c, j0, j) y = Mul(d, one)", "shape-unknown", "c = Conv(x, w) d = Slice(c, j0, j2, j1) y = Mul(d, one)", {"inputs": f"{X}, float[1] z"}),
     "Split by data": ("c = Conv(x, w) j = Cast<to=7>(z) d, e = Split<axis=1>(c, j) y = Mul(d, one)", "shape-unknown", "c = Conv(x, w) d, e = Split<axis=1>(c, cut2) y = Mul(d, one)", {"inputs": f"{X}, float[2] z"}),
     "Split into too little": ("c = Conv(x, w) d, e = Split<axis=1>(c, cut) y = Mul(d, one)", "shape-unknown", None, {}),

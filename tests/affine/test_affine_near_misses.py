@@ -3,6 +3,7 @@
 # ruff: noqa: E501 - tables, one row a line
 import numpy as np
 import pytest
+from onnx import helper
 
 from normfold.affine import layout
 from normfold.affine.algebra import Affine
@@ -74,6 +75,7 @@ BACKWARD = {
     "maps on both sides of regions": ("c = Mul(x, map) d = RoiAlign<output_height=6, output_width=6>(c, rois, which) y = Mul(d, row)", "not-per-channel", "c = Mul(x, map) d = RoiAlign<output_height=6, output_width=6>(c, rois, which) y = Mul(d, one)", {}),
     "a slope that stretches another axis": ("c = Conv(x, w) e = Slice(c, j0, j1, j2) d = PRelu(e, row) y = Mul(d, k)", "branch", "c = Conv(x, w) e = Slice(c, j0, j1, j2) d = PRelu(e, q) y = Mul(d, k)", {}),
     "a Shape of another domain": ("c = Conv(x, w) z = my.Shape(c) y = Mul(c, one)", "shared", "c = Conv(x, w) z = Shape(c) y = Mul(c, one)", {"outputs": "float[2,4,4,4] y, int64[4] z", "domains": {"my": 1}}),
+    "zeros behind a MatMul": ("c = MatMul(x, w6) y = Add(c, zero)", "bias-in-place", "c = MatMul(x, w6) y = Sub(c, zero)", {}),
     "read twice": ("c = Conv(x, w) d = Max(c, c) y = Mul(d, one)", "shared: more than once", None, {}),
     "read by another": ("c = Conv(x, w) z = Relu(c) y = Mul(c, one)", "shared: also read by Relu", None, {"outputs": "float[2,4,4,4] y, float[2,4,4,4] z"}),
     "Max by a factor of zero": ("c = Conv(x, w) d = Max(c, one) y = Mul(d, zero)", "negative-scale", "c = Conv(x, w) d = Max(c, one) y = Mul(d, one)", {}),
@@ -82,7 +84,7 @@ H16, D64 = np.float16, np.float64
 INIT |= {
     "w64": random(4, 4, 3, 3).astype(D64), "w1of64": D64(1.5), "one64": D64(1.5), "two64": D64(2), "three64": D64(3), "six64": random(6).astype(D64), "four64": random(4).astype(D64),
     "w16": random(4, 4, 3, 3).astype(H16), "lo16": H16(0.5), "big16": H16(2000), "s44": INT(-1, 4), "five1": positive(5, 1, 1), "mix": INT(-1, 4, 8), "v9": random(9), "rows3": positive(3, 1),
-    "map": positive(6, 6), "row12": positive(12, 1), "rois": np.array([[0, 0, 5, 5]], F32), "which": INT(0), "m15": random(1, 5), "m45": random(4, 5), "tiny16": H16(1e-5), "half16": H16(0.5), "subnormal": F32(1e-39), "first": np.array([1, 0, 0, 0], F32), "none": np.zeros(4, F32), "unit": np.ones(4, F32), "grid": random(2, 5, 4, 2), "g2": random(2), "k22": np.array([2, 2, 3, 3], F32).reshape(4, 1, 1), "m4": random(4), "minus": F32(-2), "stack4": random(4, 6, 5), "stack1": random(1, 6, 5), "w56": random(5, 6),
+    "map": positive(6, 6), "row12": positive(12, 1), "rois": np.array([[0, 0, 5, 5]], F32), "which": INT(0), "m15": random(1, 5), "m45": random(4, 5), "tiny16": H16(1e-5), "half16": H16(0.5), "subnormal": F32(1e-39), "first": np.array([1, 0, 0, 0], F32), "none": np.zeros(4, F32), "unit": np.ones(4, F32), "g16": np.full(4, 1e-3, H16), "b16": np.full(4, 100, H16), "none16": np.zeros(4, H16), "unit16": np.ones(4, H16), "grid": random(2, 5, 4, 2), "g2": random(2), "k22": np.array([2, 2, 3, 3], F32).reshape(4, 1, 1), "m4": random(4), "minus": F32(-2), "stack4": random(4, 6, 5), "stack1": random(1, 6, 5), "w56": random(5, 6),
     "dead": np.array([0, 1, 1, 1], F32), "gtiny": np.full(4, 1e-38, F32), "blarge": np.full(4, 1e30, F32),
 }  # fmt: skip
 INIT |= {"cut2": INT(2, 2), "e5": INT(3, 2, 4, 4, 4), "five": positive(3, 1, 1, 1, 1)}
@@ -101,6 +103,8 @@ FORWARD = {
     "bounds out of range, as attributes": ("a = Mul(x, subnormal) d = Clip<min=0.5>(a) y = Conv(d, w)", "dtype-range", "a = Mul(x, one) d = Clip<min=0.5>(a) y = Conv(d, w)", {"opset": 10}),
     "an operand out of range": ("a = Mul(x, tiny16) d = Max(a, lo16) y = Conv(d, w16)", "dtype-range", "a = Mul(x, half16) d = Max(a, lo16) y = Conv(d, w16)", {"inputs": X.replace("float", "float16")}),
     "a dead channel that is not the padding": ("a = BatchNormalization(x, dead, first, none, unit) d = Pad(a, pads) y = Conv(d, w)", "shift-blocked", "a = BatchNormalization(x, dead, none, none, unit) d = Pad(a, pads) y = Conv(d, w)", {}),
+    "a dead channel before a border": ("a = BatchNormalization(x, dead, first, none, unit) y = Conv<pads=[1, 1, 1, 1]>(a, w)", "padded-shift", "a = BatchNormalization(x, dead, none, none, unit) y = Conv<pads=[1, 1, 1, 1]>(a, w)", {}),
+    "a border out of range": ("a = BatchNormalization(x, g16, b16, none16, unit16) y = Conv<pads=[1, 1, 1, 1]>(a, w16)", "padded-shift", "a = BatchNormalization(x, unit16, unit16, none16, unit16) y = Conv(a, w16)", {"inputs": X.replace("float", "float16")}),
     "a huge factor before a sum": ("a = Mul(x, huge) d = ReduceSum(a, j23) y = Conv(d, w1)", "dtype-range", "a = Mul(x, one) d = ReduceSum(a, j23) y = Conv(d, w1)", {}),
     "a branch of another factor": ("a = Mul(x, k) d = Add(a, z) y = Conv(d, w)", "branch", None, {"inputs": f"{X}, {X.replace('x', 'z')}"}),
     "Split of unknown channels": ("a = Mul(x, k) d, e = Split<axis=1>(a, j) y = Conv(d, w)", "shape-unknown", None, {"inputs": f"{X}, int64[2] j", "opset": 13}),
@@ -152,6 +156,32 @@ def test_an_operator_of_another_domain_is_no_affine():
             keys(made(f"c = Conv(x, w) y = my.{op}(c, {rest})", outputs="float[2,4,4,4] y", domains={"my": 1}), "y")
             == []
         )
+
+
+def test_integers_are_no_affine():
+    for text in ("c = Cast<to=7>(x) y = Neg(c)", "c = Cast<to=7>(x) y = Mul(c, j2)"):
+        assert keys(made(text, outputs="int64[2,4,6,6] y"), "y") == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "c = Conv(x, w) y = Add(c, zero)",
+        "c = MatMul(x, z) y = Add(c, zero)",
+        "c = MatMul(x, w6) d = Mul(c, one) e = Relu(d) y = Add(e, zero)",
+    ],
+)
+def test_zeros_that_are_no_bias_of_a_matrix(text):
+    """An Add of zeros goes, unless it is what makes a MatMul a layer with a bias."""
+    assert keys(made(text, f"{X}, float[6,6] z" if "z)" in text.split("y =")[0] else X), "y") == [""]
+
+
+def test_the_mean_of_a_norm_is_not_its_result():
+    model = made("n1, mean = LayerNormalization(x, six) y = Mul(mean, one)")
+    model.graph.value_info.append(helper.make_tensor_value_info("mean", 1, [2, 4, 6, 1]))
+    (decision,) = (d for d in plan_of(model).decisions if d.node == "y")
+    assert decision.code.endswith(".no-absorber")
+    assert "reads output 1" in decision.message
 
 
 def test_sizes_that_are_not_known_are_not_the_same():

@@ -52,6 +52,12 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "len(set(order)) != len(order)",
     ): "a view in which an atom stands twice is not kept",
     ("normfold/affine/merge/branch.py", "is_sum", "len(node.inputs) < 2"): "one summand is no family of branches",
+    ("normfold/norm/recognise.py", "sites", "not seeds"): "a loop over nothing; it saves numbering the nodes",
+    (
+        "normfold/norm/recognise.py",
+        "_is_closed",
+        "id(value) in known",
+    ): "a graph has no cycles: it only saves the same way twice",
 }
 
 

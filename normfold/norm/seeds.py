@@ -139,7 +139,7 @@ def _group_atoms(frame: Frame, seed: Node, fact: Fact) -> set[int] | None:
     last = bool(seed.domain) and bool(attributes.get(seed, "channels_last", 1))
     channel = len(fact.view) - 1 if last else 1
     before = sizes(fact.view, frame.atoms)
-    if len(before) < 3 or groups <= 0 or before[channel] % groups:
+    if len(before) < 3 or groups <= 0:
         return None
     target = [*before[:channel], groups, before[channel] // groups, *before[channel + 1 :]]
     view = view_ops.reshape_to(frame, fact.view, target, zero_copies=False)

@@ -125,6 +125,8 @@ LAST_WORD = {"Gather": "no-absorber"}
 def test_a_factor_that_is_too_large_for_the_type(op, side):
     model, site = absorber(op, side, half=True, values=2000.0)
     assert keys(model, site) == [LAST_WORD.get(op, "dtype-range")]
+    wide, site = absorber(op, side, values=2000.0)
+    assert keys(wide, site) == [""]
 
 
 @pytest.mark.parametrize(("op", "side"), COPIED)

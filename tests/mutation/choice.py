@@ -39,11 +39,11 @@ def chosen(number: int, heard: Mapping[str, Heard], most: int, seconds: float) -
     silent = sorted(silent, key=lambda name: heard[name].seconds)[:_REACHING]
     result: list[str] = []
     left = seconds
-    for name in dict.fromkeys([*chain.from_iterable(zip_longest(specific, fast)), *silent]):
+    for name in dict.fromkeys(chain.from_iterable(zip_longest(specific, fast))):
         if len(result) == most:
             break
         if result and heard[name].seconds > left:
             continue
         result.append(name)
         left -= heard[name].seconds
-    return result
+    return [*result, *silent]

@@ -10,6 +10,8 @@ _GROUPS = "where there is one value per channel there are as many groups as chan
 _FACTOR = "without a scale the factor is 1 everywhere, and what is multiplied by it stays"
 _ONE_OUTPUT = "the operators that the callers look for have one output that is data"
 _WALKED = "the forward search came to the Conv on the same way before, through the same check"
+_TYPES = "nothing else can be there; it is said for the type checker"
+_REACHED = "the node is reached because its only data input has a fact"
 
 # (path, function, text) -> why nothing changes without it
 EQUIVALENT: dict[tuple[str, str, str], str] = {
@@ -26,6 +28,36 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ): "a graph has no cycles: it only saves the same way twice",
     ("normfold/affine/unit_channel.py", "_forward", "require_standard(node)"): _WALKED,
     ("normfold/affine/unit_channel.py", "_forward", "require_private(draft, draft.root(value), node)"): _WALKED,
+    (
+        "normfold/norm/recognise.py",
+        "_between",
+        "id(node) in wanted",
+    ): "a graph has no cycles: it only saves the same way twice",
+    ("normfold/norm/seeds.py", "set_axes", "not atoms"): _TYPES + "; without axes nothing is found either",
+    ("normfold/norm/transfer/elementwise.py", "add", "both is None"): "there is no form then either; " + _TYPES,
+    ("normfold/norm/transfer/elementwise.py", "multiply", "both is None"): "there is no form then either; " + _TYPES,
+    ("normfold/norm/transfer/elementwise.py", "_sum", "isinstance(total, Fact)"): _TYPES,
+    ("normfold/norm/transfer/view_ops.py", "reshape_to", "math.prod(wanted) != math.prod(before)"): (
+        "the cut into atoms comes to the same end, and would cut some for nothing"
+    ),
+    ("normfold/norm/views.py", "reshaped", "size > 1"): "every caller has made sure of the number of elements",
+    ("normfold/norm/views.py", "reshaped", "left"): "every caller has made sure of the number of elements",
+    ("normfold/norm/transfer/reductions.py", "mean", "form is None"): _TYPES,
+    ("normfold/norm/accept.py", "norm_of", "fact.partial"): "only a polynomial is a mean that is not complete",
+    ("normfold/norm/transfer/elementwise.py", "same", "fact is None"): _REACHED,
+    ("normfold/norm/transfer/elementwise.py", "_dropout", "fact is None"): _REACHED,
+    (
+        "normfold/norm/frame.py",
+        "meets",
+        "len(set(order)) != len(order)",
+    ): "a view in which an atom stands twice is not kept",
+    ("normfold/affine/merge/branch.py", "is_sum", "len(node.inputs) < 2"): "one summand is no family of branches",
+    ("normfold/norm/recognise.py", "sites", "not seeds"): "a loop over nothing; it saves numbering the nodes",
+    (
+        "normfold/norm/recognise.py",
+        "_is_closed",
+        "id(value) in known",
+    ): "a graph has no cycles: it only saves the same way twice",
 }
 
 

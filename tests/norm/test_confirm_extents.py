@@ -95,6 +95,14 @@ def test_a_norm_that_is_too_large_is_refused():
         replace(case, norm=norm_of(dims, [2], gamma=np.ones(dims))).confirm()
 
 
+@pytest.mark.parametrize("thorough", [False, True])
+def test_a_find_whose_mistakes_rounding_would_hide_is_refused(thorough):
+    """The coefficients were moved so far that every bound is too wide."""
+    torch_layer_norm().confirm(thorough=thorough, snap=1e-6)
+    with pytest.raises(Refused, match="hide a mistake"):
+        torch_layer_norm().confirm(thorough=thorough, snap=1.0)
+
+
 def test_a_large_group_norm_is_confirmed_and_its_mutations_are_not():
     dims = (1, 12, 700, 700)
     case = group_norm_idiom()

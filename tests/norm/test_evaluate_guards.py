@@ -130,6 +130,12 @@ def test_types(values, kind):
         assert widened(values).tolist() == values.tolist()
 
 
+def test_a_sum_that_is_made_and_not_given_is_worked_out():
+    wanted = value("y = com.microsoft.SkipLayerNormalization(x, x, row)")
+    got = value("y, mean, root, total = com.microsoft.SkipLayerNormalization(x, x, row)")
+    np.testing.assert_array_equal(got, wanted)
+
+
 TOO_LARGE = {
     "an Expand": "y = Expand(x, huge)",
     "a ConstantOfShape": "n = Size(x) m = Mul(n, n) k = Unsqueeze(m, zero) y = ConstantOfShape(k)",

@@ -82,6 +82,7 @@ NEAR_MISSES = {
     "negative epsilon": layer(weights={"e": np.float32(-1e-5)}),
     "product with the deviation": layer(n=node("Mul", ["d", "r"], ["n"])),
     "variance in the place of the root": layer(n=node("Div", ["d", "w"], ["n"])),
+    "shifted numerator": layer(n=[node("Add", ["d", "two"], ["d2"]), node("Div", ["d2", "r"], ["n"])]),
     "cube root": layer(r=node("Pow", ["w", "third"], ["r"]), weights={"third": np.float32(1 / 3)}),
     "gamma inside of the square": layer(p=[node("Mul", ["d", "g"], ["dg"]), node("Mul", ["dg", "dg"], ["p"])]),
     "variance of another axis": layer(v=node("ReduceMean", ["p"], ["v"], axes=[1])),
@@ -111,6 +112,39 @@ def test_a_factor_whose_square_is_not_finite():
              node("Sqrt", ["w"], ["r"]), node("Mul", ["r", "huge"], ["h"]), node("Pow", ["h", "two"], ["y"])]  # fmt: skip
     weights = {"e": np.float64(1e-5), "huge": np.float64(1e200), "two": np.float64(2)}
     assert not sites(net(nodes, {"x": DIMS}, ["y"], weights, elem=TensorProto.DOUBLE))
+
+
+def test_an_inverse_root_that_is_stretched_is_no_norm():
+    """It has the shape of x and the moment of a norm, and nothing of x itself."""
+    end = [node("Reciprocal", ["r"], ["i"]), node("Add", ["i", "two"], ["s"]), node("Expand", ["s", "shape"], ["y"])]
+    weights = {"e": np.float32(1e-5), "two": np.float32(2), "shape": np.array([2, 3, H])}
+    model = net([*(LAYER[name] for name in "mdpvwr"), *end], {"x": [2, 3, H]}, ["y"], weights)
+    assert not sites(model)
+
+
+def test_integers_have_no_norm():
+    square, mean = node("Mul", ["x", "x"], ["p"]), node("ReduceMean", ["p"], ["y"], axes=[-1])
+    assert not sites(net([square, mean], {"x": [2, 3, H]}, ["y"], elem=TensorProto.INT64))
+
+
+def test_a_function_that_is_called_like_a_norm():
+    """The call means what its body says."""
+    body = [node("Relu", ["x"], ["y"])]
+    imports = [helper.make_opsetid("", 17)]
+    function = helper.make_function(
+        "com.microsoft", "GroupNorm", ["x", "s", "b"], ["y"], body, imports, ["groups", "channels_last", "activation"]
+    )
+    call = node("GroupNorm", ["x", "s", "b"], ["y"], domain="com.microsoft", groups=2, channels_last=0, activation=0)
+    weights = {"s": np.ones(4, np.float32), "b": np.zeros(4, np.float32)}
+    options = {"domains": ("com.microsoft",)}
+    assert sites(net([call], {"x": [2, 4, 5, 6]}, ["y"], weights, **options))
+    assert not sites(net([call], {"x": [2, 4, 5, 6]}, ["y"], weights, functions=[function], **options))
+
+
+def test_a_division_by_zero_in_front_of_a_statistic():
+    """It is no scalar multiple of x, and nothing is divided to find out."""
+    model = layer(m=[node("Div", ["x", "zero"], ["u"]), node("ReduceMean", ["u"], ["m"], axes=[-1])])
+    assert not norms_of_x(model)
 
 
 def test_what_is_rounded_on_the_way_to_less_than_it_comes_and_goes():

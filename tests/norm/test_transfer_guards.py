@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from normfold.norm import frame as frames
 from normfold.norm.frame import Frame
 from normfold.norm.numbers import Extents
-from normfold.norm.transfer import _CONTRIB, _STANDARD, transfer
-from tests.model.build import viewed
+from normfold.norm.transfer import _CONTRIB, _STANDARD, row_of, transfer
+from tests.model.build import net, node, viewed
 from tests.support import build, positive, random
 
 F32 = np.float32
@@ -18,7 +19,7 @@ GROUPED = {"inputs": IMAGE, "parts": [[2], [2, 2], [5], [6]], "axes": frozenset(
 INIT = {
     "zero": F32(0), "two": F32(2), "one": F32(1), "minus": F32(-1), "none": np.zeros(0, F32), "inf": F32(np.inf),
     "c": random(8), "d": random(8, seed=1), "p": positive(8), "mixed": np.array([2, 2, 2, 2, 2, 2, 2, 3], F32), "wide": np.full((1, 3, 8), 2, F32),
-    "rows": positive(3, 1), "big": np.full((7, 2, 3, 8), 2, F32), "bigzero": np.zeros((7, 1, 1, 1), F32),
+    "two4": np.full((1, 1, 1, 1), 2, F32), "zero4": np.zeros((1, 1, 1, 1), F32), "zeros2": np.zeros(2, F32), "table": np.ones((2, 4, 5), F32), "unknowns": np.array([-1, -1, 48]), "unknown": np.array([-1, 1, 48]), "rows": positive(3, 1), "big": np.full((7, 2, 3, 8), 2, F32), "bigzero": np.zeros((7, 1, 1, 1), F32),
     "s": random(4), "b": random(4, seed=2), "g2": random(2), "m": random(4, seed=3), "v": positive(4), "nv": -positive(4),
     "true": np.array(True), "false": np.array(False), "flags": np.array([False, True]), "ratio": F32(0.5),
     "whole": np.array([2, 3, 8]), "flat": np.array([6, 8]), "minus1": np.array([-1, 8]), "axis": np.array([2]), "axis0": np.array([0]), "axes": np.array([0, 0]),
@@ -38,8 +39,8 @@ def spoken(body, inputs=SEQUENCE, *, opset=17, last=1, parts=None, axes=None, sp
     model = build(body, inputs, "float[A] y", init, opset=opset, ir=3 if opset < 8 else 9, domains={"com.microsoft": 1})
     model.graph.output[0].type.tensor_type.ClearField("shape")
     if spoil is not None:
-        node = next(node for node in model.graph.node if node.output[0] == "y")
-        node.attribute.append(helper.make_attribute(spoil, 1))
+        last_node = next(item for item in model.graph.node if item.output[0] == "y")
+        last_node.attribute.append(helper.make_attribute(spoil, 1))
     loaded, _, shapes = viewed(model)
     values = loaded.graph.values
     base, extents = values["x"], Extents(shapes)
@@ -47,8 +48,8 @@ def spoken(body, inputs=SEQUENCE, *, opset=17, last=1, parts=None, axes=None, sp
     frame = Frame(base, base.scope, shapes, extents, parts or [[size] if size != 1 else [] for size in sizes])
     frame.axes = axes or frozenset(atom for axis in frame.view[len(sizes) - last :] for atom in axis.atoms)
     frame.restart()
-    order = {id(node): i for i, node in enumerate(base.scope.nodes)}
-    frame.run(transfer, lambda node: order[id(node)])
+    order = {id(item): i for i, item in enumerate(base.scope.nodes)}
+    frame.run(transfer, lambda item: order[id(item)])
     return frame.fact(values["y"]) is not None
 
 
@@ -110,6 +111,21 @@ NEAR_MISSES = {
     "the square of a mean that is not complete": ("u = ReduceMean<axes=[1]>(x) y = Mul(u, u)", TWO_AXES, "u = ReduceMean<axes=[1, 2]>(x) y = Mul(u, u)", TWO_AXES),
     "minus a mean that is not complete": ("u = ReduceMean<axes=[1]>(x) y = Neg(u)", TWO_AXES, None, {}),
     "a clamped mean that is not complete": ("xx = Mul(x, x) u = ReduceMean<axes=[1]>(xx) y = Relu(u)", TWO_AXES, "xx = Mul(x, x) u = ReduceMean<axes=[1, 2]>(xx) y = Relu(u)", TWO_AXES),
+    "two types": ("h = Cast<to=10>(x) y = Add(x, h)", {}, None, {}),
+    "an exponent of a higher rank": ("y = Pow(x, two4)", {}, "y = Add(x, two4)", {}),
+    "a bound of a higher rank": (f"{Q} y = Max(q, zero4)", {}, None, {}),
+    "several bounds": (f"{Q} y = Clip(q, zeros2)", {}, None, {}),
+    "a flag": ("y = Add(x, true)", {}, None, {}),
+    "a size": ("n = Size(x) y = Add(x, n)", {}, "n = Size(x) f = Cast<to=1>(n) y = Add(x, f)", {}),
+    "a mean of a mean that is not complete": ("u = ReduceMean<axes=[1]>(x) y = ReduceMean<axes=[0]>(u)", TWO_AXES, None, {}),
+    "squares without axes": ("y = ReduceSumSquare<noop_with_empty_axes=1>(x)", {"opset": 18}, None, {}),
+    "a constant mean of a matrix": ("y = BatchNormalization(x, s, b, table, v)", SPATIAL, None, {}),
+    "a mean over too much": ("y = ReduceMean<axes=[0, 1]>(x)", TWO_AXES, "y = ReduceMean<axes=[1]>(x)", TWO_AXES),
+    "a weighted mean": ("u = Mul(x, c) y = ReduceMean<axes=[-1]>(u)", {}, "u = Add(x, c) y = ReduceMean<axes=[-1]>(u)", {}),
+    "Transpose that loses an axis": ("y = Transpose<perm=[0, 1]>(x)", {}, None, {}),
+    "Reshape with two unknowns": ("y = Reshape(x, unknowns)", {}, "y = Reshape(x, unknown)", {}),
+    "GroupNormalization-18 without groups": ("y = GroupNormalization<num_groups=0>(x, g2, g2)", {**GROUPED, "opset": 18}, None, {}),
+    "GroupNorm of a volume": ("y = com.microsoft.GroupNorm<groups=2, channels_last=0>(x, s, b)", {"inputs": "float[2,4,4,2,3] x", "parts": [[2], [2, 2], [4], [2], [3]], "axes": frozenset((2, 3, 4, 5))}, None, {}),
     "a mean of a weighted sum": ("u = Mul(x, c) y = ReduceMean<axes=[-1]>(u)", {}, "u = Mul(x, rows) y = ReduceMean<axes=[-1]>(u)", {}),
     "Dropout that trains": ("y = Dropout(x, ratio, true)", {}, "y = Dropout(x, ratio, false)", {}),
     "Dropout with several modes": ("y = Dropout(x, ratio, flags)", {}, None, {}),
@@ -178,6 +194,27 @@ NEAR_MISSES = {
     "GroupNorm that does not divide": ("y = com.microsoft.GroupNorm<groups=3, channels_last=0>(x, s, b)", GROUPED, None, {}),
     "GroupNorm with a computed scale": ("f = Cos(z) y = com.microsoft.GroupNorm<groups=2, channels_last=0>(x, f, b)", {**GROUPED, "inputs": f"{IMAGE}, float[4] z"}, None, {}),
 }  # fmt: skip
+
+
+def test_large_constants_and_ranks_are_not_looked_at(monkeypatch):
+    assert spoken("y = Add(x, c)")
+    monkeypatch.setattr(frames, "_MOST_ELEMENTS", 7)
+    assert not spoken("y = Add(x, c)")
+    assert spoken("y = Unsqueeze(x, axis0)")
+    monkeypatch.setattr(frames, "_MOST_AXES", 3)
+    assert not spoken("y = Unsqueeze(x, axis0)")
+
+
+@pytest.mark.parametrize(
+    ("op", "domain", "has_row"),
+    [("Add", "", True), ("GroupNorm", "com.microsoft", True), ("Add", "com.microsoft", False), ("Add", "my", False), ("GroupNorm", "my", False), ("GroupNorm", "", False), ("Cos", "", False)],
+)  # fmt: skip
+def test_rows_belong_to_a_domain(op, domain, has_row):
+    loaded, _, _ = viewed(
+        net([node(op, ["x"], ["y"], domain=domain)], {"x": [2]}, ["y"], domains=("my", "com.microsoft"))
+    )
+    (made,) = loaded.graph.nodes
+    assert (row_of(made) is not None) is has_row
 
 
 @pytest.mark.parametrize("name", NEAR_MISSES)

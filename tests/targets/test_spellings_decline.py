@@ -145,3 +145,13 @@ def test_the_activation_goes_in_only_where_nothing_stands_in_between(norm: Norm,
     made = _contrib(norm, silu=silu)
     (node,) = [op for op in made.nodes if op.op_type == "GroupNorm"]
     assert (node.attributes["activation"], made.takes_silu) == (int(taken), taken)
+
+
+def test_only_a_kernel_that_reads_pairs_wants_even_groups() -> None:
+    norm = norms.group_norm(channels=12)
+    table = table_of(CUDA)
+    plain = replace(table, kernels=tuple(replace(kernel, even_groups=False) for kernel in table.kernels))
+    SPELLINGS[S.CONTRIB_GROUP](replace(site(norm), table=plain))
+    with pytest.raises(Cannot) as found:
+        SPELLINGS[S.CONTRIB_GROUP](site(norm))
+    assert found.value.key == "groups"

@@ -51,7 +51,7 @@ def affine(frame: Frame, fact: Fact | None, node: Node, shape: Sequence[int] | N
         if value is None:
             continue
         found = frame.constant(value)
-        if found is None or fact is None:
+        if found is None:
             return None
         values = found.values if shape is None else found.values.reshape(shape)
         fact = step(frame, fact, Constant(values, found.data_type))
@@ -112,7 +112,7 @@ def grouped(frame: Frame, fact: Fact, groups: int, channel: int, epsilon: float)
         SplitError: the channels are not cut yet.
     """
     before = sizes(fact.view, frame.atoms)
-    if groups <= 0 or before[channel] % groups:
+    if groups <= 0:
         return None
     target = [*before[:channel], groups, before[channel] // groups, *before[channel + 1 :]]
     view = reshape_to(frame, fact.view, target, zero_copies=False)
@@ -187,10 +187,8 @@ def _statistic(frame: Frame, fact: Fact, value: Value | None) -> Operand:
 
 def _inverse_root(frame: Frame, variance: Operand, epsilon: float) -> Operand:
     if isinstance(variance, Constant):
-        total = mapped(variance.values, lambda values: values + epsilon)
-        if not (collapsed(total) > 0).all():
-            return None
-        return Constant(mapped(total, lambda values: values**-0.5), variance.data_type)
+        # What is not positive gives what is not finite, and nothing is multiplied with that.
+        return Constant(mapped(variance.values, lambda values: (values + epsilon) ** -0.5), variance.data_type)
     shifted = add(frame, variance, Constant(np.array(epsilon), 0))
     return power(shifted, -0.5)
 

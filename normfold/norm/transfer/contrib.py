@@ -26,7 +26,7 @@ def _group_norm(frame: Frame, node: Node) -> Facts:
     result = grouped(frame, fact, groups, channel, epsilon)
     for slot, step in ((1, multiply), (2, add)):
         found = frame.constant(node.input(slot))
-        if found is None or result is None:
+        if found is None:
             return None
         values = found.values.reshape([-1, *[1] * (3 - channel)])
         result = step(frame, result, Constant(values, found.data_type))

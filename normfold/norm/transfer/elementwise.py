@@ -150,7 +150,7 @@ def _div(frame: Frame, node: Node) -> Facts:
 
 
 def _sum(frame: Frame, node: Node) -> Facts:
-    if attributes.unexpected(node, ()) or node.scope.version < 8 or not node.inputs:
+    if attributes.unexpected(node, ()) or node.scope.version < 8:
         return None
     total = frame.operand(node.inputs[0])
     for value in node.inputs[1:]:
@@ -218,8 +218,7 @@ def _clip(frame: Frame, node: Node) -> Facts:
 
 
 def _is_no_limit(frame: Frame, node: Node) -> bool:
-    limit = frame.scalar(node.input(2))
-    return limit is not None and limit == float("inf")
+    return frame.scalar(node.input(2)) == float("inf")
 
 
 TABLE: dict[str, Transfer] = {

@@ -43,7 +43,7 @@ def reshape_to(frame: Frame, view: View, target: Sequence[int], *, zero_copies: 
         wanted = [before[i] if size == 0 else size for i, size in enumerate(wanted)]
     if wanted.count(-1) == 1:
         others = math.prod(size for size in wanted if size != -1)
-        if others <= 0 or math.prod(before) % others:
+        if others <= 0:
             return None
         wanted[wanted.index(-1)] = math.prod(before) // others
     if any(size <= 0 for size in wanted) or math.prod(wanted) != math.prod(before):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 from normfold.norm.meaning import Norm
 from normfold.targets.reasons import Cannot
-from normfold.targets.site import Site
+from normfold.targets.site import Site, require_moderate
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,8 +70,8 @@ def grouped(site: Site) -> Grouped:
     channel, groups = first_grouped(norm)
     if groups is None:
         raise Cannot("static-shape", f"the extent of dimension {channel} is not known, and the Reshape needs it")
-    rest = norm.dims[channel:]
-    total = math.prod(d for d in rest if isinstance(d, int)) if all(isinstance(d, int) for d in rest) else None
+    require_moderate((groups,), "the scale of the groups")
+    total = _elements(norm, channel)
     size = None if total is None else total // groups
     value = site.read()
     shape = site.draft.integers("shape", [0] * channel + [groups, -1 if size is None else size])
@@ -81,22 +80,42 @@ def grouped(site: Site) -> Grouped:
 
 
 def image(site: Site, channels: int) -> Grouped:
-    """`[N, C, *spatial]` as `[N, C, K, 1]`, for kernels that take images only."""
-    rest = site.norm.dims[2:]
-    size = math.prod(d for d in rest if isinstance(d, int)) if all(isinstance(d, int) for d in rest) else None
+    """`[N, C, *spatial]` as `[N, C, K, 1]`, for kernels that take images only.
+
+    Raises:
+        Cannot: K is no extent that a tensor can have.
+    """
+    size = _elements(site.norm, 2)
     value = site.read()
     shape = site.draft.integers("shape", [0, channels, -1 if size is None else size, 1])
     return Grouped(site.op("Reshape", value, shape), 4, channels, size, 1, replace(site, value=value))
+
+
+def _elements(norm: Norm, first: int) -> int | None:
+    """Elements over the dimensions from `first` on, None where an extent is not known.
+
+    Raises:
+        Cannot: no tensor has so many.
+    """
+    total = 1
+    for dim in norm.dims[first:]:
+        if not isinstance(dim, int):
+            return None
+        total *= dim
+    if total >= 1 << 63:
+        raise Cannot("constant-size", f"a tensor of {total} elements cannot be")
+    return total
 
 
 def known_size(group: Grouped) -> int:
     """K.
 
     Raises:
-        Cannot: it is not known.
+        Cannot: it is not known, or too large for a scale.
     """
     if group.size is None:
         raise Cannot("static-shape", "the number of elements of a group is not known, and the scale needs it")
+    require_moderate((group.size,), "the scale")
     return group.size
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,21 @@ from normfold.targets.draft import Draft
 from normfold.targets.facts import Support, Table
 from normfold.targets.lowering import Given, X
 from normfold.targets.reasons import Cannot
+
+# Elements of a constant that an operator asks for and that the model does not have. A few bytes of a file may declare
+# dimensions of any extent.
+_MOST_ELEMENTS = 1 << 24
+
+
+def require_moderate(shape: Iterable[int], what: str) -> None:
+    """Refuse to make a constant of that shape.
+
+    Raises:
+        Cannot: it has too many elements.
+    """
+    count = math.prod(shape)
+    if count > _MOST_ELEMENTS:
+        raise Cannot("constant-size", f"{what} would be a new constant of {count} elements")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,13 +109,15 @@ class Site:
         """The extents of some dimensions.
 
         Raises:
-            Cannot: one of them is not known.
+            Cannot: one of them is not known, or there are more elements than a new constant may have.
         """
         dims = [self.norm.dims[axis] for axis in axes]
         for axis, dim in zip(axes, dims, strict=True):
             if not isinstance(dim, int):
                 raise Cannot("static-shape", f"the extent of dimension {axis} is not known, and {what} needs it")
-        return tuple(dim for dim in dims if isinstance(dim, int))
+        known = tuple(dim for dim in dims if isinstance(dim, int))
+        require_moderate(known, what)
+        return known
 
     # --- parameters ---------------------------------------------------------------------------------------
 

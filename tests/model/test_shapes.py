@@ -10,6 +10,8 @@ import pytest
 from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from normfold.model.constants import Constants
+from normfold.model.load import load
 from normfold.model.shapes import Shapes, broadcast
 from normfold.model.shapes.contrib import RULES as CONTRIB_RULES
 from normfold.model.shapes.elementwise import UNARY
@@ -837,3 +839,29 @@ def test_branches_of_different_rank_have_no_common_shape():
     assert shapes.dims(loaded.graph.values["y"]) is None
     assert shapes.data_type(loaded.graph.values["y"]) == FLOAT
     assert sorted(shapes.dims(scope.outputs[0]) for scope in loaded.graph.nodes[0].subgraphs) == [(2, 3, 4), (2, 12)]
+
+
+@pytest.mark.parametrize("extent", [1 << 62, (1 << 63) - 1, -(1 << 63)])
+def test_extents_that_no_tensor_can_have_are_not_known(extent):
+    """Attributes may say anything; what follows must still fit into a file."""
+    windows = [
+        node("Conv", ["x", "w"], ["y"], pads=[extent] * 4),
+        node("Conv", ["x", "w"], ["y"], kernel_shape=[extent] * 2),
+        node("AveragePool", ["x"], ["y"], kernel_shape=[2, 2], pads=[extent] * 4),
+        node("MaxPool", ["x"], ["y"], kernel_shape=[extent, extent]),
+        node("ConvTranspose", ["x", "w"], ["y"], strides=[extent] * 2),
+        node("SpaceToDepth", ["x"], ["y"], blocksize=extent),
+        node("DepthToSpace", ["x"], ["y"], blocksize=extent),
+    ]
+    for window in windows:
+        model = load(net([window], {"x": [1, 4, 5, 5]}, ["y"], {"w": np.ones((4, 4, 1, 1), np.float32)}))
+        dims = Shapes(Constants()).dims(model.graph.values["y"])
+        assert dims is None or all(dim is None or isinstance(dim, str) or 0 <= dim < 1 << 63 for dim in dims)
+
+
+def test_a_rank_that_no_array_can_have_is_not_known():
+    model = load(net([node("Relu", ["x"], ["y"])], {"x": [1] * 33}, ["y"], {}))
+    shapes = Shapes(Constants())
+    assert shapes.dims(model.graph.values["x"]) is None
+    assert shapes.dims(model.graph.values["y"]) is None
+    assert shapes.rank(load(net([node("Relu", ["x"], ["y"])], {"x": [1] * 32}, ["y"], {})).graph.values["y"]) == 32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,32 @@ CASES: list[tuple[str, Target, Norm, dict[str, Any], str, str]] = [
     ("epsilon", P, norms.layer_norm(epsilon=1e-60), {}, "LayerNormalization", "1e-60"),
     ("epsilon", P, norms.layer_norm(epsilon=1e-60), {}, "elementary operators", "FLOAT"),
     ("groups", P, norms.norm(("N", 8, 4), (2,), groups=3, channel=1), {}, "any operator", "multiple"),
+    ("constant-size", P, norms.norm(("N", 1 << 31), (1,)), {}, "LayerNormalization", "2147483648 elements"),
+    ("constant-size", CPU, norms.norm(("N", 1 << 31, 4), (2,)), {}, "InstanceNormalization", "2147483648 elements"),
     ("left-to-target", OV, norms.rms_norm(), {}, "SimplifiedLayerNormalization", "fusion"),
 ]
+
+
+@pytest.mark.parametrize("extent", [1 << 25, 1 << 40, 1 << 62, (1 << 63) - 1])
+@pytest.mark.parametrize("target", list(Target), ids=lambda t: t.value)
+def test_declared_extents_cost_nothing(target: Target, extent: int) -> None:
+    """A dimension is eight bytes of the file, whatever it says."""
+    wide: list[Norm] = [
+        norms.norm(("N", extent), (1,)),
+        norms.norm(("N", extent, extent), (1, 2)),
+        norms.norm(("N", extent, 4), (2,)),
+        norms.norm(("N", 4, extent), (2,)),
+        norms.norm(("N", extent, 4, 4), (2, 3), groups=4 if extent % 4 == 0 else 1, channel=1),
+        norms.norm(("N", 8, extent, extent), (2, 3), groups=4, channel=1),
+    ]
+    tracemalloc.start()
+    try:
+        for norm in wide:
+            lower(norm, target, Options(opset=17))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 64 << 20
 
 
 def rejected(norm: Norm, target: Target, around: Surroundings | None = None, **options: Any) -> tuple[Rejected, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from normfold.model import attributes
 from normfold.model.constants import Constants, sparse_dims
 from normfold.model.demand import Answers
+from normfold.model.dtypes import MOST_AXES
 from normfold.model.graph import Node, Value
 from normfold.model.shapes.data import DATA_RULES
 from normfold.model.shapes.dims import Dim, Dims, Hints, declared_dims, merged, no_hints
@@ -13,6 +14,7 @@ from normfold.model.shapes.types import ElementTypes
 
 # Real shape arithmetic (Shape, Gather, Unsqueeze, Concat) is shallow; the bound keeps a made-up one off the stack.
 _DATA_DEPTH = 32
+_LARGEST = (1 << 63) - 1  # extent that a file can say
 
 
 class Shapes:
@@ -27,7 +29,7 @@ class Shapes:
         self.constants = constants
         self._hints = hints or no_hints
         constants.type_of = constants.type_of or self.data_type
-        self._dims: Answers[Dims | None] = Answers(self._needed, self._infer)
+        self._dims: Answers[Dims | None] = Answers(self._needed, self._moderate)
         self._types = ElementTypes(constants, self._hints)
         self._data: dict[int, list[Dim] | None] = {}
         self._data_depth = 0
@@ -74,6 +76,11 @@ class Shapes:
                 pending.extend(node.inputs)
         return found
 
+    def _moderate(self, value: Value) -> Dims | None:
+        """A rank that no array can have is not known: nothing could be computed for it."""
+        dims = self._infer(value)
+        return None if dims is not None and len(dims) > MOST_AXES else dims
+
     def _infer(self, value: Value) -> Dims | None:
         if value.tensor is not None and not value.exposed:
             return value.tensor.dims
@@ -91,7 +98,7 @@ class Shapes:
     def _derive(self, node: Node, slot: int) -> Dims | None:
         rule = rule_of(node)
         try:
-            return None if rule is None else rule.derive(self, node, slot)
+            return None if rule is None else _possible(rule.derive(self, node, slot))
         except (ValueError, IndexError, TypeError, ZeroDivisionError):
             return None
 
@@ -118,3 +125,10 @@ class Shapes:
     def data_type(self, value: Value) -> int | None:
         """The ONNX element type of a value, None if unknown."""
         return self._types.get(value)
+
+
+def _possible(dims: Dims | None) -> Dims | None:
+    """Without extents that no tensor can have: attributes may say anything, and what follows from them is not known."""
+    if dims is None or not any(isinstance(dim, int) and not 0 <= dim <= _LARGEST for dim in dims):
+        return dims
+    return tuple(None if isinstance(dim, int) and not 0 <= dim <= _LARGEST else dim for dim in dims)

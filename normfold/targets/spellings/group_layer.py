@@ -10,7 +10,7 @@ from normfold.norm.meaning import Float64
 from normfold.targets.lowering import Given
 from normfold.targets.reasons import Cannot
 from normfold.targets.regroup import Grouped, grouped, known_size
-from normfold.targets.site import Site
+from normfold.targets.site import Site, require_moderate
 
 
 def build(site: Site) -> str:
@@ -36,6 +36,7 @@ def wide(site: Site) -> str:
     size = known_size(view)
     inner, outer = site.split((view.channel,))
     shape = (*(1 for _ in range(view.rank - 2)), view.groups, size)
+    require_moderate(shape, "the scale")
     scale = site.constant("scale", _spread(inner.gamma, shape, 1.0))
     bias = "" if inner.beta is None else site.constant("bias", _spread(inner.beta, shape, 0.0))
     return site.apply(view.back(_normalised(site, view, scale, bias)), outer)

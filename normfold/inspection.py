@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,11 @@ from normfold.model.constants import Constants
 from normfold.model.graph import Node
 from normfold.model.inline import inline
 from normfold.model.load import Model, find_nodes, node_count
-from normfold.norm.recognise import NormSite
 from normfold.norm.sites import is_norm_operator, parameters
 from normfold.pipeline import plan_only
 from normfold.report.schema import InspectReport, NormReport
 from normfold.surgery.calls import Planned
-from normfold.surgery.norms import survey
-from normfold.surgery.norms.decisions import describe
+from normfold.surgery.norms import Surveyed, survey
 from normfold.surgery.plan import Decision, Outcome
 from normfold.surgery.signatures import Signatures
 from normfold.targets.names import Target
@@ -78,14 +76,14 @@ def inspect(source: str | Path | ModelProto, *, config: Config | None = None) ->
     constants = Constants()
     shown = _shown(model, planned)
     found = survey(shown, Target, Signatures(inline(model)) if model.functions else None)
-    known = {node.key for site, _ in found for node in site.dead}
+    known = {node.key for one in found for node in one.site.dead}
     norms = [
         _norm(node, constants, decisions.get(node.key))
         for scope in shown.scopes()
         for node in scope.nodes
         if _is_norm(node) and node.key not in known
     ]
-    norms += [_recognised(site, by_target, decisions.get(site.end.key)) for site, by_target in found]
+    norms += [_recognised(one, decisions.get(one.site.end.key)) for one in found]
     return InspectReport(
         version=__version__,
         path="<ModelProto>" if model.path is None else str(model.path),
@@ -131,9 +129,9 @@ def _norm(node: Node, constants: Constants, decision: Decision | None) -> NormRe
     )
 
 
-def _recognised(site: NormSite, by_target: Mapping[Target, Decision], decision: Decision | None) -> NormReport:
+def _recognised(found: Surveyed, decision: Decision | None) -> NormReport:
     """A norm that was recognised by what it computes."""
-    norm = site.norm
+    site, norm = found.site, found.site.norm
     shown: dict[str, Parameter] = {"axes": list(norm.axes), "epsilon": norm.epsilon}
     if norm.groups is not None:
         shown["groups"] = norm.groups
@@ -151,15 +149,16 @@ def _recognised(site: NormSite, by_target: Mapping[Target, Decision], decision: 
         parameters=shown,
         foldable="" if decision is None else f"{decision.outcome.value} {decision.code}: {decision.message}",
         nodes=len(site.dead),
-        meaning=describe(norm),
-        targets={target.value: _becomes(found) for target, found in by_target.items()},
+        meaning=found.meaning,
+        targets={target.value: _becomes(one) for target, one in found.becomes.items()},
     )
 
 
 def _becomes(decision: Decision) -> str:
     if decision.outcome is Outcome.APPLIED:
         return decision.message.partition(" became ")[2].partition(";")[0]
-    return f"stays: {decision.message.partition('; ')[2] or decision.message.partition(': ')[2]}"
+    why = decision.message.partition("; ")[2] or decision.message.partition(": ")[2]
+    return f"stays: {why.removeprefix('it stays, because ')}"
 
 
 def _plain(values: dict[str, object]) -> dict[str, Parameter]:

@@ -24,6 +24,8 @@ def is_seed(node: Node) -> bool:
     """Whether a node takes statistics of its first input."""
     if node.domain:
         return node.domain == "com.microsoft" and node.op_type == "GroupNorm"
+    if node.op_type == "BatchNormalization":
+        return composites.takes_statistics(node)
     known = (*REDUCTIONS, *_POOLED, *_SUFFIX, "GroupNormalization", "MeanVarianceNormalization")
     return node.op_type in known
 

@@ -124,7 +124,7 @@ def test_targets_of_onnxruntime_keep_what_they_have(case, target):
     lacking = {
         Target.ORT_CPU: ("GroupNorm", "SkipGroupNorm"), Target.ORT_CUDA: (), Target.DIRECTML: ("SkipGroupNorm",),
     }[target]  # fmt: skip
-    if model.graph.node[0].op_type not in lacking:
+    if model.graph.node[0].op_type not in lacking and (target, case) != (Target.ORT_CUDA, "group first"):
         assert result == model
         assert the_norm(plan).code == "NF201.single-op"
         return
@@ -302,3 +302,38 @@ def test_what_verification_refused_stays():
     result, plan = planned(model, skip=("NF202",))
     assert result == model
     assert the_norm(plan).code == "NF201.single-op"
+
+
+# --- what `inspect` says ---
+
+MEANINGS = {
+    "skip": "LayerNorm over the last axis, epsilon 0.001 of a sum of 3 tensors, which is a result as well",
+    "skip alone": "LayerNorm over the last axis, epsilon 0.001 of a sum of 2 tensors",
+    "skip rms alone": "RMSNorm over the last axis, epsilon 0.001 of a sum of 2 tensors",
+    "rms": "RMSNorm over the last axis, epsilon 0.001",
+    "group": "GroupNorm over 2 groups of channels, epsilon 0.001, SiLU behind",
+}
+
+
+@pytest.mark.parametrize("name", MEANINGS)
+def test_inspect_says_what_an_operator_does_beside_the_norm(name: str) -> None:
+    (norm,) = normfold.inspect(CASES[name](np.float32, 17)).norms
+    assert norm.meaning == MEANINGS[name]
+    assert set(norm.targets) == {target.value for target in Target}
+    assert norm.targets["ort-cuda"].startswith("stays: already is the one operator")
+    for target in (Target.PORTABLE, Target.ORT_CPU, Target.ORT_CUDA):
+        changed = rewritten(CASES[name](np.float32, 17), target)[1].norms
+        assert norm.targets[target.value].startswith("stays") is not bool(changed)
+
+
+@pytest.mark.parametrize("activation", [0, 1])
+def test_group_norm_with_the_channels_first_has_no_kernel_on_cuda(activation: int) -> None:
+    model = one(
+        "GroupNorm", ["x", "g", "b"], ["y"], FIRST, np.float32, 17, **GROUPS, activation=activation, channels_last=0
+    )
+    result, plan = stable(model, Target.ORT_CUDA)
+    assert "GroupNorm" not in {node.op_type for node in result.graph.node}
+    assert [decision.code for decision in plan.decisions] == ["NF202"]
+    feeds = feed(model, {"N": 2})
+    assert_close(exact(result, feeds), exact(model, feeds), 1e-6)
+    assert not rewritten(model, Target.DIRECTML)[1].norms, "which has one"

@@ -22,6 +22,7 @@ Facts = Sequence[Fact | None] | None
 Normalised = tuple[Fact | None, Fact | None, Fact | None]  # the result, the mean, and the inverse root
 # The function body adds 1e-9 to the standard deviation, kernels add nothing: this agrees with both where it matters.
 _MVN_EPSILON = 1e-18
+_TRAINING_BY_ATTRIBUTE = 14  # before, the number of outputs said it
 
 
 def epsilon_of(node: Node) -> float:
@@ -156,22 +157,37 @@ def _mean_variance_norm(frame: Frame, node: Node) -> Facts:
 
 def _batch_norm(frame: Frame, node: Node) -> Facts:
     """With constant statistics an affine, with those of the data a norm."""
+    if takes_statistics(node):
+        return _training_batch_norm(frame, node)
     fact = frame.fact(node.input(0))
     known = ("epsilon", "spatial", "is_test", "training_mode")
     if fact is None or len(fact.view) < 2 or node.named_outputs() != 1 or attributes.unexpected(node, known):
         return None
     version = node.scope.version
-    if (
-        version < 7
-        or (version < 9 and attributes.get(node, "spatial", 1) != 1)
-        or attributes.get(node, "training_mode", 0)
-    ):
+    if version < 7 or (version < 9 and attributes.get(node, "spatial", 1) != 1):
         return None
     epsilon = epsilon_of(node)
     average, variance = (_statistic(frame, fact, value) for value in node.inputs[3:5])
     centred = add(frame, fact, average, -1.0)
     inverse = _inverse_root(frame, variance, epsilon)
     return [affine(frame, multiply(frame, centred, inverse), node, _per_channel(len(fact.view)))]
+
+
+def takes_statistics(node: Node) -> bool:
+    """Whether a BatchNormalization is in training mode, by its attribute: it normalises with statistics of its input."""
+    return bool(attributes.get(node, "training_mode", 0))
+
+
+def _training_batch_norm(frame: Frame, node: Node) -> Facts:
+    """A norm of one sample, `[1, C, *spatial]`: over several, what one becomes depends on the others, as in no other norm."""
+    fact = frame.fact(node.input(0))
+    if fact is None or len(fact.view) < 3 or not fact.view[0].is_unit or node.scope.version < _TRAINING_BY_ATTRIBUTE:
+        return None
+    if attributes.unexpected(node, ("epsilon", "momentum", "training_mode")):
+        return None
+    rank = len(fact.view)
+    result, _, _ = normalised(frame, fact, range(2, rank), epsilon_of(node), centred=True)
+    return [affine(frame, result, node, _per_channel(rank))]
 
 
 def _statistic(frame: Frame, fact: Fact, value: Value | None) -> Operand:

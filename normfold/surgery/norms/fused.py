@@ -98,6 +98,13 @@ class Fused:
         behind = ["Sigmoid, Mul"] if self.silu and not lowering.takes_silu else []
         return ", ".join([*front, lowering.operator, *behind])
 
+    def beside(self) -> str:
+        """What it does beside the norm, in a few words: ` of a sum of 2 tensors, SiLU behind`; empty if nothing."""
+        parts = [f" of a sum of {len(self.terms) + 1} tensors" if self.terms else ""]
+        parts += ["which is a result as well"] if self.total is not None else []
+        parts += ["SiLU behind"] if self.silu else []
+        return ", ".join(parts)
+
     def written(self, lowering: Lowering) -> Lowering:
         """What a norm becomes, with the additions in front and the activation behind."""
         front, constants = self._sum()

@@ -7,7 +7,7 @@ that are worth it; where it cannot be raised, each norm takes the best that the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from normfold.affine.reasons import Refused as AffineRefused
@@ -30,7 +30,7 @@ from normfold.surgery.norms.layout import TurnEdit, Turner
 from normfold.surgery.norms.opset import Raised, raised
 from normfold.surgery.norms.signature import signature
 from normfold.surgery.norms.surroundings import Around, Extent, alone, extent_of, look_around
-from normfold.surgery.norms.unsupported import no_kernel, unfused, without_kernel
+from normfold.surgery.norms.unsupported import no_kernel, unfit, unfused, without_kernel
 from normfold.surgery.plan import Decision
 from normfold.surgery.planner import Exclusions
 from normfold.targets.lower import Options, lower
@@ -72,15 +72,15 @@ def plan_norms(
     if exclusions.excludes(RULE) or not any(is_seed(node) or is_norm_operator(node) for node in nodes):
         return NormPlan(model)
     seeds = None if near is None else frozenset(map(id, near))
-    first = _Planner(model, exclusions, target, threads, Shapes(Constants(), hints), precise=precise, seeds=seeds)
+    first = Planner(model, exclusions, target, threads, Shapes(Constants(), hints), precise=precise, seeds=seeds)
     plan = first.run()
     return _turned(plan, first, hints) if plan.deferred else plan
 
 
-def _turned(plan: NormPlan, first: _Planner, hints: Hints | None) -> NormPlan:
+def _turned(plan: NormPlan, first: Planner, hints: Hints | None) -> NormPlan:
     """The plan with the norms that work channels-last, or take their second choice because that does not pay."""
     shapes = Shapes(Constants(), hints)
-    second = _Planner(
+    second = Planner(
         plan.model, first.exclusions, first.target, first.threads, shapes, precise=first.precise, turning=plan.deferred
     ).run()
     return NormPlan(
@@ -92,35 +92,20 @@ def _turned(plan: NormPlan, first: _Planner, hints: Hints | None) -> NormPlan:
     )
 
 
-def survey(
-    model: Model, targets: Iterable[Target], hints: Hints | None = None
-) -> list[tuple[NormSite, dict[Target, Decision]]]:
-    """Every norm of a model, and what each target would make of it; what is no norm after all is left out.
+@dataclass(slots=True)
+class Planner:
+    """One look at the norms of a model for one target.
 
     Args:
-        model: as it stands.
-        targets: which ones.
-        hints: what is known about values that calls make or get.
-
-    Raises:
-        InputError: the data of a constant is damaged.
+        model, exclusions, target, threads, precise: as for `plan_norms`.
+        shapes: of the model.
+        seeds: identities of the nodes that may be statistics; None for all.
+        decisions: what is said, by key of the last node of a norm.
+        deferred: in the first of two steps, the keys of the norms that are left for the second, which decides about the layout
+            of whole scopes.
+        turning: in the second step, those keys.
     """
-    first = _Planner(model, Exclusions({}), Target.PORTABLE, None, Shapes(Constants(), hints))
-    sites = [site for site in Recogniser(model, first.shapes).sites() if first.is_sound(site)]
-    planners = {target: _Planner(model, Exclusions({}), target, None, first.shapes) for target in targets}
-    found: dict[Target, Mapping[str, Decision]] = {}
-    for target, planner in planners.items():
-        planner.look_at(sites)
-        planner.choose(sites)
-        found[target] = planner.decisions
-        if planner.deferred:  # what its neighbours become has a say
-            whole = plan_norms(model, Exclusions({}), target)
-            found[target] = {**planner.decisions, **{decision.site: decision for decision in whole.decisions}}
-    return [(site, {target: decisions[site.end.key] for target, decisions in found.items()}) for site in sites]
 
-
-@dataclass(slots=True)
-class _Planner:
     model: Model
     exclusions: Exclusions
     target: Target
@@ -145,13 +130,14 @@ class _Planner:
         self.names = Names(self.model)
 
     def run(self) -> NormPlan:
+        """Everything decided, and the model that results."""
         found = list(Recogniser(self.model, self.shapes, self.seeds).sites())
         if self.turning is not None:
             found = [site for site in found if site.end.key in self.turning]
         sites = [site for site in found if self.is_sound(site)]
         self.look_at(sites)
         if self.turning is None:
-            sites += self._fused_sites()
+            sites += self.fused_sites()
         turns = self._turns(sites)
         sites = [site for site in sites if not any(site in turn.sites for turn in turns)]
         opset, chosen = self.choose(sites)
@@ -229,22 +215,19 @@ class _Planner:
             self.decisions[site.end.key] = refused(site, *excluded)
         return excluded is not None
 
-    def _fused_sites(self) -> list[NormSite]:
+    def fused_sites(self) -> list[NormSite]:
         """Operators of onnxruntime that the target does not have: nothing is to be confirmed, they say what they are."""
         for node in fused_nodes(self.model):
-            if not self._is_unfit(node):
+            if not self._unfit(node):
                 continue
             try:
                 self.fused[node.key] = read_fused(self.shapes, node)
             except Cannot as why:
-                self.decisions[node.key] = no_kernel(node, self.target, why.message)
+                self.decisions[node.key] = no_kernel(node, self._unfit(node), why.message)
         return [fused.site for fused in self.fused.values() if not self._is_excluded(fused.site)]
 
-    def _is_unfit(self, node: Node) -> bool:
-        """Whether the target has no kernel for an operator, whatever the type, or none that is precise enough."""
-        table = table_of(self.target)
-        kernel = table.kernel(node.op_type, node.domain)
-        return table.lacks(node.op_type, node.domain) or bool(self.precise and kernel is not None and kernel.imprecise)
+    def _unfit(self, node: Node) -> str:
+        return unfit(node, self.target, precise=self.precise)
 
     # --- what it becomes ---
 
@@ -293,7 +276,7 @@ class _Planner:
         """The first lowering that gains something; with an opset, of those that are valid under it."""
         for lowering in choice.lowerings:
             if lowering.channels_last and self.target in _TURNED:
-                if self.turning is None:
+                if self.turning is None and site.end.key not in self.fused:
                     self.deferred.add(site.end.key)
                     return None
                 continue
@@ -312,10 +295,10 @@ class _Planner:
 
     def _gains(self, site: NormSite, dead: Sequence[Node], lowering: Lowering) -> bool:
         """Whether fewer operators are left, as many of a better kind, or one that the target has no kernel for goes."""
-        if any(self._lacks(node, site) for node in dead):
-            return True
         if site.borrows:
             return self._pays_beside(site, dead, lowering)
+        if any(self._lacks(node, site) for node in dead):
+            return True
         if lowering.fallback:
             return len(lowering.nodes) < len(dead) and passes_of(lowering) <= _passes(dead, site.base)
         return len(lowering.nodes) <= len(dead)
@@ -332,8 +315,8 @@ class _Planner:
     def _lacks(self, node: Node, site: NormSite) -> bool:
         """Whether the target has no kernel for a node as it stands, or none that is precise enough."""
         kernel = table_of(self.target).kernel(node.op_type, node.domain)
-        if kernel is None or self._is_unfit(node):
-            return self._is_unfit(node)
+        if kernel is None or self._unfit(node):
+            return bool(self._unfit(node))
         if site.norm.input_type not in kernel.types | kernel.left:
             return True
         return kernel.newest is not None and node.scope.version > kernel.newest
@@ -345,7 +328,8 @@ class _Planner:
             choice = self._told(site, choice if same else self._offer(site, opset))
             lowering = self._best(site, choice, opset)
         if site.end.key in self.fused:
-            self.decisions[site.end.key] = unfused(self.fused[site.end.key], choice, lowering, obstacle, self.target)
+            fused, why = self.fused[site.end.key], self._unfit(site.end)
+            self.decisions[site.end.key] = unfused(fused, choice, lowering, obstacle, why)
         elif lowering is None:
             best = next(iter(choice.lowerings), None)
             is_spelled = best is not None and not best.fallback and self._is_spelled(site, best)

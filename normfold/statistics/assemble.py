@@ -16,6 +16,8 @@ from normfold.statistics.words import next_step, summary
 _WORST_FIRST = (
     Status.FAIL, Status.WARN, Status.INCONCLUSIVE, Status.PASS, Status.SKIPPED, Status.NOT_APPLICABLE,
 )  # fmt: skip
+# Defaults of a framework, which fit some layers by chance, or as the affine half of a converted layer.
+_CONFIRMED_BY_DATA = frozenset(("S01", "S07"))
 _BY_SEVERITY = {Severity.ERROR: Status.FAIL, Severity.WARNING: Status.WARN, Severity.INFO: Status.PASS}
 
 
@@ -35,7 +37,7 @@ def assemble(
         file, thresholds, version: for the report.
         suppressions: findings that do not count.
     """
-    marked, used = suppress([finding for part in parts for finding in part.findings], suppressions)
+    marked, used = suppress([_confirmed(item, parts) for part in parts for item in part.findings], suppressions)
     order = {norm.key: norm.position for norm in subject.norms}
     findings = tuple(sorted(marked, key=lambda found: _rank(found, order)))
     counted = tuple(found for found in findings if not found.suppressed)
@@ -57,6 +59,19 @@ def assemble(
         warnings=(*subject.original.warnings, *(text for part in parts for text in part.warnings)),
     )
     return draft.model_copy(update={"summary": summary(draft), "next_step": next_step(draft)})
+
+
+def _confirmed(found: Finding, parts: Sequence[Part]) -> Finding:
+    """What the file only suggests is certain where the data says that this layer fails: it is not named a second time."""
+    if found.code not in _CONFIRMED_BY_DATA or found.severity is not Severity.WARNING:
+        return found
+    measured = (part.layers[found.key] for part in parts if found.key in part.layers)
+    failing = next((layer for layer in measured if layer.status is Status.FAIL and layer.is_root_cause), None)
+    if failing is None:
+        return found
+    numbers = "" if failing.j is None else f": J is {failing.j:.3g}"
+    message = f"{found.message}; the data does not fit that{numbers}"
+    return found.model_copy(update={"severity": Severity.ERROR, "message": message})
 
 
 def worst(statuses: Sequence[Status]) -> Status:

@@ -146,6 +146,16 @@ def test_what_does_not_fit(data: object, code: str, words: str) -> None:
     assert error.code == code and words in str(error)
 
 
+def test_integers_do_not_wrap_around() -> None:
+    body = [node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)]
+    model = load(net(body, [helper.make_tensor_value_info("x", TensorProto.UINT8, ["N", 2])], ["y"]))
+    fine = open_data({"x": np.array([[0, 255]])}, model)
+    assert next(iter(fine.batches())).feeds["x"].dtype == np.uint8
+    with pytest.raises(NormfoldError, match="0 to 255; the data holds -1 to 256") as caught:
+        list(open_data({"x": np.array([[-1, 3], [4, 256]])}, model).batches())
+    assert caught.value.code == "data.range"
+
+
 def test_a_sample_that_is_not_finite_is_named() -> None:
     x = X.copy()
     x[7, 1, 2, 2] = np.nan

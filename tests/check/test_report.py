@@ -21,6 +21,7 @@ from normfold.statistics.subject import open_subject
 from normfold.statistics.suppressions import Suppression, load_suppressions
 from normfold.statistics.thresholds import Thresholds
 from tests.check.build import changed, examine, healthy
+from tests.model.build import net, node
 
 
 def put_together(*parts: Part, suppressions: tuple[Suppression, ...] = ()) -> CheckReport:
@@ -204,3 +205,15 @@ def test_the_document_reads_back() -> None:
 
 def test_the_same_model_gives_the_same_report() -> None:
     assert examine(healthy()).model_dump_json() == examine(healthy()).model_dump_json()
+
+
+def test_what_the_file_suggests_is_an_error_where_the_data_says_so() -> None:
+    """A variance of 1 everywhere is a warning from the file alone; a layer that fails must not leave the exit code 0."""
+    ones, zeros = np.ones(3, np.float32), np.zeros(3, np.float32)
+    norm = node("BatchNormalization", ["x", "g", "b", "m", "v"], ["y"], name="bn")
+    model = net([norm], {"x": ("N", 3, 4, 4)}, ["y"], {"g": ones, "b": zeros, "m": zeros + 0.1, "v": ones})
+    x = np.random.default_rng(0).normal(0.1, 1, (256, 3, 4, 4)).astype(np.float32)
+    fits, fails = (check(model, data={"x": x * factor}) for factor in (1, 3))
+    for report, verdict in ((check(model), Status.WARN), (fits, Status.WARN), (fails, Status.FAIL)):
+        assert report.findings[0].code == "S07" and report.verdict is verdict
+    assert exit_code(fails, fail_on="error", strict=False) == 1 and "J is " in fails.findings[0].message

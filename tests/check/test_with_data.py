@@ -194,6 +194,20 @@ def test_data_of_another_kind() -> None:
     assert part.preprocessing.winner == ""
 
 
+def test_data_that_was_rounded_is_not_taken_for_small_batches() -> None:
+    """The variance of the first layer is off by more than a batch could be, and small batches explain no variance behind it."""
+    part = examined(healthy(), np.trunc(TEST[:64]))
+    assert codes(part)[0] not in ("S11", "S14") and "bn0" in roots(part)
+
+
+@pytest.mark.filterwarnings("error")
+def test_data_that_overflows_or_is_constant() -> None:
+    part = examined(healthy(), np.clip(TEST.astype(np.float64) * 1e38, -3e38, 3e38).astype(np.float32))
+    assert codes(part)[0] == "D02" and "NaN or infinite in" in part.findings[0].message
+    assert "nan" not in part.findings[0].message
+    assert Status.FAIL in statuses(examined(healthy(), np.ones_like(TEST)))
+
+
 def test_grouped_samples() -> None:
     order = np.argsort(TEST.mean((1, 2, 3)))
     part = examined(healthy(), TEST[order])

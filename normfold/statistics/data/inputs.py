@@ -171,12 +171,14 @@ def fitted(entry: ModelInput, values: Array, where: str, first: int = 0) -> Arra
         first: number of the first sample, for the message.
 
     Raises:
-        InputError: wrong shape or type, or a number that is not finite.
+        InputError: wrong shape or type, or a number that is not finite or too large for the type.
     """
     check_shape(entry, values.shape, where)
     check_dtype(entry, values.dtype, where)
     if entry.dtype is None:
         return values.astype(object)
+    if _kind(entry.dtype) in "iu":
+        _check_range(entry, values, where)
     with np.errstate(over="ignore"):
         cast = values.astype(entry.dtype, copy=False)
     if _kind(entry.dtype) == "f":
@@ -188,3 +190,16 @@ def fitted(entry: ModelInput, values: Array, where: str, first: int = 0) -> Arra
                 hint="remove or repair it",
             )  # fmt: skip
     return cast
+
+
+def _check_range(entry: ModelInput, values: Array, where: str) -> None:
+    """A cast between integers would wrap around without a word."""
+    if not values.size or values.dtype == entry.dtype or values.dtype.kind not in "iu":
+        return
+    limits = np.iinfo(entry.dtype)
+    low, high = int(values.min()), int(values.max())
+    if low < limits.min or high > limits.max:
+        raise InputError(
+            "data.range", f"{entry.name!r} takes {entry.dtype}, {limits.min} to {limits.max}; the data holds {low} to {high}",
+            where=where, hint="scale or clip it as the model was trained",
+        )  # fmt: skip

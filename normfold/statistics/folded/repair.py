@@ -42,6 +42,11 @@ def host(model: Model, record: Record) -> Node | None:
 
 def obstacle(model: Model, record: Record) -> str:
     """Why a folded normalisation cannot be repaired, "" where it can."""
+    if record.side != "output":
+        return (
+            "it was folded forward, into the operators that read it, and only one that makes it can be repaired: "
+            "recalibrate the original model and fold it again"
+        )
     node = host(model, record)
     if node is None:
         return "no single operator holds it: fold it again from the original model"

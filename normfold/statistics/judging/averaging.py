@@ -53,6 +53,8 @@ _FEW_SAMPLES = 50.0
 _TREND = 3.0
 # Shares r of the variance of one batch that are tried: averages over 250 batches, up to twice what one batch has.
 _SHARES = np.geomspace(0.004, 2.0, 60)
+# What a mean is worth at least, in samples: one that has nothing to do with the data is worth none.
+_NOTHING = 1e-9
 # Gain in log-likelihood per channel below which two sizes of batches explain a model alike.
 _GAIN = 1.0
 
@@ -97,7 +99,7 @@ class Fit:
     @property
     def trend(self) -> float:
         """By what factor the samples differ between the front half of the layers and the other."""
-        logs = np.log(self.samples[np.isfinite(self.samples)])
+        logs = np.log(np.maximum(self.samples[np.isfinite(self.samples)], _NOTHING))
         half = max(len(logs) // 2, 1)
         return math.exp(abs(float(np.median(logs[:half]) - np.median(logs[-half:])))) if len(logs) else math.inf
 
@@ -120,8 +122,12 @@ def few_values(case: Case) -> Cause | None:
     return _last_batch(case, given, best, told_apart=bool(small))
 
 
-def _small_batch(case: Case, given: Fit, best: Fit) -> Cause:
+def _small_batch(case: Case, given: Fit, best: Fit) -> Cause | None:
     average = 1 / median(list(best.share))
+    clusters = min(case.estimate(key).clusters for key in given.judged)
+    # Small batches have to explain the variances too, not the means alone; other data has other variances in the first layer.
+    if best.j >= given.j or clusters < 3 * best.batch * average or not _first_may_be_few(case, given):
+        return None
     return Cause(
         "S14", f"the statistics are averages over batches of about {best.batch} samples (over {average:.0f} of them or so): "
         f"with these the J of the layers adds up to {best.j:.2g}, with {given.batch} to {given.j:.2g}",
@@ -130,9 +136,15 @@ def _small_batch(case: Case, given: Fit, best: Fit) -> Cause:
     )  # fmt: skip
 
 
+def _first_may_be_few(case: Case, given: Fit) -> bool:
+    """Whether the variance of the first layer is not further off than that of one sample would be."""
+    key = next(iter(given.judged))
+    return worth_of_variance(given.judged[key], case.sites[key]) >= 1
+
+
 def _last_batch(case: Case, given: Fit, best: Fit, *, told_apart: bool) -> Cause | None:
     keys = tuple(given.judged)
-    samples = float(np.exp(np.median(np.log(given.samples[np.isfinite(given.samples)]))))
+    samples = float(np.median(given.samples[np.isfinite(given.samples)]))
     clusters = min(case.estimate(key).clusters for key in keys)
     if samples < 1.5 or clusters < 3 * samples or min(given.trend, best.trend) > _TREND:
         return None

@@ -41,6 +41,10 @@ def local_causes(case: Case, known: Collection[str]) -> Iterator[Cause]:
     if not roots:
         return
     order = list(case.sites)
+    overflow = _overflow(case, roots)
+    if overflow is not None:
+        yield overflow
+        return
     if is_isolated(len(roots), len(order)):
         names = [_isolated(case, key) for key in roots]
         if not _from_the_input(case, roots, names):
@@ -124,6 +128,20 @@ def _is_permuted(case: Case, key: str) -> bool:
     given = distance((mean, var), (e.mean, e.var))
     fits = sorted_[0] < t.mean_shift_warn and sorted_[1] < t.log_std_ratio_warn
     return fits and sum(given) > t.hypothesis_ratio * sum(sorted_)
+
+
+def _overflow(case: Case, roots: Sequence[str]) -> Cause | None:
+    """D02: what reaches the first root cause is not finite, although the data is."""
+    e = case.estimate(roots[0])
+    lost = int(e.non_finite.max(initial=0))
+    if not lost:
+        return None
+    label = case.sites[roots[0]].label
+    message = (
+        f"what reaches {label!r} is NaN or infinite in {lost} of {e.samples} samples: the data is too large for the type of "
+        "the model, or a layer in front of it overflows"
+    )
+    return Cause("D02", message, tuple(roots), "samples that are lost", float(lost), 0.0, Severity.ERROR)
 
 
 def _part_of_the_model(case: Case, roots: Sequence[str], order: Sequence[str]) -> Cause:

@@ -44,7 +44,8 @@ class Hypothesis:
             values = np.asarray(feeds[name], np.float64)
             for step in self.steps:
                 values = step(values)
-            made[name] = values.astype(feeds[name].dtype)
+            with np.errstate(over="ignore"):  # what overflows does not fit, and scores so
+                made[name] = values.astype(feeds[name].dtype)
         return made
 
 

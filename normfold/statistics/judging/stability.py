@@ -119,7 +119,7 @@ def _distance(a: Array, b: Array) -> float:
     both = np.isfinite(x) & np.isfinite(y)
     if not np.array_equal(np.where(both, 0.0, x), np.where(both, 0.0, y), equal_nan=True):
         return float("inf")
-    return float(np.abs(x - y)[both].max(initial=0.0))
+    return float(np.abs(x[both] - y[both]).max(initial=0.0))
 
 
 def _part(feeds: Mapping[str, Array], which: slice) -> dict[str, Array]:

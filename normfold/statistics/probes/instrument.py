@@ -129,9 +129,13 @@ def instrument(
 
 def unprobed(site: StatSite, model: Model, dependent: _DependsOnInput) -> str:
     """Why a site cannot be probed, "" where it can."""
+    if site.node.scope.is_function:
+        return "it stands in a function that cannot be inlined: what is computed there does not reach the outputs"
     if site.node.scope is not model.graph:
-        where = "a function" if site.node.scope.is_function else "a body of If, Loop or Scan"
-        return f"it stands in {where}: what is computed there does not reach the outputs"
+        return (
+            "it stands in a body of If, Loop or Scan: what is computed there does not reach the outputs; to check it with "
+            "data, export the body as a model of its own, or with a condition that is constant"
+        )
     if not dependent(site):
         return "its input does not depend on an input of the model"
     if site.mean is None or site.var is None:

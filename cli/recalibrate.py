@@ -131,8 +131,8 @@ def _undo(model: Path, patch: Path, output: Path | None, form: Format, *, in_pla
     from normfold import __version__
     from normfold.documents import FileReport
     from normfold.errors import UsageError
-    from normfold.recalibration import undo
     from normfold.statistics.recalibration.schema import RecalibrateReport
+    from normfold.undoing import undo
 
     from . import render
 

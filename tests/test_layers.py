@@ -33,6 +33,7 @@ LAYERS = (
         "doctor",
         "checking",
         "recalibration",
+        "undoing",
         "collecting",
     ),
 )

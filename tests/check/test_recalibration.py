@@ -12,10 +12,11 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 import normfold
 from normfold import Config
 from normfold.errors import GateError, InputError, UsageError
-from normfold.recalibration import RecalibrateConfig, recalibrate, undo
+from normfold.recalibration import RecalibrateConfig, recalibrate
 from normfold.statistics.recalibration.estimate import blended, by_depth
 from normfold.statistics.recalibration.split import Split
 from normfold.statistics.subject import open_subject
+from normfold.undoing import undo
 from tests.check.networks import Net, images
 from tests.check.sources import batches
 from tests.model.build import actual, net, node

@@ -6,13 +6,12 @@ that are worth it; where it cannot be raised, each norm takes the best that the 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from normfold.affine.reasons import Refused as AffineRefused
 from normfold.model.constants import Constants
-from normfold.model.graph import Node, Scope, Value
+from normfold.model.graph import Node, Scope
 from normfold.model.load import Model
 from normfold.model.rewrite import Names, sweep
 from normfold.model.shapes import Hints, Shapes
@@ -31,14 +30,13 @@ from normfold.surgery.norms.opset import Raised, raised
 from normfold.surgery.norms.signature import signature
 from normfold.surgery.norms.surroundings import Around, Extent, alone, extent_of, look_around
 from normfold.surgery.norms.unsupported import no_kernel, unfit, unfused, without_kernel
+from normfold.surgery.norms.worth import gains, is_spelled, is_valid
 from normfold.surgery.plan import Decision
 from normfold.surgery.planner import Exclusions
 from normfold.targets.lower import Options, lower
 from normfold.targets.lowering import Choice, Lowering, Rejected
 from normfold.targets.names import Target
-from normfold.targets.passes import passes, passes_of
 from normfold.targets.reasons import Cannot
-from normfold.targets.tables import table_of
 
 # Targets on which the layout of a norm is decided with that of its neighbours.
 _TURNED = (Target.ORT_CUDA,)
@@ -282,48 +280,18 @@ class Planner:
                 continue
             if self._is_spelled(site, lowering):
                 return None
-            if opset is not None and not _is_valid(lowering, opset):
+            if opset is not None and not is_valid(lowering, opset):
                 continue
-            if self._gains(site, self._extent(site, lowering).dead, lowering):
+            if gains(site, self._extent(site, lowering).dead, lowering, self.target, precise=self.precise):
                 return lowering
         return None
 
     def _is_spelled(self, site: NormSite, lowering: Lowering) -> bool:
-        """Whether the norm is spelled so already."""
-        dead = self._extent(site, lowering).dead
-        return _spelled(lowering) == Counter((node.domain, node.op_type) for node in dead)
-
-    def _gains(self, site: NormSite, dead: Sequence[Node], lowering: Lowering) -> bool:
-        """Whether fewer operators are left, as many of a better kind, or one that the target has no kernel for goes."""
-        if site.borrows:
-            return self._pays_beside(site, dead, lowering)
-        if any(self._lacks(node, site) for node in dead):
-            return True
-        if lowering.fallback:
-            return len(lowering.nodes) < len(dead) and passes_of(lowering) <= _passes(dead, site.base)
-        return len(lowering.nodes) <= len(dead)
-
-    def _pays_beside(self, site: NormSite, dead: Sequence[Node], lowering: Lowering) -> bool:
-        """Whether an operator is worth it although the statistics have to be taken beside it as well.
-
-        On a CPU (onnxruntime 1.31, one thread and two, 19k to 786k elements) a mean square beside one operator is 1.26 to 1.46
-        times faster than with division and scale; mean and variance beside LayerNormalization take 0.8 to 1.5 times as long.
-        """
-        saved = _passes(dead, site.base) - passes_of(lowering)
-        return not site.norm.centred and not lowering.fallback and saved > 0
-
-    def _lacks(self, node: Node, site: NormSite) -> bool:
-        """Whether the target has no kernel for a node as it stands, or none that is precise enough."""
-        kernel = table_of(self.target).kernel(node.op_type, node.domain)
-        if kernel is None or self._unfit(node):
-            return bool(self._unfit(node))
-        if site.norm.input_type not in kernel.types | kernel.left:
-            return True
-        return kernel.newest is not None and node.scope.version > kernel.newest
+        return is_spelled(self._extent(site, lowering).dead, lowering)
 
     def _choose(self, site: NormSite, opset: int, obstacle: str) -> Lowering | None:
         choice, lowering = self.offers[site.end.key]
-        if lowering is None or not _is_valid(lowering, opset):
+        if lowering is None or not is_valid(lowering, opset):
             same = opset == self.model.graph.version
             choice = self._told(site, choice if same else self._offer(site, opset))
             lowering = self._best(site, choice, opset)
@@ -332,8 +300,8 @@ class Planner:
             self.decisions[site.end.key] = unfused(fused, choice, lowering, obstacle, why)
         elif lowering is None:
             best = next(iter(choice.lowerings), None)
-            is_spelled = best is not None and not best.fallback and self._is_spelled(site, best)
-            self.decisions[site.end.key] = kept(site, choice, opset, obstacle, self.target, is_spelled=is_spelled)
+            done = best is not None and not best.fallback and self._is_spelled(site, best)
+            self.decisions[site.end.key] = kept(site, choice, opset, obstacle, self.target, is_spelled=done)
         else:
             gone = extent_of(site, self._around(site), lowering).dead
             self.decisions[site.end.key] = applied(site, lowering, gone)
@@ -356,16 +324,3 @@ class Planner:
             gone = tuple(sweep(extent.dead, read))
             edits.append(NormEdit(site, lowering, nodes, constants, gone, extent, opset, self.shapes))
         return edits
-
-
-def _passes(nodes: Sequence[Node], base: Value) -> int:
-    steps = ((n.op_type, [id(v) for v in n.inputs], [id(v) for v in n.outputs]) for n in nodes)
-    return passes(steps, id(base))
-
-
-def _is_valid(lowering: Lowering, opset: int) -> bool:
-    return lowering.opset <= opset <= min(lowering.newest or opset, lowering.valid_until or opset)
-
-
-def _spelled(lowering: Lowering) -> Counter[tuple[str, str]]:
-    return Counter((op.domain, op.op_type) for op in lowering.nodes)

@@ -27,7 +27,7 @@ def split_products(nodes: int) -> onnx.ModelProto:
     """The same in front of a Conv that would take them, and with no more in one Concat than a search looks at."""
     sheet = Sheet()
     ends = []
-    for _ in range(nodes // 12):
+    for _ in range(nodes // 11):
         joined = sheet.add(
             "Concat", *(sheet.add("Mul", "x", sheet.constant(_factor(sheet))) for _ in range(10)), axis=1
         )

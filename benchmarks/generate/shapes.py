@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from benchmarks.generate.joins import JOINS
 from benchmarks.generate.large import chain
 from benchmarks.generate.parts import FLOAT, Sheet
 
@@ -93,4 +94,11 @@ def _info(name: str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, FLOAT, list(_DIMS))
 
 
-FORMS = {"chain": chain, "backwards": backwards, "fan_out": fan_out, "wide_concat": wide_concat, "nested": nested}
+FORMS = {
+    "chain": chain,
+    "backwards": backwards,
+    "fan_out": fan_out,
+    "wide_concat": wide_concat,
+    "nested": nested,
+    **JOINS,
+}

@@ -8,9 +8,10 @@ it will be stored. And several operators are *merged* into one of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, NamedTuple
 
 from normfold.affine.algebra import Affine
@@ -103,7 +104,7 @@ class Draft:
         self.dropped: dict[int, Node] = {}  # nodes that go without a replacement, by identity
         self.merges: dict[int, Merge] = {}  # by identity of the node that stays
         self._source: dict[int, Value] = {}
-        self._uses: dict[int, list[Use]] = {}
+        self._uses: dict[int, dict[Use, None]] = {}  # in order; a set, because one tensor may have very many readers
         self._output: dict[int, Value] = {}
         self._positions: dict[int, dict[int, int]] = {}  # by scope: place of each node in execution order
 
@@ -117,14 +118,19 @@ class Draft:
             self._source[id(item)] = value
         return value
 
-    def uses(self, value: Value) -> list[Use]:
+    def uses(self, value: Value) -> Collection[Use]:
         """Who reads a value, bypassed nodes left out."""
         root = self.root(value)
         return self._uses.get(id(root), root.uses)
 
-    def readers(self, value: Value) -> list[Use]:
+    def readers(self, value: Value) -> Iterator[Use]:
         """Who sees the elements of a value: everybody who reads it but Shape and Size, which see its dimensions only."""
-        return [use for use in self.uses(value) if sees_elements(use)]
+        return filter(sees_elements, self.uses(value))
+
+    def only_reader(self, value: Value) -> Use | None:
+        """The one that sees the elements of a value, None if there are none or several."""
+        first, second = (*islice(self.readers(value), 2), None, None)[:2]
+        return first if second is None else None
 
     def output_of(self, value: Value) -> Value | None:
         """The graph output that a value is or became, if any."""
@@ -190,10 +196,13 @@ class Draft:
     def bypass(self, node: Node, data: Value) -> None:
         """Take a node out; `data` is its data input."""
         root, gone = self.root(data), node.output
-        remaining = [use for use in self.uses(root) if use.node is not node]
-        inherited = self.uses(gone)
+        inherited = self._uses.pop(id(gone)) if id(gone) in self._uses else dict.fromkeys(gone.uses)
         output = self.output_of(root) or self.output_of(gone)
-        self._uses[id(root)] = inherited if not remaining else remaining + inherited
+        remaining = self._stop_reading(node, root)
+        if remaining:
+            remaining |= inherited
+        else:
+            self._uses[id(root)] = inherited
         self._source[id(gone)] = root
         if output is not None:
             self._output[id(root)] = output
@@ -208,7 +217,9 @@ class Draft:
     def merge(self, merge: Merge) -> None:
         """Commit a merge."""
         for node in (*merge.dropped, merge.root):
-            self._stop_reading(node)
+            for value in node.inputs:
+                if value is not None:
+                    self._stop_reading(node, self.root(value))
             self._forget_slots(node)
         self._forget_slots(merge.kept)  # the merge was made of what it had collected
         self.dropped |= {id(node): node for node in merge.dropped}
@@ -219,10 +230,14 @@ class Draft:
         self.slots[slot.key] = (slot, merge.affine)
         self.bypass(merge.root, merge.kept.output if merge.onto is None else merge.onto)
 
-    def _stop_reading(self, node: Node) -> None:
-        for value in node.inputs:
-            if value is not None:
-                self._uses[id(self.root(value))] = [use for use in self.uses(value) if use.node is not node]
+    def _stop_reading(self, node: Node, root: Value) -> dict[Use, None]:
+        """Who is left that reads a value without a node, for the draft to keep."""
+        uses = self._uses.get(id(root))
+        if uses is None:
+            uses = self._uses[id(root)] = dict.fromkeys(root.uses)
+        for slot in range(len(node.inputs)):
+            uses.pop(Use(node, slot), None)
+        return uses
 
     def parameter(self, node: Node, operand: int) -> TensorSource:
         """The constant in an input slot.

@@ -8,6 +8,7 @@ carry: `x + x` sees the affine on both operands.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Mapping
 
 from normfold.affine.absorbers import ABSORBERS
 from normfold.affine.algebra import Affine
@@ -17,7 +18,7 @@ from normfold.affine.crossings.base import Passed
 from normfold.affine.draft import Absorption, Draft
 from normfold.affine.patterns import require_no_gate
 from normfold.affine.reasons import Refused
-from normfold.affine.search import Budget, Found, consistent, no_passage, require_standard
+from normfold.affine.search import VISITS, Budget, Found, consistent, no_passage, require_narrow, require_standard
 from normfold.model import dtypes
 from normfold.model.graph import Node, Value
 
@@ -35,7 +36,7 @@ def absorb_forward(draft: Draft, value: Value, affine: Affine) -> Found:
     Raises:
         Refused: with the reason of the first reader that cannot take it.
     """
-    if not draft.readers(value):
+    if next(draft.readers(value), None) is None:
         raise Refused("no-absorber", f"nobody reads {value.name!r}")
     return _Search(draft, value, affine).run()
 
@@ -45,7 +46,7 @@ class _Search:
         self.draft = draft
         self.budget = Budget()
         self.scope = value.scope
-        self.carried: dict[int, Affine] = {}
+        self.arriving: dict[int, dict[int, Affine]] = {}  # by identity of a node that reads them, and input slot
         self.queue: list[tuple[int, int, Node]] = []
         self.absorbed: list[Absorption] = []
         self.crossed: list[Node] = []
@@ -53,14 +54,11 @@ class _Search:
 
     def run(self) -> Found:
         """Visit what reads a carried value, in execution order, until nothing carries any more."""
-        seen: set[int] = set()
         while self.queue:
             _, identity, node = heapq.heappop(self.queue)
-            if identity not in seen:
-                seen.add(identity)
-                self.budget.spend()
-                with consistent(node):
-                    self._visit(node)
+            self.budget.spend()
+            with consistent(node):
+                self._visit(node, dict(sorted(self.arriving[identity].items())))
         return Found(tuple(self.absorbed), tuple(self.crossed))
 
     def _carry(self, value: Value, affine: Affine) -> None:
@@ -70,19 +68,22 @@ class _Search:
         output = self.draft.output_of(root)
         if output is not None:
             raise Refused("graph-output", f"{output.name!r} is an output of the graph")
-        self.carried[id(root)] = affine
         for use in self.draft.readers(root):
             if use.node.scope is not self.scope:
                 raise Refused("captured", f"{value.name!r} is read in a subgraph by {use.node.label!r}", use.node.label)
-            heapq.heappush(self.queue, (self.draft.position(use.node), id(use.node), use.node))
+            if id(use.node) not in self.arriving:
+                if len(self.arriving) > VISITS:
+                    break  # the search ends before all of these are visited
+                self._await(use.node)
+            self.arriving[id(use.node)][use.slot] = affine
 
-    def _visit(self, node: Node) -> None:
+    def _await(self, node: Node) -> None:
+        require_narrow(node)
+        heapq.heappush(self.queue, (self.draft.position(node), id(node), node))
+        self.arriving[id(node)] = {}
+
+    def _visit(self, node: Node, arriving: Mapping[int, Affine]) -> None:
         require_standard(node)
-        arriving = {
-            slot: self.carried[id(root)]
-            for slot, value in enumerate(node.inputs)
-            if value is not None and id(root := self.draft.root(value)) in self.carried
-        }
         absorber = ABSORBERS.get(node.op_type)
         if absorber is not None and absorber.accept_forward is not None:
             try:
@@ -103,7 +104,7 @@ class _Search:
             if output is not None:
                 self._carry(output, affine)
 
-    def _pass(self, node: Node, arriving: dict[int, Affine]) -> Passed:
+    def _pass(self, node: Node, arriving: Mapping[int, Affine]) -> Passed:
         crossing = CROSSINGS.get(node.op_type)
         if crossing is None or crossing.forward is None:
             raise no_passage(node)

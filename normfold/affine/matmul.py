@@ -169,9 +169,9 @@ def _shift_behind_matmul(
 
 def _with_matmul_shift(draft: Draft, node: Node, front: Affine, behind: Affine) -> tuple[Absorption, ...]:
     """The shift goes into the constant of an Add behind, if there is one, else into a Gemm or a new Add."""
-    readers = draft.readers(node.output)
-    if len(readers) == 1 and draft.output_of(node.output) is None and readers[0].node.scope is node.scope:
-        add, operand = readers[0].node, 1 - readers[0].slot
+    use = draft.only_reader(node.output)
+    if use is not None and draft.output_of(node.output) is None and use.node.scope is node.scope:
+        add, operand = use.node, 1 - use.slot
         if add.op_type == "Add" and not add.domain and draft.constants.get(add.inputs[operand]) is not None:
             neutral = uniform(1.0, 0.0, behind.rank)
             part = lifted(behind, max(behind.rank, len(draft.parameter(add, operand).dims)))

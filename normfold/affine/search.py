@@ -20,9 +20,11 @@ from normfold.affine.reasons import Refused
 from normfold.model import attributes
 from normfold.model.graph import Node, Use, Value
 
-# A search visits at most so many nodes, and nests at most so many branchings; both keep planning linear in the model.
-_VISITS = 200
+# A search visits at most so many nodes, each of at most so many inputs, and nests at most so many branchings: all three
+# keep planning linear in the model. Several thousand affines in front of one Concat would all look at all of it.
+VISITS = 200
 _DEPTH = 24
+_WIDTH = 256
 
 # Operators whose further outputs are parts of the same data; of all others only the first output is.
 _MANY_OUTPUTS = ("Split",)
@@ -33,7 +35,7 @@ class Budget:
     """How many steps a search has left."""
 
     def __init__(self) -> None:
-        self.visits = _VISITS
+        self.visits = VISITS
 
     def spend(self) -> None:
         """One step.
@@ -43,7 +45,7 @@ class Budget:
         """
         self.visits -= 1
         if self.visits < 0:
-            raise Refused("search-limit", f"no operator with weights within {_VISITS} steps")
+            raise Refused("search-limit", f"no operator with weights within {VISITS} steps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ def _search(draft: Draft, use: Use, affine: Affine, budget: Budget, depth: int) 
             except Refused:
                 if node.op_type not in CROSSINGS:
                     raise
+        require_narrow(node)
         with consistent(node):
             ways = _ways(draft, node, slot, affine)
         crossed.append(node)
@@ -128,6 +131,20 @@ def _ways(draft: Draft, node: Node, slot: int, affine: Affine) -> list[Way]:
         if not ways:
             raise
     return ways
+
+
+def require_narrow(node: Node) -> None:
+    """The node does not join so many branches that every search would be long.
+
+    Raises:
+        Refused: `search-limit`.
+    """
+    if len(node.inputs) > _WIDTH:
+        raise Refused(
+            "search-limit",
+            f"{node.op_type} {node.label!r} has {len(node.inputs)} inputs, more than {_WIDTH}",
+            node.label,
+        )
 
 
 def no_passage(node: Node) -> Refused:

@@ -83,10 +83,10 @@ def _forward(draft: Draft, value: Value, affine: Affine) -> tuple[list[Node], No
     """The nodes up to the padded Conv, that Conv, and the affine in front of it."""
     passed: list[Node] = []
     for _ in range(_DEPTH):
-        readers = draft.readers(value)
-        if len(readers) != 1:
-            raise Refused("shared", f"{value.name!r} has {len(readers)} readers")
-        node = readers[0].node
+        use = draft.only_reader(value)
+        if use is None:
+            raise Refused("shared", f"{value.name!r} is not read by one node alone")
+        node = use.node
         require_private(draft, draft.root(value), node)
         require_standard(node)
         if node.op_type == "Conv":
@@ -95,7 +95,7 @@ def _forward(draft: Draft, value: Value, affine: Affine) -> tuple[list[Node], No
         _require_unit(draft, node, affine.rank)
         crossing = CROSSINGS[node.op_type].forward
         assert crossing is not None
-        moved = crossing(draft, node, {readers[0].slot: affine})
+        moved = crossing(draft, node, {use.slot: affine})
         if moved.absorbed:
             raise Refused(
                 "padded-shift", f"a constant of {node.label!r} would have to hold one more number", node.label
@@ -114,10 +114,10 @@ def _backward(draft: Draft, value: Value) -> tuple[list[Node], Node]:
         node = root.producer
         if node is None or root.output_slot:
             raise Refused("no-absorber", f"{root.name!r} is not made by a Conv")
-        readers = draft.readers(root)
-        if len(readers) != 1:
-            raise Refused("shared", f"{root.name!r} has {len(readers)} readers")
-        require_private(draft, root, readers[0].node)
+        use = draft.only_reader(root)
+        if use is None:
+            raise Refused("shared", f"{root.name!r} is not read by one node alone")
+        require_private(draft, root, use.node)
         require_standard(node)
         if node.op_type == "Conv":
             _require_dense(draft, node)

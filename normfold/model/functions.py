@@ -5,7 +5,7 @@ A chain of functions that call each other twice doubles with every step, so size
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -69,6 +69,9 @@ class Functions:
             found.setdefault(_signature(scope), []).append(scope)
         self._scopes = {key: scopes[0] for key, scopes in found.items() if len(scopes) == 1 and key[0] not in STANDARD}
         self._known: dict[Signature, Function] = {}
+        # What does not depend on the call, because a large function may be called very often.
+        self._returned: dict[Signature, Collection[str]] = {}
+        self._versions: dict[tuple[object, ...], tuple[str, str] | None] = {}
         for key in self._scopes:
             self._measure(key)
 
@@ -92,6 +95,35 @@ class Functions:
                 seen |= {id(scope) for scope in called}
                 pending += called
         return seen
+
+    def callers(self, bodies: Collection[int]) -> set[int]:
+        """Identities of the bodies from which some bodies, given by their identities, are called, directly or not."""
+        by_called: dict[int, list[int]] = {}
+        for function in self._known.values():
+            for part in function.scope.walk():
+                for called in {id(inner.scope) for _, inner in self.calls(part)}:
+                    by_called.setdefault(called, []).append(id(function.scope))
+        pending, seen = list(bodies), set[int]()
+        while pending:
+            new = [caller for caller in by_called.get(pending.pop(), ()) if caller not in seen]
+            seen |= set(new)
+            pending += new
+        return seen
+
+    def returned_inputs(self, function: Function) -> Collection[str]:
+        """Names of the inputs of a function that a branch in it returns as they are."""
+        if function.signature not in self._returned:
+            inner = [value for part in function.scope.walk() if part is not function.scope for value in part.outputs]
+            own = [value for value in inner if value.scope is function.scope and value.producer is None]
+            self._returned[function.signature] = {value.name for value in own}
+        return self._returned[function.signature]
+
+    def other_version(self, function: Function, opset: dict[str, int]) -> tuple[str, str] | None:
+        """The first operator of a body that means something else under an opset, as key and message."""
+        key = (function.signature, *sorted(opset.items()))
+        if key not in self._versions:
+            self._versions[key] = _other_version(self, function, opset)
+        return self._versions[key]
 
     def _measure(self, start: Signature) -> None:
         """Add up a function and all that it calls, those first."""
@@ -157,12 +189,11 @@ def obstacle(functions: Functions, node: Node, function: Function, opset: dict[s
     for value, target in zip(scope.outputs, node.outputs, strict=False):
         if target is not None and value.producer is None and value.name not in given:
             return "ill-formed", f"the output {target.name!r} of the call is an input that it leaves out"
-    inner = [value for part in scope.walk() if part is not scope for value in part.outputs]
-    if any(value.scope is scope and value.producer is None and value.name not in given for value in inner):
+    if any(name not in given for name in functions.returned_inputs(function)):
         return "ill-formed", "a branch returns an input that it leaves out"
     if any(_cannot_be_bound(attribute) for attribute in node.proto.attribute):
         return "graph-attribute", "it passes a graph, which reads values of the caller"
-    return _other_version(functions, function, opset)
+    return functions.other_version(function, opset)
 
 
 def _cannot_be_bound(attribute: AttributeProto) -> bool:

@@ -56,9 +56,9 @@ def refusals(everything: Inlined, sites: Collection[str]) -> Iterator[Decision]:
         for _, scope in everything.model.functions
         if any(node.key in sites for s in scope.walk() for node in s.nodes)
     }
+    bodies |= functions.callers(bodies)
     for call in everything.refused.values():
-        body = call.function.scope
-        if id(body) in bodies or bodies & functions.reachable([body]):
+        if id(call.function.scope) in bodies:
             yield _refused(call)
 
 

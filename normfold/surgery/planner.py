@@ -188,10 +188,10 @@ class _Planner:
             yield chain
 
     def _follower(self, node: Node, waiting: dict[int, Node]) -> Node | None:
-        uses = self.draft.readers(node.output)
-        if len(uses) != 1 or self.draft.output_of(node.output) is not None:
+        use = self.draft.only_reader(node.output)
+        if use is None or self.draft.output_of(node.output) is not None:
             return None
-        follower = waiting.get(id(uses[0].node))
+        follower = waiting.get(id(use.node))
         return follower if follower is not None and follower.scope is node.scope else None
 
     def _runs(self, chain: list[Node]) -> Iterator[list[AffineNode]]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from onnx import numpy_helper, parser
 
+from normfold.surgery.plan import Outcome
 from normfold.surgery.planner import Exclusions
 from tests.support import apart, batch_norm, build, check, merges, positive, random
 
@@ -496,3 +497,18 @@ def test_float16_that_leaves_its_range():
     text = f"{WIDE} r0 = BatchNormalization<epsilon=1e-9>(x, rg, rb, rm, rv) y = Add(c, r0)"
     result = check(build(text, X.replace("float", "float16"), "y", init), run=False)
     assert [d.code for d in result.merges] == ["NF103.dtype-range"]
+
+
+@pytest.mark.parametrize(("branches", "first"), [(64, 1), (100, 2)])
+def test_a_balanced_tree_of_more_than_64_merges_part_by_part(branches, first):
+    """The parts merge first; what they leave is one tree of few branches, which merges after them."""
+    init = {f"k{i}": random(4, 4, 1, 1, seed=i) for i in range(branches)}
+    steps = [f"c{i} = Conv(x, k{i})" for i in range(branches)]
+    level = [f"c{i}" for i in range(branches)]
+    while len(level) > 1:
+        names = [f"s{len(steps)}_{i}" for i in range(len(level) // 2)]
+        last = ["y"] if len(level) == 2 else names
+        steps += [f"{name} = Add({level[2 * i]}, {level[2 * i + 1]})" for i, name in enumerate(last)]
+        level = [*last, *level[2 * len(last) :]]
+    result = merges(build(" ".join(steps), X, "y", init), ["Conv"])
+    assert len([d for d in result.merges if d.outcome is Outcome.APPLIED]) >= first

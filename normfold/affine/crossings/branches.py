@@ -28,6 +28,9 @@ from normfold.affine.recognise import operand_values
 from normfold.model import dtypes
 from normfold.model.graph import Node, Use, Value
 
+# Operands of one sum that are tried for the shift; every try looks at all operands.
+_TARGETS = 16
+
 
 def _closed_elementwise(node: Node) -> None:
     closed(node)
@@ -55,7 +58,7 @@ def _sum_backward(draft: Draft, node: Node, slot: int, affine: Affine) -> Iterat
     constant = [o for o in operands if _is_constant(draft, node, o)]
     order = [*constant, *(o for o in operands if o not in constant)] if affine.shifts else [0]
     problem: Refused | None = None
-    for target in order:
+    for target in order[:_TARGETS]:
         try:
             yield _sum_way(draft, node, affine, target if affine.shifts else -1)
         except Refused as reason:

@@ -19,7 +19,7 @@ DENSE = ("MatMul", "Gemm")
 WEIGHTED = ("Conv", *DENSE)
 
 # More summands than this come from no network; the bound keeps planning linear in the model.
-_LARGEST_SUM = 64
+LARGEST_SUM = 64
 _LONGEST_CHAIN = 64
 _NUMPY_BROADCAST = 7
 
@@ -91,12 +91,17 @@ def summands(draft: Draft, root: Node) -> tuple[list[Summand], list[Node]]:
     while pending:
         item = pending.pop()
         node = _producer(draft, item.use)
-        if node is not None and is_sum(draft, node) and len(pending) < _LARGEST_SUM and _is_private(draft, item.use):
+        if node is not None and len(leaves) + len(pending) < LARGEST_SUM and _is_inner(draft, item.use, node):
             inner.append(node)
             pending += list(_operands(node, item.sign))[::-1]
         else:
             leaves.append(item)
     return leaves, inner
+
+
+def _is_inner(draft: Draft, use: Use, node: Node) -> bool:
+    """Whether what `use` reads is a sum that nobody else sees, of not too many summands."""
+    return len(node.inputs) <= LARGEST_SUM and is_sum(draft, node) and _is_private(draft, use)
 
 
 def _operands(node: Node, sign: float) -> Iterator[Summand]:

@@ -8,6 +8,7 @@ that is added last may join another further up: `(a(x) + z) + b(x) = (a + b)(x) 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -20,6 +21,8 @@ from normfold.affine.merge.family import Family
 from normfold.affine.merge.views import require_accepted
 from normfold.affine.reasons import Refused
 from normfold.model.graph import Node, Value
+
+_FEWEST = 2  # branches that a merge takes
 
 
 def merge_branches(draft: Draft, root: Node, allowed: Allowed, *, aggressive: bool) -> Merge | None:
@@ -89,7 +92,7 @@ def _path(draft: Draft, node: Node, root: Node) -> Iterator[Node]:
     """The sums from `node` up to `root`, each read by the next one alone."""
     while node is not root:
         yield node
-        node = draft.uses(node.output)[0].node
+        node = next(iter(draft.uses(node.output))).node
 
 
 def _is_convolution(branch: Branch) -> bool:
@@ -98,12 +101,12 @@ def _is_convolution(branch: Branch) -> bool:
 
 def _common(draft: Draft, branches: Sequence[Branch]) -> tuple[Value, list[Branch]] | None:
     """The tensor from which most branches start, with those; None if no two do, or none of them has weights."""
-    best: tuple[Value, list[Branch]] | None = None
-    for start in {id(v): v for v in (b.data(draft) for b in branches if has_weights(draft, b.operator))}.values():
-        members = [found for b in branches if (found := _from(draft, b, start)) is not None]
-        if len(members) > 1 and (best is None or len(members) > len(best[1])):
-            best = (start, members)
-    return best
+    starts = {id(v): v for v in (b.data(draft) for b in branches if has_weights(draft, b.operator))}
+    counts = Counter(key for b in branches for key in {id(b.value), id(b.data(draft))} if key in starts)
+    best = max(starts, key=lambda key: counts[key], default=None)
+    if best is None or counts[best] < _FEWEST:
+        return None
+    return starts[best], [found for b in branches if (found := _from(draft, b, starts[best])) is not None]
 
 
 def _from(draft: Draft, branch: Branch, start: Value) -> Branch | None:

@@ -94,6 +94,7 @@ class _Follower:
         assert site.mean is not None and site.var is not None
         side = self._side(site.node, edit)
         root = self.draft.root(site.node.output)
+        self._require_few(root)  # first: to look at all of them takes the square of their number, too
         self._require_untouched(root, edit)
         gamma, beta = site.gamma, site.beta
         for other in self._sharing(root, site.node):
@@ -122,13 +123,14 @@ class _Follower:
 
     def _sharing(self, root: Value, node: Node) -> Iterator[Node]:
         """Other nodes that are gone and whose data went into the same tensor, in execution order."""
-        gone = self.gone.get(id(root), ())
-        if len(gone) > _MOST_SHARING:
-            raise _Lost(f"it shares its tensor with more than {_MOST_SHARING} others")
-        found = [other for other in gone if other is not node]
+        found = [other for other in self.gone.get(id(root), ()) if other is not node]
         if any(other.scope is not node.scope for other in found):
             raise _Lost("it shares its tensor with a body")
         yield from sorted(found, key=self.draft.position)
+
+    def _require_few(self, root: Value) -> None:
+        if len(self.gone.get(id(root), ())) > _MOST_SHARING:
+            raise _Lost(f"it shares its tensor with more than {_MOST_SHARING} others")
 
     def _require_untouched(self, root: Value, mine: Edit) -> None:
         """Another fold that went past the tensor, or through it, left something else there."""

@@ -14,7 +14,7 @@ from normfold.errors import InputError
 from .end_to_end import compare_end_to_end
 from .kernel_limits import broken_limits
 from .kernels import emulation_reason
-from .native import answered_by
+from .native import working
 from .providers import choose_runtime
 from .repairs import Repair, repair
 from .runner import Worker
@@ -56,16 +56,8 @@ def verify_models(
     problems = compare_structure(*models, frozen)
     if problems:
         return Verification(Status.FAIL, "L0", reason="; ".join(problems))
-    with (
-        Worker(
-            timeout_s=options.timeout_s,
-            memory_limit_bytes=options.memory_limit_bytes,
-            threads=options.threads,
-            isolated=options.isolated,
-            mapped_bytes=max(_mapped(path, model) for path, model in zip((original, candidate), models, strict=True)),
-        ) as worker,
-        answered_by(worker),
-    ):
+    mapped = max(_mapped(path, model) for path, model in zip((original, candidate), models, strict=True))
+    with working(options, mapped) as worker:
         found = _standing((original, candidate), models, options)
         if progress:
             progress(1, _STEPS)

@@ -17,7 +17,7 @@ from normfold.errors import WorkerError
 
 from .jobs import JobResult, Task
 from .runner import Worker
-from .verdicts import Array
+from .verdicts import Array, VerifyOptions
 
 _serving: ContextVar[Worker | None] = ContextVar("serving", default=None)
 
@@ -34,6 +34,27 @@ def answered_by(worker: Worker) -> Iterator[None]:
         yield
     finally:
         _serving.reset(token)
+
+
+@contextmanager
+def working(options: VerifyOptions, mapped_bytes: int = 0) -> Iterator[Worker]:
+    """A worker as the options want it, which also answers all questions that are asked inside.
+
+    Args:
+        options: of the verification.
+        mapped_bytes: size of the data that the models map, which the memory limit leaves room for.
+    """
+    with (
+        Worker(
+            timeout_s=options.timeout_s,
+            memory_limit_bytes=options.memory_limit_bytes,
+            threads=options.threads,
+            isolated=options.isolated,
+            mapped_bytes=mapped_bytes,
+        ) as worker,
+        answered_by(worker),
+    ):
+        yield worker
 
 
 def infer_shapes(model: onnx.ModelProto, *, strict: bool = False) -> onnx.ModelProto | None:
@@ -63,7 +84,8 @@ def check(subject: Path | onnx.ModelProto) -> str:
         WorkerError: as `infer_shapes`.
     """
     found = _ask(Task("check", subject))
-    return str(found.facts["problem"]) if found.ok else found.message
+    # An exception without a text is no "nothing against it".
+    return str(found.facts["problem"]) if found.ok else found.message or str(found.facts.get("error") or "no answer")
 
 
 def evaluate(model: onnx.ModelProto, trials: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:

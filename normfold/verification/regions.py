@@ -19,7 +19,7 @@ from normfold.errors import WorkerError
 from .companion import NoCompanionError
 from .jobs import Job, JobResult
 from .kernels import Runtime, emulation_reason
-from .native import answered_by
+from .native import working
 from .oracle import OracleError, evaluate
 from .providers import choose_runtime
 from .region_batch import Item, feeds, merge, prepare, split
@@ -56,15 +56,7 @@ def verify_regions(
     """
     total = length_hint(regions)
     verdicts: dict[int, RegionVerdict] = {}
-    with (
-        Worker(
-            timeout_s=options.timeout_s,
-            memory_limit_bytes=options.memory_limit_bytes,
-            threads=options.threads,
-            isolated=options.isolated,
-        ) as worker,
-        answered_by(worker),
-    ):
+    with working(options) as worker:
         runtime = choose_runtime(options, worker)
         for found in _Judge(options, worker, runtime).all(regions):
             for index, verdict in found.items():

@@ -146,12 +146,7 @@ def measured(part: Part, written: Path, form: Format) -> None:
     """The result of `stats collect` and `stats merge`."""
     from normfold.collecting import measurement_report
 
-    report = measurement_report(part, written)
-    if form is Format.JSON:
-        return _document(report)
-    from . import recalibrate_tables
-
-    return recalibrate_tables.measured(report)
+    return recorded(measurement_report(part, written), form)
 
 
 def recorded(report: MeasurementReport, form: Format) -> None:

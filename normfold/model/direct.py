@@ -21,7 +21,7 @@ _CHUNK = 8 << 20
 # linux/fs.h: _IOW(0x94, 13, struct file_clone_range)
 _CLONE_RANGE = 0x4020940D
 # What a file system says that cannot do it at all.
-_CANNOT = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.ENOTTY)
+_CANNOT = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class DirectFile:

@@ -56,12 +56,10 @@ def test_an_operator_whose_kernel_is_less_precise_than_its_type_stays_one_operat
     assert not plan.norms
 
 
-def test_the_base_is_a_tensor_that_everything_is_computed_of():
-    # the Reshape changes nothing and the deviation stays, so the norm of its result has as many nodes that go;
-    # but the second shape is asked of what is in front of it
-    body = """
-        c = Conv(x, w)
-        f = Reshape(c, split)
+def rows_normalised(x: str) -> str:
+    """`g`: x in the shape `split`, its last dimension normalised, and back in the shape of x; `p` is the square inside."""
+    return f"""
+        f = Reshape({x}, split)
         m = ReduceMean <axes=[2]> (f)
         d = Sub(f, m)
         p = Mul(d, d)
@@ -69,10 +67,15 @@ def test_the_base_is_a_tensor_that_everything_is_computed_of():
         o = Add(v, tiny)
         s = Sqrt(o)
         n = Div(d, s)
-        z = Shape(c)
+        z = Shape({x})
         g = Reshape(n, z)
-        y = Mul(g, gamma)
     """
+
+
+def test_the_base_is_a_tensor_that_everything_is_computed_of():
+    # the Reshape changes nothing and the deviation stays, so the norm of its result has as many nodes that go;
+    # but the second shape is asked of what is in front of it
+    body = f"c = Conv(x, w) {rows_normalised('c')} y = Mul(g, gamma)"
     init = {
         "w": random(4, 4, 1), "split": np.int64([0, 4, -1]), "tiny": np.float32(1e-6), "gamma": random(4, 1),
     }  # fmt: skip
@@ -114,20 +117,7 @@ def test_a_shape_that_only_the_norm_asks_for_keeps_no_tensor_channels_first():
 
 def test_with_one_thread_float16_takes_the_affine_that_its_float32_core_would_take():
     # else a second run finds a float32 norm between the Casts and spells it anew
-    body = """
-        f = Reshape(x, split)
-        m = ReduceMean <axes=[2]> (f)
-        d = Sub(f, m)
-        p = Mul(d, d)
-        v = ReduceMean <axes=[2]> (p)
-        o = Add(v, tiny)
-        s = Sqrt(o)
-        n = Div(d, s)
-        z = Shape(x)
-        g = Reshape(n, z)
-        h = Mul(g, gamma)
-        y = Add(h, beta)
-    """
+    body = f"{rows_normalised('x')} h = Mul(g, gamma) y = Add(h, beta)"
     init = {
         "split": np.int64([0, 2, -1]), "tiny": np.float16(1e-3),
         "gamma": random(8, 1, 1, dtype=np.float16), "beta": random(8, 1, 1, seed=1, dtype=np.float16),

@@ -80,6 +80,9 @@ def optimize(
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Write only what changed; go on reading the data file of the original.")
     ] = False,
+    sync: Annotated[
+        bool, typer.Option(help="Wait until the result is on the disk, so that it survives a power cut.")
+    ] = True,
     metadata: Annotated[bool, typer.Option(help="Record in the model what was done to it.")] = True,
     manifest: Annotated[
         bool,
@@ -127,7 +130,7 @@ def optimize(
             verify=verify.value, target=target.value, initializers=initializers.value,
             skip=tuple(skip or ()), only=tuple(only or ()), aggressive=aggressive, threads=threads, precise=precise, seed=seed,
             trials=trials, strict=strict, no_improve=no_improve, require_native=require_native,
-            all_or_nothing=all_or_nothing, overlay=overlay, metadata=metadata, manifest=manifest, timeout_s=timeout,
+            all_or_nothing=all_or_nothing, overlay=overlay, sync=sync, metadata=metadata, manifest=manifest, timeout_s=timeout,
             trust=trust, **compare,
         )  # fmt: skip
         destination = output or (model if in_place else default_destination(model))

@@ -47,6 +47,8 @@ class Config(BaseModel):
         require_native: a verdict that rests on an emulated operator is inconclusive.
         all_or_nothing: a failing edit refuses everything instead of being dropped.
         overlay: write only what changed, and leave the other external weights in the data files of the original.
+        sync: wait until the result is on the disk before it takes its place. Without, it is as safe as a copied file: whole
+            whatever happens to normfold, but perhaps not after a power cut.
         metadata: write provenance into `metadata_props`.
         manifest: write the statistics of folded normalisations beside the result, for `check` and `recalibrate`; the
             result names that file in its metadata, so there is none without.
@@ -76,6 +78,7 @@ class Config(BaseModel):
     require_native: bool = False
     all_or_nothing: bool = False
     overlay: bool = False
+    sync: bool = True
     metadata: bool = True
     manifest: bool = True
     trust: Trust = Trust()

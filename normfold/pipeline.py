@@ -175,7 +175,7 @@ class _Run:
                 if destination
                 else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="normfold-")))
             )
-            staging = Staging(folder)
+            staging = Staging(folder, durable=destination is not None and self.config.sync)
             stack.push(staging)  # before it is entered: a signal in between would leave the directory behind
             staging.__enter__()
             name = destination.name if destination else "model.onnx"

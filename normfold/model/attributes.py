@@ -39,11 +39,6 @@ def get(node: Node, name: str, default: Any) -> Any:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
-def is_bound_by_caller(node: Node) -> bool:
-    """Whether an attribute of a node in a function body gets its value where the function is called."""
-    return any(attribute.ref_attr_name for attribute in node.proto.attribute)
-
-
 def ints(node: Node, name: str) -> list[int] | None:
     """An attribute that is a list of integers; None if absent."""
     value = get(node, name, None)

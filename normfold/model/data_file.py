@@ -59,8 +59,8 @@ def write_data(
     temporary = staging.path / "data"
     places = _layout(kept, new)
     with create(temporary) as stream:
-        fingerprints = _fill(stream, kept, new, places)
-        sync(stream)
+        fingerprints = _fill(stream, kept, new, places, durable=staging.durable)
+        sync(stream, durable=staging.durable)
     digest = hashlib.sha256(b"".join(fingerprints)).hexdigest()
     name = _free_name(temporary, staging.beside, f"{stem}.{digest[:16]}")
     temporary.rename(staging.path / name)
@@ -74,11 +74,13 @@ def _checked(tensor: FileTensor) -> External:
     return tensor.external
 
 
-def _fill(stream: BinaryIO, kept: Sequence[FileTensor], new: Sequence[NewTensor], places: Places) -> list[bytes]:
+def _fill(
+    stream: BinaryIO, kept: Sequence[FileTensor], new: Sequence[NewTensor], places: Places, *, durable: bool
+) -> list[bytes]:
     """Write all tensors; their fingerprints. New ones go first: computing them leaves the disk time to begin."""
     first = {places[id(tensor)].offset: tensor for tensor in reversed(kept)}  # tied tensors are written once
     size = max(place.offset + place.length for place in places.values() if place.length is not None)
-    with OutputFile(stream, size=size) as out:
+    with OutputFile(stream, size=size, durable=durable) as out:
         ordered: list[FileTensor | NewTensor] = [*new, *(first[at] for at in sorted(first))]
         for tensor in ordered:
             out.put(tensor, places[id(tensor)].offset)

@@ -30,12 +30,13 @@ class DirectFile:
     Args:
         descriptor: of the file.
         size: in bytes, that it will have; a file that grows while it is written lets only one thread write at a time.
+        waits: somebody will wait for the disk. If nobody does, the page cache is the faster place.
     """
 
-    def __init__(self, descriptor: int, size: int) -> None:
+    def __init__(self, descriptor: int, size: int, *, waits: bool = True) -> None:
         self._plain = descriptor
         self._clones = size >= WORTH_IT
-        self._direct = _opened(descriptor) if size >= WORTH_IT else None
+        self._direct = _opened(descriptor) if waits and size >= WORTH_IT else None
         self._works = self._direct is not None
         self._buffers = local()
         if self._works:

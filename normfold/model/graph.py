@@ -65,6 +65,7 @@ class Node:
 
     __slots__ = (
         "_attributes",
+        "_bound_by_caller",
         "domain",
         "index",
         "inputs",
@@ -88,6 +89,7 @@ class Node:
         self.subgraphs: list[Scope] = []
         self.is_call = False  # of a function that the model brings along
         self._attributes: dict[str, AttributeProto] | None = None
+        self._bound_by_caller: bool | None = None
 
     @property
     def proto(self) -> NodeProto:
@@ -128,6 +130,13 @@ class Node:
         if self._attributes is None:
             self._attributes = {attribute.name: attribute for attribute in self.proto.attribute}
         return self._attributes
+
+    @property
+    def is_bound_by_caller(self) -> bool:
+        """Whether an attribute gets its value where the function is called that the node is in the body of."""
+        if self._bound_by_caller is None:  # each rule asks
+            self._bound_by_caller = any(attribute.ref_attr_name for attribute in self.proto.attribute)
+        return self._bound_by_caller
 
     def input(self, slot: int) -> Value | None:
         """The value in an input slot, None where it is left out."""

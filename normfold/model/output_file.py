@@ -37,11 +37,13 @@ class OutputFile:
         stream: the file; closed by its owner, after this.
         source: the file that parts which are neither tensors nor new come from, if they come from one.
         size: in bytes, that the file will have, where that is known; its large tensors then go past the page cache.
+        durable: the disk will be waited for, so it may as well begin.
     """
 
-    def __init__(self, stream: BinaryIO, source: Opened | None = None, size: int = 0) -> None:
+    def __init__(self, stream: BinaryIO, source: Opened | None = None, size: int = 0, *, durable: bool = True) -> None:
         self._source = source
-        self._direct = DirectFile(stream.fileno(), size)
+        self._durable = durable
+        self._direct = DirectFile(stream.fileno(), size, waits=durable)
         self._descriptor = stream.fileno()
         self._pool = ThreadPoolExecutor(_THREADS)
         self._jobs: list[Future[bytes]] = []
@@ -147,7 +149,7 @@ class OutputFile:
 
     def _begin(self, at: int, length: int) -> None:
         """Have the disk begin with a range, and do not wait. A range that is still on its way stays in memory as well."""
-        if hasattr(os, "posix_fadvise"):
+        if self._durable and hasattr(os, "posix_fadvise"):
             with contextlib.suppress(OSError):  # advice only; what the disk cannot write is said by fsync
                 os.posix_fadvise(self._descriptor, at, length, os.POSIX_FADV_DONTNEED)
 
@@ -223,7 +225,8 @@ def create(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "wb", buffering=1 << 20)
 
 
-def sync(stream: BinaryIO) -> None:
-    """Wait until a file is on the disk."""
+def sync(stream: BinaryIO, *, durable: bool = True) -> None:
+    """Hand a file over to the system, and wait until it is on the disk if it is to be durable."""
     stream.flush()
-    os.fsync(stream.fileno())
+    if durable:
+        os.fsync(stream.fileno())

@@ -41,6 +41,7 @@ class Staged:
         lent: data files of the original that the model goes on reading, relative to its directory.
         equal: a file of the name and content of the data that lies at the destination already; it was compared then.
         companions: archives that go with the model; those of an earlier run are replaced.
+        durable: whether everything is on the disk before anything takes its place.
     """
 
     directory: Path
@@ -52,13 +53,21 @@ class Staged:
     equal: Stamp | None = None
     lent: frozenset[str] = frozenset()
     companions: list[str] = field(default_factory=list)
+    durable: bool = True
 
 
 class Staging:
-    """A private directory beside the destination; gone when the block ends, whatever happened."""
+    """A private directory beside the destination; gone when the block ends, whatever happened.
 
-    def __init__(self, beside: Path) -> None:
+    Args:
+        beside: directory of the destination.
+        durable: wait until what is written is on the disk. Without that a result is whole after a crash of normfold, but
+            perhaps not after one of the system.
+    """
+
+    def __init__(self, beside: Path, *, durable: bool = True) -> None:
         self.beside = beside
+        self.durable = durable
         self.path = self._named()
         self._held: int | None = None
 
@@ -155,7 +164,8 @@ def commit(staged: Staged, destination: Path, superseded: str | None = None) -> 
     try:
         with exclusive(directory, _COMMIT_SECONDS):
             _put(staged, destination)
-            _confirm(directory, destination)
+            if staged.durable:
+                _confirm(directory, destination)
             if superseded is not None and superseded != staged.data and superseded not in staged.lent:
                 with contextlib.suppress(OSError):
                     (directory / superseded).unlink()
@@ -175,7 +185,7 @@ def _put(staged: Staged, destination: Path) -> None:
     for name in staged.companions:
         _require_archive(directory / name)
         (staged.directory / name).replace(directory / name)
-    for folder in sorted(touched):
+    for folder in sorted(touched) if staged.durable else ():
         _sync_directory(folder)
     staged.model.replace(destination)
 

@@ -48,7 +48,7 @@ def stage(candidate: Candidate, staging: Staging, name: str, *, overlay: bool = 
         places, data = write_data(candidate, staging, Path(name).stem, overlay=overlay)
         if data is not None:
             candidate.metadata[DATA_KEY] = data
-        size = _write_model(candidate, path, places)
+        size = _write_model(candidate, path, places, durable=staging.durable)
         data_bytes = 0 if data is None else (staging.path / data).stat().st_size
         files = () if data is None else (data,)
         stay = external_tensors(candidate) if overlay else ()
@@ -57,7 +57,9 @@ def stage(candidate: Candidate, staging: Staging, name: str, *, overlay: bool = 
             _lend(candidate, staging, location)
         data_bytes += sum(length for _, _, length in refers)
         lent = frozenset(location for location, _, _ in refers)
-        return Staged(staging.path, path, data, size, data_bytes, files, _equal(staging, data), lent)
+        return Staged(
+            staging.path, path, data, size, data_bytes, files, _equal(staging, data), lent, durable=staging.durable
+        )
     except OSError as error:
         raise cannot_write(staging.beside, error, _needed(candidate)) from None
 
@@ -101,10 +103,11 @@ def _stage_original(candidate: Candidate, staging: Staging, path: Path) -> Stage
     """The same bytes, which name the same data files; these are copied unless they are there already."""
     model = candidate.model
     files: list[str] = []
-    with create(path) as stream, OutputFile(stream, _opened(candidate)) as out:
+    durable = staging.durable
+    with create(path) as stream, OutputFile(stream, _opened(candidate), durable=durable) as out:
         out.put(model.buffer, 0)
         out.finish()
-        sync(stream)
+        sync(stream, durable=durable)
     for location in sorted(
         {tensor.external.location for tensor in external_tensors(candidate) if tensor.external is not None}
     ):
@@ -127,9 +130,9 @@ def _stage_original(candidate: Candidate, staging: Staging, path: Path) -> Stage
             for start in range(0, source.size, _COPY):
                 stream.write(source.view[start : start + _COPY])
                 source.release(start, _COPY)
-            sync(stream)
+            sync(stream, durable=durable)
         files.append(location)
-    return Staged(staging.path, path, None, len(model.buffer), 0, tuple(files))
+    return Staged(staging.path, path, None, len(model.buffer), 0, tuple(files), durable=durable)
 
 
 def write_companion(staged: Staged, name: str, content: bytes) -> None:
@@ -141,7 +144,7 @@ def write_companion(staged: Staged, name: str, content: bytes) -> None:
     try:
         with create(staged.directory / name) as stream:
             stream.write(content)
-            sync(stream)
+            sync(stream, durable=staged.durable)
     except OSError as error:
         raise cannot_write(staged.directory.parent, error) from None
     staged.companions.append(name)
@@ -180,9 +183,9 @@ def _opened(candidate: Candidate) -> Opened | None:
     return None if source is None else source.opened
 
 
-def _write_model(candidate: Candidate, path: Path, places: Places) -> int:
+def _write_model(candidate: Candidate, path: Path, places: Places, *, durable: bool) -> int:
     pieces = splice(candidate, lambda tensor: places.get(id(tensor)))
-    with create(path) as stream, OutputFile(stream, _opened(candidate)) as out:
+    with create(path) as stream, OutputFile(stream, _opened(candidate), durable=durable) as out:
         for piece in pieces:
             size = piece.nbytes if isinstance(piece, (NewTensor, memoryview)) else len(piece)
             if isinstance(piece, bytes) or size < _WORTH_A_THREAD:
@@ -192,7 +195,7 @@ def _write_model(candidate: Candidate, path: Path, places: Places) -> int:
                 stream.seek(size, os.SEEK_CUR)
         stream.flush()
         out.finish()
-        sync(stream)
+        sync(stream, durable=durable)
     return pieces.length
 
 

@@ -106,7 +106,7 @@ class Recogniser:
 
     def _is_live(self, node: Node) -> bool:
         """Whether a node works on data, and says how; what is computed of constants is a constant."""
-        if node.is_call or attributes.is_bound_by_caller(node) or not node.outputs:
+        if node.is_call or node.is_bound_by_caller or not node.outputs:
             return False
         return self.shapes.constants.get(node.outputs[0]) is None
 

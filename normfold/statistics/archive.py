@@ -1,7 +1,8 @@
 """Small files of named arrays with a head: what manifests, baselines, shards and undo patches are stored in.
 
 A `.npz` archive, so that anybody can open it with numpy; the head is JSON in the array `head`. The same content gives the
-same bytes: names are sorted, and no time enters. Nothing in it is ever unpickled.
+same bytes on every machine: names are sorted, no time enters, and nothing is compressed, whose bytes differ from one zlib to
+the next. Nothing in it is ever unpickled.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Archive:
         head = {**self.head, "kind": self.kind, "format": self.version, "tool": f"normfold {__version__}"}
         text = json.dumps(head, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
         out = io.BytesIO()
-        with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
             _add(archive, _HEAD, np.frombuffer(text, np.uint8))
             for name in sorted(self.arrays):
                 _add(archive, name, self.arrays[name])
@@ -57,9 +58,7 @@ class Archive:
 def _add(archive: zipfile.ZipFile, name: str, array: Array) -> None:
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
-    entry = zipfile.ZipInfo(f"{name}.npy", _DATE)
-    entry.compress_type = zipfile.ZIP_DEFLATED
-    archive.writestr(entry, buffer.getvalue())
+    archive.writestr(zipfile.ZipInfo(f"{name}.npy", _DATE), buffer.getvalue())
 
 
 def read_archive(path: Path, kind: str, *, newest: int = 1) -> tuple[Archive, str]:

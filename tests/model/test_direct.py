@@ -68,6 +68,12 @@ def test_a_small_file_does_without(target: int) -> None:
     assert os.fstat(target).st_size == 0, "not made longer either"
 
 
+def test_a_file_that_nobody_waits_for_goes_through_the_page_cache(target: int) -> None:
+    file = DirectFile(target, SIZE, waits=False)
+    assert not file.works
+    assert file.write(pages(content(SIZE)), 0) == 0
+
+
 def test_without_o_direct_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "O_DIRECT", raising=False)
     descriptor = os.open(tmp_path / "out", os.O_RDWR | os.O_CREAT)

@@ -79,8 +79,8 @@ def candidate_of(source):
     return apply(model, make_plan(model, Exclusions({})), {"pkg.normfold.version": "test"})
 
 
-def optimise(source, destination):
-    with Staging(destination.parent) as staging:
+def optimise(source, destination, durable=True):
+    with Staging(destination.parent, durable=durable) as staging:
         staged = stage(candidate_of(source), staging, destination.name)
         commit(staged, destination)
     return staged
@@ -285,6 +285,20 @@ def test_superseded_data_goes_only_when_it_is_not_the_new_one(tmp_path):
         commit(stage(candidate_of(source), staging, out.name), out, data.name)
     assert data.exists()
     np.testing.assert_allclose(result_of(source), result_of(out), rtol=1e-3, atol=0.02)
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_without_durability_nobody_waits_for_the_disk_and_the_result_is_the_same(tmp_path, monkeypatch, fold):
+    source = saved(tmp_path / "in", fold=fold, constant=True)
+    waited = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (waited.append(descriptor), real(descriptor)))
+    for durable in (True, False):
+        (tmp_path / str(durable)).mkdir()
+        waited.clear()
+        optimise(source, tmp_path / str(durable) / "m.onnx", durable)
+        assert bool(waited) is durable
+    assert listing(tmp_path / "True") == listing(tmp_path / "False")
 
 
 # --- every call of the system fails once ---

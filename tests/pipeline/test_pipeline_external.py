@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import shutil
 from pathlib import Path
 
@@ -59,6 +60,21 @@ def test_beside_the_original(tmp_path: Path, location: str, several: bool) -> No
     assert new[0].endswith(".data")
     assert count(onnx.load(str(tmp_path / "out.onnx"), load_external_data=False)) == 0
     np.testing.assert_allclose(outputs(tmp_path / "out.onnx"), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_who_wants_no_sync_and_who_wants_no_file_do_not_wait_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = external(tmp_path / "in")
+    waited: list[int] = []
+    monkeypatch.setattr(os, "fsync", waited.append)
+    normfold.optimize(source, tmp_path / "safe.onnx", config=CONFIG)
+    assert waited
+    waited.clear()
+    normfold.optimize(source, tmp_path / "quick.onnx", config=CONFIG.model_copy(update={"sync": False}))
+    normfold.optimize(source, None, config=CONFIG)
+    assert not waited
+    assert count(onnx.load(str(tmp_path / "quick.onnx"))) == 0
 
 
 @LAYOUTS

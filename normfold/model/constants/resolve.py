@@ -80,7 +80,7 @@ class Constants:
         node = value.producer
         if sparse_dims(value) is not None:
             self._sparse.add(id(value))
-        if node is None or node.domain or attributes.is_bound_by_caller(node):
+        if node is None or node.domain or node.is_bound_by_caller:
             return None
         if node.op_type == "Constant":
             return None if value.output_slot else _constant_node(node)

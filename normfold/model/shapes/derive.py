@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from normfold.model import attributes
 from normfold.model.constants import Constants, sparse_dims
 from normfold.model.demand import Answers
 from normfold.model.dtypes import MOST_AXES
@@ -113,7 +112,7 @@ class Shapes:
             return self._data[id(value)]
         node = value.producer
         rule = None if node is None or node.domain else DATA_RULES.get(node.op_type)
-        if rule is None or node is None or self._data_depth > _DATA_DEPTH or attributes.is_bound_by_caller(node):
+        if rule is None or node is None or self._data_depth > _DATA_DEPTH or node.is_bound_by_caller:
             return None
         self._data_depth += 1
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from normfold.model import attributes
 from normfold.model.graph import Node
 from normfold.model.shapes import (
     borders,
@@ -35,6 +34,6 @@ RULES: dict[str, Rule] = {
 
 def rule_of(node: Node) -> Rule | None:
     """The rule of a node, None if there is none."""
-    if node.is_call or attributes.is_bound_by_caller(node):
+    if node.is_call or node.is_bound_by_caller:
         return None
     return (RULES if not node.domain else contrib.RULES if node.domain == contrib.DOMAIN else {}).get(node.op_type)

@@ -54,7 +54,7 @@ class ElementTypes:
         node = value.producer
         if node is None:
             return declared_type(value.type) if value.type else self._hints(value)[1], None
-        if node.domain or node.is_call or attributes.is_bound_by_caller(node):
+        if node.domain or node.is_call or node.is_bound_by_caller:
             is_operator = node.domain == contrib.DOMAIN and not node.is_call
             typed = contrib.type_source(node, value.output_slot) if is_operator else None
             return (self._hints(value)[1] if typed is None else None), typed

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from normfold.model import attributes
 from normfold.model.graph import Node
 from normfold.norm.frame import Fact, Frame, Transfer
 from normfold.norm.transfer import composites, contrib, elementwise, reductions, view_ops
@@ -25,7 +24,7 @@ _CONTRIB: dict[str, Transfer] = contrib.TABLE
 def transfer(frame: Frame, node: Node) -> Sequence[Fact | None] | None:
     """The facts about the outputs of a node, from those about its inputs."""
     row = row_of(node)
-    if row is None or attributes.is_bound_by_caller(node) or node.is_call:
+    if row is None or node.is_bound_by_caller or node.is_call:
         return None
     return row(frame, node)
 

@@ -37,7 +37,7 @@ _TABLE: dict[str, tuple[dict[str, float], Callable[..., Float64]]] = {
 def function(node: Node) -> Activation | None:
     """The activation of a node; None for what is none, or has an attribute that is not known here."""
     entry = _TABLE.get(node.op_type)
-    if entry is None or node.domain or node.is_call or attributes.is_bound_by_caller(node):
+    if entry is None or node.domain or node.is_call or node.is_bound_by_caller:
         return None
     defaults, f = entry
     if attributes.unexpected(node, tuple(defaults) + (("approximate",) if node.op_type == "Gelu" else ())):

@@ -51,7 +51,7 @@ def linear_before(subject: Subject, value: Value) -> Linear | None:
         else:
             following = node.input(0)
         node = None if following is None else following.producer
-    if node is None or node.domain or node.is_call or attributes.is_bound_by_caller(node):
+    if node is None or node.domain or node.is_call or node.is_bound_by_caller:
         return None
     found = _read(subject, node)
     if found is None or offset is None:

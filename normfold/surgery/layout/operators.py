@@ -109,7 +109,7 @@ Rule = Callable[[Node, Facts], Passage | None]
 def passage(node: Node, facts: Facts) -> Passage | None:
     """How a node works on channels-last data, None if it does not or nothing proves that it does."""
     rule = _RULES.get((node.domain, node.op_type))
-    if rule is None or node.is_call or attributes.is_bound_by_caller(node):
+    if rule is None or node.is_call or node.is_bound_by_caller:
         return None
     if not all(value is None or facts.is_image(value) for value in node.outputs):
         return None

@@ -165,7 +165,7 @@ def region_of(scope: Scope, facts: Facts, norms: Mapping[str, GroupNorm]) -> Reg
 
 def _turns(node: Node, value: Value, region: Region) -> bool:
     """Whether a node is a Transpose between the layouts; then it is noted, and the region ends there."""
-    if node.op_type != "Transpose" or node.domain or attributes.is_bound_by_caller(node):
+    if node.op_type != "Transpose" or node.domain or node.is_bound_by_caller:
         return False
     order = tuple(attributes.ints(node, "perm") or ())
     if order == TO_LAST and node.input(0) is value:

@@ -158,7 +158,7 @@ def read_fused(shapes: Shapes, node: Node) -> Fused:
     Raises:
         Cannot: it cannot be said in other operators; the message says why.
     """
-    if attributes.is_bound_by_caller(node):
+    if node.is_bound_by_caller:
         raise Cannot("parameters", "the caller of a function gives its attributes")
     found = _OPERATORS[node.op_type]
     known = ("epsilon", "groups", "activation", "channels_last") if found.grouped else ("epsilon",)

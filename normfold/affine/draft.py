@@ -22,7 +22,8 @@ from normfold.model.graph import Node, Use, Value
 from normfold.model.shapes import Shapes
 from normfold.model.tensors import TensorSource
 
-_SEE_DIMENSIONS_ONLY = ("Shape", "Size")
+# By operator: the operand of which only the shape or the type matters.
+_WITHOUT_ELEMENTS = {"Shape": 0, "Size": 0, "EyeLike": 0, "RandomNormalLike": 0, "RandomUniformLike": 0, "CastLike": 1}
 
 # Slots of an operator's own weights: behind it, in front of its data input, and what its padding is filled with (a shift
 # without a scale). Other slots are input numbers.
@@ -89,8 +90,8 @@ def after_another(before: Merge, merge: Merge) -> Merge:
 
 
 def sees_elements(use: Use) -> bool:
-    """Whether a reader would notice other elements of the same shape."""
-    return bool(use.node.domain) or use.node.op_type not in _SEE_DIMENSIONS_ONLY
+    """Whether a reader would notice other elements of the same shape and type."""
+    return bool(use.node.domain) or _WITHOUT_ELEMENTS.get(use.node.op_type) != use.slot
 
 
 class Draft:

@@ -41,7 +41,7 @@ class _Surgeon:
         self.changes = changes(plan.draft, plan.slots)
         self.owners = {id(change.node): change.owner for change in self.changes if change.owner is not None}
         self.gone = {id(node) for node, _ in plan.draft.bypassed.values()} | set(plan.draft.dropped)
-        self.dead = Retirement(plan.draft, self.changes, model.unread)
+        self.dead = Retirement(model, plan.draft, self.changes)
         self.taken: set[str] | None = None
         self.made: dict[tuple[object, ...], str] = {}
 
@@ -132,6 +132,8 @@ class _Surgeon:
     def _may_take_over(self, node: Node, old: Value | None, parameter: NewParameter) -> bool:
         """Whether the new tensor may have the name of the old one: it is dead, ours, and not declared with another shape."""
         if old is None or old not in self.dead or old.scope is not node.scope or ("name", id(old)) in self.made:
+            return False
+        if self.dead.is_measured(old) and not self.dead.has_same_form(old, parameter):
             return False
         declared = old.is_input and old.name not in self.model.frozen
         return not declared or old.tensor is None or old.tensor.dims == parameter.dims

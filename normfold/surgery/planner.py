@@ -367,7 +367,7 @@ class _Planner:
         if not any(self._is_constant(node) for node in norms):
             return ()
         slots = self.draft.slots.values()
-        return Retirement(self.draft, changes(self.draft, slots), self.model.unread).nodes
+        return Retirement(self.model, self.draft, changes(self.draft, slots)).nodes
 
     def _decision(self, node: Node) -> Decision:
         rule = rule_of(node)

@@ -1,6 +1,7 @@
 """Spellings of real exporters: values that are only measured, and constants in disguise."""
 
 import numpy as np
+import pytest
 from onnx import TensorProto, helper
 
 import normfold
@@ -15,6 +16,19 @@ def test_a_reader_of_the_shape_sees_no_change():
     text = f"c = Conv(x, w) {NORM} s = Shape(c) n = Size(c)"
     result = folds(build(text, outputs="y, s, n", init=INIT), ["Conv", "Shape", "Size"])
     assert result.applied == 1
+
+
+@pytest.mark.parametrize("asks", ["EyeLike(c)", "CastLike(k, c)"])
+def test_a_reader_of_the_type_sees_no_change(asks):
+    """torch.export without optimisation: constants are cast like what they meet."""
+    init = {**batch_norm(4), "w": random(5, 4), "k": np.array([2])}
+    model = build(f"c = MatMul(x, w) {NORM} t = {asks}", "float[N,5] x", "y, t", init, opset=18)
+    result = folds(model, ["Gemm", asks.split("(")[0]])
+    assert result.applied == 1
+
+
+def test_a_reader_of_the_type_that_reads_the_elements_too():
+    stays(build(f"c = Conv(x, w) {NORM} t = CastLike(c, c)", outputs="y, t", init=INIT, opset=18), "shared")
 
 
 def test_a_reader_of_the_elements_beside_a_reader_of_the_shape():

@@ -296,6 +296,25 @@ def quantised_activation(op, **attributes):
     return build
 
 
+def split_to_sequence(c):
+    """One part of a split, by a list of lengths, by one length for all, or element by element."""
+    dims = c.dims(c.int(1, 3), 2)
+    axis = c.int(-len(dims), len(dims) - 1)
+    size, way = dims[axis], c.pick("lengths", "length", "elements")
+    first = c.int(1, size - 1)
+    chunk = c.int(1, size)
+    split = {"lengths": [c.ints([first, size - first])], "length": [c.ints(chunk)], "elements": []}[way]
+    count = {"lengths": 2, "length": -(-size // chunk), "elements": size}[way]
+    keep = c.pick(None, 0, 1)
+    parts = c.add("SplitToSequence", [c.data(dims), *split], axis=axis, keepdims=keep)
+    c.add("SequenceAt", [parts, c.ints(c.int(-count, count - 1))])
+
+
+def sequence_construct(c):
+    items = [c.data(c.dims(2)) for _ in range(c.int(1, 3))]
+    c.add("SequenceAt", [c.add("SequenceConstruct", items), c.ints(c.int(-len(items), len(items) - 1))])
+
+
 def reverse(c):
     x = c.data([3, 2, 4])
     c.add("ReverseSequence", [x, c.ints([1, 3])])
@@ -337,6 +356,8 @@ CASES = {
     "If": if_,
     "Loop": loop,
     "ReverseSequence": reverse,
+    "SplitToSequence": split_to_sequence,
+    "SequenceConstruct": sequence_construct,
     "IsInf": is_infinite,
 }
 # How many elements there are depends on the data.

@@ -664,6 +664,9 @@ def contradictions(model, bound, feeds):
     wrong, known = [], 0
     for name in names:
         value = loaded.graph.values[name]
+        if isinstance(seen[name], list):  # a sequence has no dimensions
+            assert shapes.dims(value) is None
+            continue
         dims, real = shapes.dims(value), seen[name].shape
         kind = shapes.data_type(value)
         if kind is not None and kind != helper.np_dtype_to_tensor_dtype(seen[name].dtype):

@@ -14,6 +14,7 @@ from normfold.model.shapes import (
     sampling,
     selections,
     sequences,
+    tensor_lists,
     windows,
 )
 from normfold.model.shapes.rule import Rule
@@ -28,6 +29,7 @@ RULES: dict[str, Rule] = {
     **sampling.RULES,
     **selections.RULES,
     **sequences.RULES,
+    **tensor_lists.RULES,
     **windows.RULES,
 }
 

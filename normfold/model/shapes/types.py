@@ -9,6 +9,7 @@ from normfold.model.shapes import contrib
 from normfold.model.shapes.control import sources
 from normfold.model.shapes.dims import Hints, declared_type
 from normfold.model.shapes.table import rule_of
+from normfold.model.shapes.tensor_lists import elements
 
 _FLOAT, _UINT8, _INT32, _INT64, _BOOL = 1, 2, 6, 7, 9
 
@@ -64,6 +65,8 @@ class ElementTypes:
             return (_UINT8, None) if node.input(2) is None else (None, node.input(2))
         if node.op_type in ("If", "Loop"):
             return None, next(iter(sources(node, value.output_slot)), None)
+        if node.op_type == "SequenceAt":
+            return None, next(iter(elements(node)), None)
         if node.op_type == "Cast":
             known = not attributes.unexpected(node, ("to", "saturate"))
             return (int(attributes.get(node, "to", 0)) or None if known else None), None

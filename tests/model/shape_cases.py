@@ -356,8 +356,8 @@ CASES = {
     "If": if_,
     "Loop": loop,
     "ReverseSequence": reverse,
-    "SplitToSequence": split_to_sequence,
-    "SequenceConstruct": sequence_construct,
+    "SequenceAt": split_to_sequence,
+    "take out of a list": sequence_construct,
     "IsInf": is_infinite,
 }
 # How many elements there are depends on the data.

@@ -252,13 +252,13 @@ def test_bombs_of_numpy_data(tmp_path: Path) -> None:
 
 
 def test_an_archive_that_unpacks_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from normfold.verification import load_user_inputs, user_inputs
+    from normfold.verification import load_user_inputs, numpy_files
 
     path = tmp_path / "x.npz"
     np.savez_compressed(path, x=np.zeros(1 << 20, np.float32))
     assert path.stat().st_size < 1 << 16
     assert load_user_inputs([str(path)])["x"][0].size == 1 << 20
-    monkeypatch.setattr(user_inputs, "system_memory", lambda: 1 << 22)
+    monkeypatch.setattr(numpy_files, "system_memory", lambda: 1 << 22)
     with pytest.raises(InputError) as caught:
         load_user_inputs([str(path)])
     assert caught.value.code == "resource.estimate"

@@ -139,7 +139,7 @@ class _Run:
         self._require_resolved()
         chosen = self._chosen()
         with contextlib.ExitStack() as stack:
-            runtime = stack.enter_context(Runtime(self.settings.limits))
+            runtime = stack.enter_context(Runtime(self.settings.limits.of(self.piece.file.original)))
             estimated = self._estimated(runtime, chosen)
             if destination is None:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="normfold-")))
@@ -156,6 +156,7 @@ class _Run:
                 require_ours(destination, staged.model)
             undo = destination.with_name(f"{destination.stem}{UNDO_SUFFIX}")
             self._write_undo(candidate, staged, undo.name)
+            self.piece.file.original.require_unchanged()
             commit(staged, destination)
         written = FileReport(path=str(destination), sha256=None, data=staged.data)
         return Recalibration(report.model_copy(update={"output": written, "undo": str(undo)}), destination, undo)

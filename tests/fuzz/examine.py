@@ -242,7 +242,7 @@ def _size(dim: onnx.TensorShapeProto.Dimension, batch: int) -> int:
 def _noise(model: ModelProto, feed: dict[str, np.ndarray], name: str) -> float:
     """How far an output moves when weights and inputs move by one unit in the last place; exponents stay.
 
-    A negative number has a square, and no power of 2.0000002: an output that is no number would count as one that does not move.
+    A negative number has a square, and no power of 2.0000002: what is no number would count as what does not move.
     """
     rng = np.random.default_rng(0)
     exponents = {node.input[1] for node in model.graph.node if node.op_type == "Pow"}

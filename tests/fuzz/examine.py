@@ -49,6 +49,7 @@ class Kind(enum.Enum):
     SKIPPED = "skipped"
     CRASH = "CRASH"
     MISMATCH = "MISMATCH"
+    DROPPED = "DROPPED"
     SECOND_PASS = "SECOND PASS"
     INTERFACE = "INTERFACE"
     INVALID = "INVALID"

@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz --seconds 600 [--norms | --whole]`: random models until the time is up; every mistake is printed, small.
+"""`python -m tests.fuzz --seconds 600 [--norms | --whole]`: random models until the time is up; it prints mistakes, made small.
 
 The models run in a child process: onnxruntime aborts on some of them, of a batch size that leaves a tensor empty.
 """

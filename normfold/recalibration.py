@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from normfold.model.patch import Candidate
 from normfold.model.source import Source
 from normfold.model.splice import METADATA_PREFIX
 from normfold.model.staging import Staged, Staging, cannot_write
+from normfold.model.temporary import passing_folder
 from normfold.model.tensors import RangeRefusal
 from normfold.model.write import commit, stage, write_companion
 from normfold.statistics.collect import Array, DataSource
@@ -142,7 +142,7 @@ class _Run:
             runtime = stack.enter_context(Runtime(self.settings.limits.of(self.piece.file.original)))
             estimated = self._estimated(runtime, chosen)
             if destination is None:
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="normfold-")))
+                folder = stack.enter_context(passing_folder())
             else:
                 stack.enter_context(lock(destination))
                 folder = destination.parent

@@ -29,14 +29,14 @@ def require_memory(where: Path | str, size: int) -> None:
     """
     room = system_memory()
     if room is not None and size > room // 2:
-        raise too_large(where, size, room)
+        raise too_large(where, size, room, "pass fewer or smaller arrays")
 
 
-def too_large(where: Path | str, size: int, room: int) -> InputError:
+def too_large(where: Path | str, size: int, room: int, hint: str) -> InputError:
     """An archive that does not fit, in memory or on a disk."""
     return InputError(
         "resource.estimate",
         f"the archive unpacks to {size >> 20} MiB, {room >> 20} MiB are there",
         where=str(where),
-        hint="pass fewer or smaller arrays",
+        hint=hint,
     )

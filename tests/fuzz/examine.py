@@ -49,7 +49,7 @@ class Kind(enum.Enum):
     SKIPPED = "skipped"
     CRASH = "CRASH"
     MISMATCH = "MISMATCH"
-    DROPPED = "DROPPED"
+    DROPPED = "dropped"
     SECOND_PASS = "SECOND PASS"
     INTERFACE = "INTERFACE"
     INVALID = "INVALID"

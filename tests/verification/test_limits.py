@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 import normfold
 from normfold import Config, EnvironmentProblem, InputError, UsageError, WorkerError
 from normfold.errors import NormfoldError
+from normfold.model import temporary
 from normfold.verification import limits, runner
 from normfold.verification.jobs import Job
 from normfold.verification.runner import Worker
@@ -180,7 +181,7 @@ def test_no_place_for_the_files_of_the_child(monkeypatch: pytest.MonkeyPatch, jo
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner.tempfile, "mkdtemp", full)
+        patch.setattr(temporary.tempfile, "mkdtemp", full)
         with pytest.raises(EnvironmentProblem) as caught:
             Worker()
         assert caught.value.code == "environment.temporary"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import weakref
 import zipfile
 from bisect import bisect_right
@@ -15,6 +14,7 @@ import numpy as np
 
 from normfold.errors import InputError
 from normfold.model.opener import open_stream
+from normfold.model.temporary import temporary_folder
 from normfold.statistics.collect import Array
 from normfold.statistics.data.batching import Rows
 from normfold.statistics.data.inputs import ModelInput, assign, check_dtype, check_shape
@@ -52,14 +52,14 @@ class Archive:
     """
 
     def __init__(self, path: Path) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="normfold-data-"))
+        self._folder = temporary_folder("normfold-data-")
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self.arrays: dict[str, Array] = {}
         try:
             with open_stream(path) as stream, zipfile.ZipFile(stream) as archive:
                 free, size = shutil.disk_usage(self._folder).free, unpacked_bytes(archive)
                 if size > free:
-                    raise too_large(path, size, free)
+                    raise too_large(path, size, free, "set TMPDIR to a directory with more space")
                 for number, member in enumerate(archive.infolist()):
                     target = self._folder / f"{number}.npy"
                     with archive.open(member) as packed, target.open("wb") as plain:

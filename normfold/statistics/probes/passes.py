@@ -14,6 +14,7 @@ import numpy as np
 from normfold.errors import InputError
 from normfold.model.load import Model
 from normfold.model.patch import Candidate
+from normfold.model.temporary import writing_temporary_files
 from normfold.model.write import write_to_run
 from normfold.statistics.collect import Array, Batch
 from normfold.verification.jobs import Job, JobResult
@@ -79,12 +80,14 @@ class Runtime:
 
         Raises:
             InputError: `extdata.*`: a data file is missing, or is none that our own reader would open.
+            EnvironmentProblem: `environment.temporary`.
         """
         if candidate.model.path is not None:
             candidate.model.open_data()  # the runtime opens them by their names
         self._models += 1
         path = self._worker.folder / f"model{self._models}.onnx"
-        write_to_run(candidate, path)
+        with writing_temporary_files():
+            write_to_run(candidate, path)
         return Pass(self._worker, path, candidate.model.path)
 
 

@@ -22,6 +22,8 @@ from tests.fuzz.outliner import outlined
 
 # An edit that was dropped because nothing could be said about it is no mistake.
 _REFUSALS = ("FAIL", "SUSPECT", "the whole model differs")
+# Bytes from which on tensors lie outside. onnxruntime does not read a shape that does: such models are not compared as a whole.
+_OUTSIDE = (None, 256, None, 0)
 # What says something about the model or this machine, and nothing about the engine.
 _NO_MISTAKES = ("worker.crashed", "worker.timeout", "resource.memory", "function.", "input.proto_2gib")
 
@@ -31,7 +33,7 @@ def examine_whole(seed: int) -> tuple[str, int, str, bytes]:
     model, config = _drawn(seed)
     if model is None:
         return "", 0, "", b""
-    outcome = examine_files(model, seed, config, external=bool(seed // 4 % 2))
+    outcome = examine_files(model, seed, config, outside=_OUTSIDE[seed // 4 % len(_OUTSIDE)])
     small = model.SerializeToString() if outcome.kind.is_mistake else b""
     return outcome.kind.value, outcome.edits, outcome.message, small
 
@@ -46,11 +48,19 @@ def _drawn(seed: int) -> tuple[ModelProto | None, Config]:
     return model, Config(trials=1, seed=seed % 7)
 
 
-def examine_files(model: ModelProto, seed: int, config: Config, *, external: bool = False) -> Outcome:
-    """Optimise a model on disk, with full verification, and hold the result against it."""
+def examine_files(model: ModelProto, seed: int, config: Config, *, outside: int | None = None) -> Outcome:
+    """Optimise a model on disk, with full verification, and hold the result against it.
+
+    Args:
+        model: not changed.
+        seed: of the inputs on which it is compared.
+        config: of the run.
+        outside: tensors of so many bytes and more lie in a data file; None for none.
+    """
     with tempfile.TemporaryDirectory(prefix="normfold-fuzz-") as name:
         folder = Path(name)
-        options = {"save_as_external_data": True, "location": "m.data", "size_threshold": 16} if external else {}
+        place = {"save_as_external_data": True, "location": "m.data", "size_threshold": outside}
+        options = {} if outside is None else place
         onnx.save(ModelProto.FromString(model.SerializeToString()), folder / "m.onnx", **options)
         try:
             return _through(folder, model, seed, config)
@@ -70,8 +80,19 @@ def _through(folder: Path, model: ModelProto, seed: int, config: Config) -> Outc
     difference = compare(model, result, seed)
     if difference:
         return Outcome(Kind.MISMATCH, f"{verdict}, and yet {difference}", edits)
-    normfold.optimize(folder / "o.onnx", folder / "p.onnx", config=config)
-    again = onnx.load(folder / "p.onnx")
-    if again.graph != result.graph or again.functions != result.functions:
+    second = _again(folder, "o.onnx", "p.onnx", config)
+    # As in `examine`: a fold beside a norm may leave a smaller one, which is done in the second run.
+    if not _equal(second, result) and not (
+        done.plan.norms and _equal(_again(folder, "p.onnx", "q.onnx", config), second)
+    ):
         return Outcome(Kind.SECOND_PASS, "the second run changed something", edits)
     return Outcome(Kind.FINE if verdict.startswith("PASS") else Kind.SKIPPED, verdict, edits)
+
+
+def _again(folder: Path, source: str, target: str, config: Config) -> ModelProto:
+    normfold.optimize(folder / source, folder / target, config=config)
+    return onnx.load(folder / target)
+
+
+def _equal(one: ModelProto, other: ModelProto) -> bool:
+    return bool(one.graph == other.graph and one.functions == other.functions)

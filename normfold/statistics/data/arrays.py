@@ -31,10 +31,11 @@ def load_array(path: Path) -> Array:
     """
     try:
         open_stream(path).close()
-        return np.lib.format.open_memmap(path, mode="r")
+        with np.errstate(over="raise"):  # a header that claims more bytes than a number can say
+            return np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise InputError("data.missing", "no such file", where=str(path)) from None
-    except DAMAGED as error:
+    except (*DAMAGED, FloatingPointError) as error:
         raise _unreadable(path, error) from None
 
 

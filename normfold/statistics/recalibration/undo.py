@@ -69,7 +69,7 @@ def restored(patch: Archive, result: bytes, where: str) -> bytes:
         )
     try:
         original = b"".join(_segments(patch, result))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, IndexError, TypeError, ValueError):
         original = b""
     if hashlib.sha256(original).hexdigest() != patch.head.get("before"):
         raise InputError("undo.damaged", "the patch is damaged: it does not give the original", where=where)
@@ -80,7 +80,7 @@ def _segments(patch: Archive, result: bytes) -> Iterable[bytes]:
     """The parts of the original. None is taken twice, so a forged patch cannot make more of them than there is.
 
     Raises:
-        KeyError, TypeError, ValueError: the patch is none.
+        KeyError, IndexError, TypeError, ValueError: the patch is none.
     """
     kept, position = patch.arrays["bytes"].tobytes(), 0
     segments = patch.arrays["segments"]

@@ -26,6 +26,7 @@ _DONE, _LONGEST = b"\0", 1000
 def main() -> NoReturn:
     """Run the command line in a child process; its exit code is the one of this process."""
     _occupy_streams()
+    _take_any_text()
     if not hasattr(os, "fork"):
         _run()
     told, tell = os.pipe()
@@ -59,6 +60,18 @@ def _occupy_streams() -> None:
         os.set_inheritable(number, True)
         stream = open(number, "w" if number else "r", encoding="utf-8", closefd=False)  # noqa: SIM115
         setattr(sys, name, stream)
+
+
+def _take_any_text() -> None:
+    """A character that the language of the system does not have is no reason to lose a result.
+
+    Where it has ASCII alone, as in a container without any language, text is UTF-8 all the same: JSON has to be.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if stream.encoding.lower() in ("ascii", "us-ascii", "ansi_x3.4-1968", "646"):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+        elif stream.encoding.lower() not in ("utf-8", "utf8"):
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
 
 
 def _work(told: int, end: int) -> NoReturn:

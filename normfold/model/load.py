@@ -40,6 +40,7 @@ from normfold.model.wire import Field, fields, malformed, read_varint
 # Files of this IR version and newer may leave initializers out of the graph inputs; listing one means "overridable".
 FIRST_OVERRIDABLE_IR = 4
 
+_QUANTIZATION_ANNOTATION = 14  # field of GraphProto
 _MOST_NAMED = 8  # missing files in one message
 
 
@@ -188,6 +189,8 @@ def load(source: str | Path | Source | ModelProto, *, initializers: Initializers
         model.warnings += check_scopes(model.scopes(), model.trust.caps)
     if any(item.number == MODEL_TRAINING for item in model.order):
         model.warnings.append("training_info is kept as it is; it may name tensors that fold away")
+    if any(item.number == _QUANTIZATION_ANNOTATION for item in model.graph.outline.order):
+        model.warnings.append("quantization_annotation is kept as it is; it may name tensors that fold away or change")
     _expose(model, initializers)
     if opened is not None and opened.trust.is_strict:
         model.open_data()

@@ -229,9 +229,8 @@ def test_unknown_fields_inside_of_unknown_fields(tmp_path: Path) -> None:
 
 
 def run(source: Path, out: Path, *before: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    plain = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": str(out.parent / "pyc")}
-    if "PYTHONPYCACHEPREFIX" in os.environ:
-        plain["PYTHONPYCACHEPREFIX"] = os.environ["PYTHONPYCACHEPREFIX"]
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPYCACHEPREFIX") if name in os.environ}
+    plain = {**kept, "PYTHONPATH": str(ROOT)}
     line = [*before, "-m", "cli", "optimize", str(source), "-o", str(out), "--trials", "1"]
     return subprocess.run(
         line, cwd=ROOT, env=plain | environment, capture_output=True, text=True, timeout=100, check=False

@@ -108,6 +108,9 @@ def _run(arguments: list[str]) -> int:
             problem = NormfoldError("resource.memory", "out of memory", hint="run it where there is more")
         elif isinstance(error, OSError):
             problem = refused_by_system(error)
+        elif isinstance(error, ImportError):
+            hint = "is there enough memory? else reinstall it; normfold doctor says more"
+            problem = NormfoldError("environment.import", f"a library does not load: {one_line(str(error))}", hint=hint)
         else:
             what = f"internal error: {type(error).__name__}: {one_line(str(error))}"
             problem = NormfoldError("internal", what, hint="run again with --debug and report it")

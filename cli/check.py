@@ -22,7 +22,7 @@ from .data_options import (
     data_options,
     limits,
 )
-from .options import Debug, FollowLinks, Format, Initializers, Memory, Model, Policy, Timeout, Untrusted
+from .options import Bounds, Debug, FollowLinks, Format, Initializers, Memory, Model, Policy, Timeout, Untrusted
 
 
 class CheckFormat(StrEnum):
@@ -140,6 +140,7 @@ def check(
     ] = None,
     links: FollowLinks = None,
     untrusted: Untrusted = False,
+    cap: Bounds = None,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="List every finding and every layer.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -163,7 +164,7 @@ def check(
 
         from . import render
 
-        source = normfold.Source(model, trust=normfold.Trust.of(links, untrusted=untrusted))
+        source = normfold.Source(model, trust=normfold.Trust.of(links, untrusted=untrusted, caps=cap or ()))
         settings = load_settings(config, Path.cwd())
         known = suppress or settings.suppress
         options = normfold.CheckConfig(

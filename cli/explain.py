@@ -9,6 +9,7 @@ import typer
 from .boundary import errors
 from .options import (
     Aggressive,
+    Bounds,
     Debug,
     FollowLinks,
     Format,
@@ -38,6 +39,7 @@ def explain(
     aggressive: Aggressive = False,
     links: FollowLinks = None,
     untrusted: Untrusted = False,
+    cap: Bounds = None,
     format: FormatOption = Format.HUMAN,  # noqa: A002 - the name of the option
     debug: Debug = False,
 ) -> None:
@@ -56,7 +58,7 @@ def explain(
                 threads=threads,
                 precise=precise,
                 aggressive=aggressive,
-                trust=normfold.Trust.of(links, untrusted=untrusted),
+                trust=normfold.Trust.of(links, untrusted=untrusted, caps=cap or ()),
             ),
         )
         render.explained(decisions, node, format)

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from .boundary import errors
-from .options import Debug, FollowLinks, Format, FormatOption, Initializers, Model, Policy, Untrusted, configuration
+from .options import (
+    Bounds,
+    Debug,
+    FollowLinks,
+    Format,
+    FormatOption,
+    Initializers,
+    Model,
+    Policy,
+    Untrusted,
+    configuration,
+)
 
 
 def inspect(
@@ -11,6 +22,7 @@ def inspect(
     initializers: Initializers = Policy.AUTO,
     links: FollowLinks = None,
     untrusted: Untrusted = False,
+    cap: Bounds = None,
     format: FormatOption = Format.HUMAN,  # noqa: A002 - the name of the option
     debug: Debug = False,
 ) -> None:
@@ -20,5 +32,7 @@ def inspect(
 
         from . import render
 
-        config = configuration(initializers=initializers.value, trust=normfold.Trust.of(links, untrusted=untrusted))
+        config = configuration(
+            initializers=initializers.value, trust=normfold.Trust.of(links, untrusted=untrusted, caps=cap or ())
+        )
         render.inspected(normfold.inspect(model, config=config), format)

@@ -11,6 +11,7 @@ from .boundary import errors
 from .options import (
     Aggressive,
     Atol,
+    Bounds,
     Debug,
     FollowLinks,
     Format,
@@ -104,6 +105,7 @@ def optimize(
     max_memory: Memory = None,
     links: FollowLinks = None,
     untrusted: Untrusted = False,
+    cap: Bounds = None,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="List every decision.")] = False,
     format: FormatOption = Format.HUMAN,  # noqa: A002 - the name of the option
     debug: Debug = False,
@@ -116,7 +118,7 @@ def optimize(
     with errors("optimize", format, debug, exit_zero=exit_zero):
         import normfold
 
-        trust = normfold.Trust.of(links, untrusted=untrusted)
+        trust = normfold.Trust.of(links, untrusted=untrusted, caps=cap or ())
         source = normfold.Source(
             model, hashed=metadata, trust=trust
         )  # before the rest is imported: it is hashed meanwhile

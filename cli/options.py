@@ -127,6 +127,16 @@ Untrusted = Annotated[
         "--untrusted", help="The model comes from strangers: no links to data, and a process for every session."
     ),
 ]
+Bounds = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--cap",
+        metavar="NAME=NUMBER",
+        envvar="NORMFOLD_CAPS",
+        help="How large a model may be before it is refused, such as entries=5000000. Repeatable.",
+        show_default=False,
+    ),
+]
 
 
 def tolerances(specs: list[str] | None, flag: str) -> dict[str, float]:

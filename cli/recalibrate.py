@@ -11,6 +11,7 @@ import typer
 from .boundary import errors
 from .data_options import Batch, Data, GroupKey, LayoutOption, Limit, Mean, Shuffle, Size, Std, data_options, limits
 from .options import (
+    Bounds,
     Debug,
     FollowLinks,
     Format,
@@ -80,6 +81,7 @@ def recalibrate(
     max_memory: Memory = None,
     links: FollowLinks = None,
     untrusted: Untrusted = False,
+    cap: Bounds = None,
     format: FormatOption = Format.HUMAN,  # noqa: A002 - the name of the option
     debug: Debug = False,
 ) -> None:
@@ -118,9 +120,10 @@ def recalibrate(
             initializers=Policies(initializers.value),
         )
         assert data is not None
+        source = Source(model, trust=Trust.of(links, untrusted=untrusted, caps=cap or ()))
         with render.progress(format) as report:
             done = run(
-                Source(model, trust=Trust.of(links, untrusted=untrusted)), None if dry_run else destination, data=data,
+                source, None if dry_run else destination, data=data,
                 labels=None if labels is None else load_array(labels), config=config, in_place=in_place,
                 overwrite=overwrite, progress=report,
             )  # fmt: skip

@@ -23,7 +23,19 @@ from .data_options import (
     limits,
     required,
 )
-from .options import Debug, Format, FormatOption, Initializers, Memory, Model, Policy, Timeout
+from .options import (
+    Bounds,
+    Debug,
+    FollowLinks,
+    Format,
+    FormatOption,
+    Initializers,
+    Memory,
+    Model,
+    Policy,
+    Timeout,
+    Untrusted,
+)
 
 if TYPE_CHECKING:
     from normfold.statistics.shards import Shard
@@ -63,12 +75,16 @@ def collect(
     initializers: Initializers = Policy.AUTO,
     timeout: Timeout = 600.0,
     max_memory: Memory = None,
+    links: FollowLinks = None,
+    untrusted: Untrusted = False,
+    cap: Bounds = None,
     format: FormatOption = Format.HUMAN,  # noqa: A002 - the name of the option
     debug: Debug = False,
 ) -> None:  # fmt: skip
     """Measure the moments in front of every normalisation of MODEL, on all of the data or on one part of it."""
     with errors("stats", format, debug):
         from normfold import Initializers as Policies
+        from normfold import Source, Trust
         from normfold.collecting import collect_over_ray, collect_part, write_file
         from normfold.errors import UsageError
 
@@ -78,17 +94,20 @@ def collect(
         options = data_options(batch, limit, seed, group_key, mean, std, layout, size)
         bounds = limits(timeout, max_memory)
         policy = Policies(initializers.value)
+        trust = Trust.of(links, untrusted=untrusted, caps=cap or ())
         if engine is Engine.RAY:
             if part.count > 1:
                 raise UsageError("usage.shard", "--engine ray deals out the shards itself", hint="leave out --shard")
             found = collect_over_ray(
-                model, required(data), workers, address=address, options=options, limits=bounds, initializers=policy
-            )
+                model, required(data), workers, address=address, options=options, limits=bounds, initializers=policy,
+                trust=trust,
+            )  # fmt: skip
         else:
             with render.progress(format) as report:
                 found = collect_part(
-                    model, required(data), part, options=options, limits=bounds, initializers=policy, progress=report
-                )
+                    Source(model, trust=trust), required(data), part, options=options, limits=bounds, initializers=policy,
+                    progress=report,
+                )  # fmt: skip
         render.measured(found, write_file(found.to_bytes(), output), format)
 
 
@@ -121,18 +140,23 @@ def record(
     std: Std = "", layout: LayoutOption = None, size: Size = "",
     timeout: Timeout = 600.0,
     max_memory: Memory = None,
+    links: FollowLinks = None,
+    untrusted: Untrusted = False,
+    cap: Bounds = None,
     format: FormatOption = Format.HUMAN,  # noqa: A002 - the name of the option
     debug: Debug = False,
 ) -> None:  # fmt: skip
     """Record what MODEL makes of data that is known to be right, for `check --baseline`; it needs no normalisation."""
     with errors("stats", format, debug):
+        from normfold import Source, Trust
         from normfold.collecting import record_baseline
 
         from . import render
 
+        source = Source(model, trust=Trust.of(links, untrusted=untrusted, caps=cap or ()))
         with render.progress(format) as report:
             found = record_baseline(
-                model, required(data), output, options=data_options(batch, limit, seed, group_key, mean, std, layout, size),
+                source, required(data), output, options=data_options(batch, limit, seed, group_key, mean, std, layout, size),
                 limits=limits(timeout, max_memory), progress=report,
             )  # fmt: skip
         render.recorded(found, format)

@@ -10,6 +10,7 @@ import typer
 from .boundary import errors
 from .options import (
     Atol,
+    Bounds,
     Debug,
     FollowLinks,
     Format,
@@ -48,6 +49,7 @@ def verify(
     max_memory: Memory = None,
     links: FollowLinks = None,
     untrusted: Untrusted = False,
+    cap: Bounds = None,
     format: FormatOption = Format.HUMAN,  # noqa: A002 - the name of the option
     debug: Debug = False,
 ) -> None:
@@ -68,7 +70,7 @@ def verify(
             require_native=require_native,
             target=target.value,
             timeout_s=timeout,
-            trust=normfold.Trust.of(links, untrusted=untrusted),
+            trust=normfold.Trust.of(links, untrusted=untrusted, caps=cap or ()),
             **comparison(inputs, shape, rtol, atol, max_memory),
         )
         with render.progress(format) as report:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         WorkerError,
     )
     from normfold.inspection import explain, inspect
+    from normfold.model.caps import Caps
     from normfold.model.load import Initializers
     from normfold.model.source import Source
     from normfold.model.trust import Links, Trust
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from normfold.verification import Status, Verification
 
 __all__ = [
+    "Caps",
     "CheckConfig",
     "CheckReport",
     "Config",
@@ -87,6 +89,7 @@ _HOME = {
     **dict.fromkeys(("InspectReport", "Report", "VerifyReport"), "normfold.report.schema"),
     **dict.fromkeys(("Status", "Verification"), "normfold.verification"),
     "CheckReport": "normfold.statistics.schema",
+    "Caps": "normfold.model.caps",
     "Initializers": "normfold.model.load",
     "Source": "normfold.model.source",
     **dict.fromkeys(("Links", "Trust"), "normfold.model.trust"),

@@ -22,6 +22,7 @@ from normfold.statistics.data import DataOptions, open_data
 from normfold.statistics.data.opening import Given
 from normfold.statistics.from_file import from_file
 from normfold.statistics.part import Part
+from normfold.statistics.probes.passes import Limits
 from normfold.statistics.schema import CheckReport, Severity, Status
 from normfold.statistics.subject import Subject, open_subject
 from normfold.statistics.suppressions import Suppression
@@ -85,7 +86,7 @@ def check(
     report("reading", 0, 1)
     file = open_subject(source, initializers=config.initializers)
     subject, about_records = with_records(file, None if baseline is None else Path(baseline))
-    parts = [about_records, *_examined(subject, data, config, report)]
+    parts = [about_records, *_examined(subject, data, config, report, config.run.limits.of(file.original))]
     if checkpoint is not None:
         report("checkpoint", 0, 1)
         parts.append(with_checkpoint(file, Path(checkpoint), epsilon=config.epsilon))
@@ -93,7 +94,9 @@ def check(
     return assemble(subject, parts, read, config.thresholds, config.suppressions, __version__)
 
 
-def _examined(subject: Subject, data: Given | None, config: CheckConfig, progress: Progress) -> Iterator[Part]:
+def _examined(
+    subject: Subject, data: Given | None, config: CheckConfig, progress: Progress, limits: Limits
+) -> Iterator[Part]:
     """The examiners, in the order in which later ones may rest on earlier ones."""
     source = None if data is None else open_data(data, subject.model, config.data)  # a mistake there is said at once
     progress("file", 0, 1)
@@ -101,7 +104,8 @@ def _examined(subject: Subject, data: Given | None, config: CheckConfig, progres
     yield from_the_file
     if source is not None:
         found = from_the_file.findings
-        yield run_with_data(subject, source, config.thresholds, found=found, settings=_run(config), progress=progress)
+        settings = replace(_run(config), limits=limits)
+        yield run_with_data(subject, source, config.thresholds, found=found, settings=settings, progress=progress)
 
 
 def _run(config: CheckConfig) -> DataSettings:

@@ -12,9 +12,11 @@ from normfold._version import __version__
 from normfold.destination import check_destination, lock
 from normfold.errors import EnvironmentProblem, InputError, UsageError
 from normfold.model.load import Initializers
+from normfold.model.opener import DEFAULT_TRUST
 from normfold.model.output_file import create, sync
 from normfold.model.source import Source
 from normfold.model.staging import Staging, cannot_write
+from normfold.model.trust import Trust
 from normfold.statistics.data import DataOptions, open_data
 from normfold.statistics.data.opening import Given
 from normfold.statistics.folded.baseline import measurable, recorded
@@ -54,12 +56,14 @@ def collect_part(
         WorkerError: the child process crashed, timed out or ran out of memory.
     """
     opened = Source(source) if isinstance(source, (str, Path)) else source
-    subject, sha256 = _seen(open_subject(opened, initializers=initializers))
+    file = open_subject(opened, initializers=initializers)
+    subject, sha256 = _seen(file)
     batches = open_data(data, subject.model, options or DataOptions())
     report = progress or (lambda *_: None)
     found = collect(
-        subject, batches, limits=limits, wanted=shard, progress=lambda n, of: report("collecting", n, of or 0)
-    )
+        subject, batches, limits=limits.of(file.original), wanted=shard,
+        progress=lambda n, of: report("collecting", n, of or 0),
+    )  # fmt: skip
     labels = {site.key: site.label for site in subject.sites}
     return Part(
         sha256, found.moments, labels, (shard.index,), shard.count, found.samples, found.batches, batches.description,
@@ -90,6 +94,7 @@ def collect_over_ray(
     options: DataOptions | None = None,
     limits: Limits = DEFAULT_LIMITS,
     initializers: Initializers = Initializers.AUTO,
+    trust: Trust = DEFAULT_TRUST,
 ) -> Part:
     """The same measurement, one shard for each of several tasks of a Ray cluster.
 
@@ -101,6 +106,7 @@ def collect_over_ray(
         workers: tasks.
         address: of a running cluster; None for `RAY_ADDRESS`, else one on this machine.
         options, limits, initializers: as for `collect_part`.
+        trust: which links may lead to the data of the model.
 
     Raises:
         EnvironmentProblem: `environment.ray`, ray is not installed or does not start.
@@ -118,7 +124,7 @@ def collect_over_ray(
     try:
         task = ray.remote(num_cpus=1, max_retries=0)(_task)
         shards = [Shard(index, workers) for index in range(workers)]
-        wanted = [task.remote(str(source), data, shard, options, limits, initializers) for shard in shards]
+        wanted = [task.remote(str(source), data, shard, options, limits, initializers, trust) for shard in shards]
         parts: list[Part] = ray.get(wanted)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
@@ -129,13 +135,16 @@ def collect_over_ray(
 
 
 def _task(
-    source: str, data: Given, shard: Shard, options: DataOptions | None, limits: Limits, initializers: Initializers
-) -> Part:
-    return collect_part(source, data, shard, options=options, limits=limits, initializers=initializers)
+    source: str, data: Given, shard: Shard, options: DataOptions | None, limits: Limits, initializers: Initializers,
+    trust: Trust,
+) -> Part:  # fmt: skip
+    return collect_part(
+        Source(source, trust=trust), data, shard, options=options, limits=limits, initializers=initializers
+    )
 
 
 def record_baseline(
-    source: str | Path,
+    source: str | Path | Source,
     data: Given,
     output: str | Path,
     *,
@@ -146,7 +155,7 @@ def record_baseline(
     """Write what trusted data looks like behind every operator with weights, for `check --baseline`.
 
     Args:
-        source: path of a model, with or without normalisations.
+        source: a model, with or without normalisations.
         data: that the model is known to be right on.
         output: where to write.
         options, limits, progress: as for `collect_part`.
@@ -156,11 +165,12 @@ def record_baseline(
         OutputError: the destination cannot be written.
         WorkerError: the child process crashed, timed out or ran out of memory.
     """
-    seen = measurable(open_subject(Source(source)))
+    file = open_subject(source if isinstance(source, Source) else Source(source))
+    seen = measurable(file)
     batches = open_data(data, seen.folded.model, options or DataOptions())
     report = progress or (lambda *_: None)
     found = collect(
-        seen.subject, batches, only=tuple(seen.by_site), limits=limits,
+        seen.subject, batches, only=tuple(seen.by_site), limits=limits.of(file.original),
         progress=lambda n, of: report("collecting", n, of or 0),
     )  # fmt: skip
     records = recorded(seen, found, f"{batches.description}, {found.samples} samples, sha256 {found.sha256[:16]}")

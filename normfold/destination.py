@@ -33,8 +33,10 @@ def check_destination(destination: Path, source: Path | None, *, in_place: bool)
 
     Raises:
         OutputError: `output.is_input`, `output.is_link`, `output.is_directory`, `output.not_regular`,
-            `output.no_directory`.
+            `output.no_directory`, `output.stream`.
     """
+    if str(destination) == "-":
+        raise OutputError("output.stream", "a model is not written to standard output", hint="name a file; ./- is one")
     path = absolute(destination)
     require_replaceable(path)
     if source is not None and path.exists() and path.samefile(source):
@@ -127,4 +129,8 @@ def lock(destination: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        with contextlib.suppress(
+            OSError
+        ):  # before it is released: whoever waits for it looks whether it is still there
+            (folder / name).unlink()
         held.release()

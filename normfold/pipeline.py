@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import tempfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from normfold.model.load import Model, load
 from normfold.model.patch import Candidate
 from normfold.model.source import Fingerprint, Source
 from normfold.model.splice import METADATA_PREFIX
+from normfold.model.temporary import passing_folder
 from normfold.model.write import Staged, Staging, commit, to_bytes, write_companion
 from normfold.report.build import decision_reports, op_counts, verification_equal, verification_off, verification_report
 from normfold.report.schema import FileReport, Report, SizeReport
@@ -170,11 +170,7 @@ class _Run:
         with contextlib.ExitStack() as stack:
             if destination is not None:
                 stack.enter_context(lock(destination))
-            folder = (
-                destination.parent
-                if destination
-                else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="normfold-")))
-            )
+            folder = destination.parent if destination else stack.enter_context(passing_folder())
             staging = Staging(folder, durable=destination is not None and self.config.sync)
             stack.push(staging)  # before it is entered: a signal in between would leave the directory behind
             staging.__enter__()

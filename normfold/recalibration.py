@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from normfold.model.patch import Candidate
 from normfold.model.source import Source
 from normfold.model.splice import METADATA_PREFIX
 from normfold.model.staging import Staged, Staging, cannot_write
+from normfold.model.temporary import passing_folder
 from normfold.model.tensors import RangeRefusal
 from normfold.model.write import commit, stage, write_companion
 from normfold.statistics.collect import Array, DataSource
@@ -139,10 +139,10 @@ class _Run:
         self._require_resolved()
         chosen = self._chosen()
         with contextlib.ExitStack() as stack:
-            runtime = stack.enter_context(Runtime(self.settings.limits))
+            runtime = stack.enter_context(Runtime(self.settings.limits.of(self.piece.file.original)))
             estimated = self._estimated(runtime, chosen)
             if destination is None:
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="normfold-")))
+                folder = stack.enter_context(passing_folder())
             else:
                 stack.enter_context(lock(destination))
                 folder = destination.parent
@@ -156,6 +156,7 @@ class _Run:
                 require_ours(destination, staged.model)
             undo = destination.with_name(f"{destination.stem}{UNDO_SUFFIX}")
             self._write_undo(candidate, staged, undo.name)
+            self.piece.file.original.require_unchanged()
             commit(staged, destination)
         written = FileReport(path=str(destination), sha256=None, data=staged.data)
         return Recalibration(report.model_copy(update={"output": written, "undo": str(undo)}), destination, undo)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import shutil
-import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from normfold.config import Config, VerifyLevel
 from normfold.errors import GateError, InputError, OutputError
 from normfold.model.load import Model
 from normfold.model.patch import Candidate
+from normfold.model.temporary import passing_folder, writing_temporary_files
 from normfold.model.tensors import RangeRefusal
 from normfold.model.write import Staged, Staging, stage
 from normfold.report.schema import DroppedEdit
@@ -256,9 +256,10 @@ def _on_disk(model: Model) -> Iterator[Path]:
     if model.path is not None:
         yield model.path
         return
-    with tempfile.TemporaryDirectory(prefix="normfold-") as folder:
-        path = Path(folder) / "original.onnx"
-        path.write_bytes(model.buffer)
+    with passing_folder() as folder:
+        path = folder / "original.onnx"
+        with writing_temporary_files():
+            path.write_bytes(model.buffer)
         yield path
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from normfold.destination import check_destination, lock, require_ours
 from normfold.errors import InputError
 from normfold.model.load import load
+from normfold.model.opener import read_file
 from normfold.model.output_file import create, sync
 from normfold.model.staging import Staged, Staging, cannot_write
 from normfold.model.write import commit, write_companion
@@ -34,7 +35,7 @@ def undo(
     path = Path(model)
     archive, _ = read_archive(Path(patch), KIND)
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except OSError as error:
         raise InputError("input.unreadable", f"cannot be read: {error.strerror}", where=str(path)) from None
     original = restored(archive, content, str(path))

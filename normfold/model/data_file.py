@@ -53,6 +53,8 @@ def write_data(
     stay: Places = {}
     if overlay:
         stay, kept = {id(tensor): _checked(tensor) for tensor in kept}, []
+    # An empty one goes into the model: onnx takes a length of 0 for "to the end", and it would begin where the next one does.
+    kept = [tensor for tensor in kept if tensor.nbytes]
     new = [tensor for tensor in candidate.new_tensors() if tensor.nbytes >= _INLINE]
     if not kept and not new:
         return stay, None

@@ -29,6 +29,7 @@ class DataFiles:
 
     def __init__(self, model_path: Path | None, trust: Trust = DEFAULT_TRUST) -> None:
         self._model_path, self._trust = model_path, trust
+        self.caps = trust.caps
         self._open: dict[str, Opened] = {}  # the one that was used last comes last
         self._stamps: dict[str, Stamp] = {}
         self._checksums: dict[str, str] = {}

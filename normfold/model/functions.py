@@ -13,13 +13,12 @@ import onnx
 from onnx import AttributeProto
 
 from normfold.errors import InputError
+from normfold.model.caps import DEEPEST, DEFAULT_CAPS, Caps
 from normfold.model.graph import STANDARD, Node, Scope
-from normfold.model.outline import MAX_SUBGRAPH_DEPTH, parse
+from normfold.model.outline import parse
 from normfold.model.wire import Field
 
 _NAME, _ATTRIBUTE_DEFAULT, _DOMAIN, _OVERLOAD = 1, 11, 10, 13
-# No runtime gets through more nodes than this, and some take exponential time to find that out.
-_MOST_EXPANDED = 10_000_000
 
 Signature = tuple[str, str, str]  # domain, name, overload
 
@@ -63,7 +62,8 @@ class Functions:
         InputError: `function.recursion`, `function.size`.
     """
 
-    def __init__(self, bodies: Sequence[tuple[Field, Scope]]) -> None:
+    def __init__(self, bodies: Sequence[tuple[Field, Scope]], caps: Caps = DEFAULT_CAPS) -> None:
+        self._caps = caps
         found: dict[Signature, list[Scope]] = {}
         for _, scope in bodies:
             found.setdefault(_signature(scope), []).append(scope)
@@ -148,9 +148,11 @@ class Functions:
         scope = self._scopes[key]
         inner = [self._known[item] for item in called]
         nodes = sum(len(part.nodes) for part in scope.walk()) + sum(function.nodes for function in inner)
-        if nodes > _MOST_EXPANDED:
-            message = f"the function {key[1]!r} stands for more than {_MOST_EXPANDED} nodes"
-            raise InputError("function.size", message, hint="functions that call each other twice grow without end")
+        # Some runtimes take exponential time to find out that this is too much.
+        if nodes > self._caps.expanded_nodes:
+            raise self._caps.exceeded(
+                "expanded_nodes", f"the nodes that the function {key[1]!r} stands for are", "function.size"
+            )
         size = scope.outline.end - scope.outline.start + sum(function.bytes for function in inner)
         levels = 1 + max((function.levels for function in inner), default=0)
         return Function(key, scope, nodes, size, levels, max(part.depth for part in scope.walk()))
@@ -181,8 +183,8 @@ def obstacle(functions: Functions, node: Node, function: Function, opset: dict[s
         opset: of the model, under which the body would be read.
     """
     scope = function.scope
-    if node.scope.depth + function.depth > MAX_SUBGRAPH_DEPTH:
-        return "inline-size", f"subgraphs would be nested more than {MAX_SUBGRAPH_DEPTH} deep"
+    if node.scope.depth + function.depth > DEEPEST:
+        return "inline-size", f"subgraphs would be nested more than {DEEPEST} deep"
     if len(node.inputs) > len(scope.inputs) or len(node.outputs) > len(scope.outputs):
         return "ill-formed", f"it has more inputs or outputs than {function.name!r}"
     given = {value.name for value, actual in zip(scope.inputs, node.inputs, strict=False) if actual is not None}

@@ -72,7 +72,7 @@ def inline(model: Model, wanted: Collection[str] | None = None) -> Inlined:
         model: not changed.
         wanted: keys of the calls to inline, with those that they are inside of; None for all.
     """
-    functions = Functions(model.functions)
+    functions = Functions(model.functions, model.trust.caps)
     return _Inliner(model, functions, wanted).run()
 
 

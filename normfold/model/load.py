@@ -17,7 +17,7 @@ from normfold.model import dtypes
 from normfold.model.external import DataFiles
 from normfold.model.functions import Functions
 from normfold.model.graph import STANDARD, Node, Scope, Value, add_nodes, connect, sort
-from normfold.model.opener import open_model
+from normfold.model.opener import DEFAULT_TRUST, open_model
 from normfold.model.outline import (
     FUNCTION,
     FUNCTION_OPSET,
@@ -33,12 +33,14 @@ from normfold.model.outline import (
 )
 from normfold.model.source import Source
 from normfold.model.tensors import FileTensor
+from normfold.model.trust import Trust
 from normfold.model.validate import check_frame, check_scopes, check_versions
 from normfold.model.wire import Field, fields, malformed, read_varint
 
 # Files of this IR version and newer may leave initializers out of the graph inputs; listing one means "overridable".
 FIRST_OVERRIDABLE_IR = 4
 
+_QUANTIZATION_ANNOTATION = 14  # field of GraphProto
 _MOST_NAMED = 8  # missing files in one message
 
 
@@ -72,6 +74,11 @@ class Model:
     unread: tuple[Value, ...] = ()  # values that had readers, until other nodes came in the place of those
     imports: dict[str, dict[str, int]] = field(default_factory=dict)  # new opset imports, by path of the root scope
     is_rewritten: bool = False  # whether nodes stand in it that the file does not have
+
+    @property
+    def trust(self) -> Trust:
+        """What is believed of the file that it was read from."""
+        return DEFAULT_TRUST if self.source is None else self.source.trust
 
     @property
     def roots(self) -> list[Scope]:
@@ -178,10 +185,12 @@ def load(source: str | Path | Source | ModelProto, *, initializers: Initializers
         mark_calls(model)
         for root in model.roots:
             connect_scopes(root, model.warnings)
-        Functions(model.functions)  # refuses recursion
-        model.warnings += check_scopes(model.scopes())
+        Functions(model.functions, model.trust.caps)  # refuses recursion
+        model.warnings += check_scopes(model.scopes(), model.trust.caps)
     if any(item.number == MODEL_TRAINING for item in model.order):
         model.warnings.append("training_info is kept as it is; it may name tensors that fold away")
+    if any(item.number == _QUANTIZATION_ANNOTATION for item in model.graph.outline.order):
+        model.warnings.append("quantization_annotation is kept as it is; it may name tensors that fold away or change")
     _expose(model, initializers)
     if opened is not None and opened.trust.is_strict:
         model.open_data()
@@ -227,7 +236,7 @@ def _serialised(model: ModelProto) -> bytes:
 
 def _outline(buffer: memoryview, files: DataFiles, path: Path | None) -> Model:
     reader = Reader(buffer, files)
-    order = list(fields(buffer, 0, len(buffer)))
+    order = reader.entries(0, len(buffer))
     graph_field, version = check_frame(order)
     opset = _opset(reader, [item for item in order if item.number == MODEL_OPSET])
     entries = [parse(StringStringEntryProto, reader.bytes(item)) for item in order if item.number == MODEL_METADATA]

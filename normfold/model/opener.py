@@ -13,12 +13,15 @@ import os
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from normfold.errors import InputError
 from normfold.model.trust import Links, Trust
 
 # Below this size a file is read: a copy is cheaper than a mapping, and it cannot change under us.
 _READ_LIMIT = 8 << 20
+# A pipe without a writer is opened at once, and then refused.
+_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 
 _LOOKS_LIKE: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer", "run `git lfs pull`"),
@@ -197,8 +200,42 @@ def _location_error(code: str, location: str, tensor: str) -> InputError:
     )
 
 
+def open_stream(path: Path) -> BinaryIO:
+    """A regular file that the user named, for reading. A pipe or a device is refused before anybody waits for it.
+
+    Raises:
+        InputError: `input.is_directory`, `input.not_regular`.
+        OSError: it cannot be opened.
+    """
+    descriptor = os.open(path, _FLAGS)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise InputError("input.is_directory", "this is a directory", where=str(path))
+        if not stat.S_ISREG(mode):
+            raise _not_regular(path)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_file(path: Path) -> bytes:
+    """The content of such a file.
+
+    Raises:
+        InputError, OSError: as `open_stream`.
+    """
+    with open_stream(path) as stream:
+        return stream.read()
+
+
+def _not_regular(path: Path) -> InputError:
+    return InputError("input.not_regular", "this is not a regular file", where=str(path))
+
+
 def _open(path: Path, *, follow: bool) -> Opened:
-    flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+    flags = _FLAGS
     if not follow:
         flags |= getattr(os, "O_NOFOLLOW", 0)
     try:
@@ -210,7 +247,7 @@ def _open(path: Path, *, follow: bool) -> Opened:
         if stat.S_ISDIR(status.st_mode):
             raise _directory_error(path)
         if not stat.S_ISREG(status.st_mode):
-            raise InputError("input.not_regular", "this is not a regular file", where=str(path))
+            raise _not_regular(path)
         if not follow:
             _require_unmoved(path, descriptor)
         return _read(path, descriptor, Stamp.of(status))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import math
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -16,6 +17,8 @@ from google.protobuf.message import DecodeError, Message  # type: ignore[import-
 from onnx import AttributeProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, ValueInfoProto
 
 from normfold.errors import InputError
+from normfold.model.caps import MOST_ELEMENTS
+from normfold.model.dtypes import MOST_AXES
 from normfold.model.external import DataFiles
 from normfold.model.opener import check_location
 from normfold.model.tensors import External, FileTensor
@@ -25,8 +28,6 @@ M = TypeVar("M", bound=Message)
 
 # Nodes and tensors up to this size are parsed whole; above it, the payload is left in the file.
 WHOLE = 4096
-# protobuf itself stops at 100 nested messages, and one subgraph takes three.
-MAX_SUBGRAPH_DEPTH = 30
 
 MODEL_GRAPH, MODEL_OPSET, MODEL_METADATA, MODEL_TRAINING, MODEL_FUNCTION = 7, 8, 14, 20, 25
 NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OP_TYPE, NODE_ATTRIBUTE, NODE_DOMAIN = 1, 2, 3, 4, 5, 7
@@ -34,7 +35,6 @@ ATTRIBUTE_NAME, ATTRIBUTE_TENSOR, ATTRIBUTE_GRAPH, ATTRIBUTE_TENSORS, ATTRIBUTE_
 TENSOR_RAW = 9
 FUNCTION_OPSET = 9
 _WITH_HIDDEN_TENSORS = (AttributeProto.TENSORS, AttributeProto.SPARSE_TENSOR, AttributeProto.SPARSE_TENSORS)
-_MOST_ELEMENTS = (1 << 63) - 1
 
 
 _TEXTS: dict[type[Message], tuple[str, ...]] = {
@@ -128,16 +128,30 @@ class Reader:
     def __init__(self, buffer: memoryview, files: DataFiles) -> None:
         self.buffer = buffer
         self.files = files
+        self._entries = 0
+
+    def entries(self, start: int, end: int) -> list[Field]:
+        """The fields of a graph or function, or of the whole file, which are counted.
+
+        Raises:
+            InputError: `input.malformed`, `resource.cap`.
+        """
+        caps = self.files.caps
+        found = list(itertools.islice(fields(self.buffer, start, end), caps.entries - self._entries + 1))
+        self._entries += len(found)
+        if self._entries > caps.entries:
+            raise caps.exceeded("entries", "nodes, initializers and the like, all together, are")
+        return found
 
     def scope(self, start: int, end: int, kind: ScopeKind, depth: int = 0) -> ScopeOutline:
         """The outline of the graph or function in `buffer[start:end]`.
 
         Raises:
-            InputError: `input.malformed`, `proto.depth`, `extdata.*`, `tensor.*`.
+            InputError: `input.malformed`, `proto.depth`, `resource.cap`, `extdata.*`, `tensor.*`.
         """
-        if depth > MAX_SUBGRAPH_DEPTH:
-            raise InputError("proto.depth", f"subgraphs are nested more than {MAX_SUBGRAPH_DEPTH} deep")
-        outline = ScopeOutline(kind, self.buffer, start, end, list(fields(self.buffer, start, end)), [], [])
+        if depth > self.files.caps.subgraph_depth:
+            raise self.files.caps.exceeded("subgraph_depth", "subgraphs are nested at a depth of", "proto.depth")
+        outline = ScopeOutline(kind, self.buffer, start, end, self.entries(start, end), [], [])
         messages = set(kind[1:])
         for item in outline.order:
             if item.number in messages and item.wire_type != LENGTH:
@@ -165,8 +179,12 @@ class Reader:
     def _large_node(self, node: NodeOutline, depth: int) -> None:
         """Parse all of the node but graphs and tensor payloads, which stay in the file."""
         plain = bytearray()
-        attributes = [f for f in fields(self.buffer, node.field.start, node.field.end) if f.number == NODE_ATTRIBUTE]
-        for item in fields(self.buffer, node.field.start, node.field.end):
+        caps = self.files.caps
+        parts = list(itertools.islice(fields(self.buffer, node.field.start, node.field.end), caps.parts + 1))
+        if len(parts) > caps.parts:
+            raise caps.exceeded("parts", "inputs, outputs and attributes of one node are")
+        attributes = [f for f in parts if f.number == NODE_ATTRIBUTE]
+        for item in parts:
             if item.number != NODE_ATTRIBUTE:
                 plain += self.buffer[item.tag : item.end]
         for index, item in enumerate(attributes):
@@ -250,7 +268,11 @@ def file_tensor(proto: TensorProto, files: DataFiles, inline: memoryview | None 
     """
     require_text(proto.name)
     dims = proto.dims
-    if dims and (min(dims) < 0 or math.prod(dims) > _MOST_ELEMENTS):
+    if len(dims) > MOST_AXES:  # before they are multiplied, which takes quadratic time
+        raise InputError("tensor.dims", f"tensor {proto.name[:80]!r} has {len(dims)} dimensions")
+    if dims and (min(dims) < 0 or math.prod(dims) > files.caps.elements):
+        if min(dims) >= 0 and math.prod(dims) <= MOST_ELEMENTS:
+            raise files.caps.exceeded("elements", f"the elements of tensor {proto.name[:80]!r} are")
         raise InputError("tensor.dims", f"tensor {proto.name!r} cannot have the shape {list(dims)}")
     if proto.data_location != TensorProto.EXTERNAL:
         return FileTensor(proto, files, inline=inline)

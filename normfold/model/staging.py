@@ -243,7 +243,7 @@ def _sync_directory(directory: Path) -> None:
 def cannot_write(where: Path, error: OSError, needed: int = 0) -> OutputError:
     """The error of a destination that takes no files, or not `needed` bytes of them."""
     reason = f"cannot write: {_reason(error)}"
-    if needed and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if needed and error.errno in (errno.ENOSPC, errno.EDQUOT):
         with contextlib.suppress(OSError):
             reason += f": {_mib(needed)} are needed, {_mib(shutil.disk_usage(where).free)} are free"
     return OutputError("output.unwritable", reason, where=str(where), hint="nothing was changed there")

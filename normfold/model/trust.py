@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+
+from normfold.model.caps import DEFAULT_CAPS, Caps
 
 
 class Links(StrEnum):
@@ -26,11 +29,13 @@ class Trust:
     Args:
         links: which symbolic links may lead to external data.
         untrusted: the file comes from strangers. Data files with a second name (hard links) are refused instead of noted,
-            and verification runs each session in a process of its own.
+            and each session runs in a process of its own.
+        caps: how large it may be.
     """
 
     links: Links = Links.HF
     untrusted: bool = False
+    caps: Caps = DEFAULT_CAPS
 
     @property
     def is_strict(self) -> bool:
@@ -38,6 +43,10 @@ class Trust:
         return self.untrusted or self.links is Links.DENY
 
     @classmethod
-    def of(cls, links: str | None, *, untrusted: bool) -> Trust:
-        """The trust that options ask for: strangers get no links unless that is said."""
-        return cls(Links(links) if links else Links.DENY if untrusted else Links.HF, untrusted)
+    def of(cls, links: str | None, *, untrusted: bool, caps: Iterable[str] = ()) -> Trust:
+        """The trust that options ask for: strangers get no links unless that is said.
+
+        Raises:
+            UsageError: as `Caps.of`.
+        """
+        return cls(Links(links) if links else Links.DENY if untrusted else Links.HF, untrusted, Caps.of(caps))

@@ -16,6 +16,7 @@ from onnx import AttributeProto, TensorProto
 from normfold.errors import InputError
 from normfold.model import dtypes
 from normfold.model.attributes import declared_types
+from normfold.model.caps import Caps
 from normfold.model.graph import Node, Scope
 from normfold.model.outline import (
     MODEL_FUNCTION,
@@ -28,8 +29,6 @@ from normfold.model.outline import (
 from normfold.model.tensors import FileTensor
 from normfold.model.wire import LENGTH, VARINT, Field, malformed
 
-# Far above what any exporter writes; every message, report and table would carry it around.
-LONGEST_NAME = 1 << 16
 _NO_IMPORTS_BEFORE = 3  # the IR version that introduced them
 _LONGEST_METADATA = 64 << 20  # bytes of one entry; they are copied to be read
 _MODEL_IR_VERSION = 1
@@ -84,43 +83,47 @@ def check_versions(ir_version: int, opset: dict[str, int], roots: Sequence[Scope
         raise InputError("ir.unknown", f"IR version {ir_version} is not known", hint=hint)
 
 
-def check_scopes(scopes: Sequence[Scope]) -> list[str]:
+def check_scopes(scopes: Sequence[Scope], caps: Caps) -> list[str]:
     """Every node and every tensor of the model; returns what is odd and does no harm, as warnings.
 
     Raises:
         InputError: `graph.node`, `graph.name`, `opset.missing`, `tensor.type`, `tensor.payload`, `tensor.size`,
-            `extdata.overlap`.
+            `extdata.overlap`, `resource.cap`.
     """
     external: list[FileTensor] = []
     unversioned: set[str] = set()
     for scope in scopes:
-        _check_names(scope)
+        _check_names(scope, caps)
         for node in scope.nodes:
-            _check_node(node)
+            _check_node(node, caps)
             if node.domain not in scope.opset:
                 unversioned.add(node.domain)
         for tensor in _tensors(scope):
-            check_tensor(tensor)
+            check_tensor(tensor, caps)
             if tensor.external is not None:
                 external.append(tensor)
+    if len({tensor.external.location for tensor in external if tensor.external is not None}) > caps.files:
+        raise caps.exceeded("files", "the files of external data are")
     _check_ranges(external)
     return [f"no version of the domain {domain!r} is imported" for domain in sorted(unversioned)]
 
 
-def _check_names(scope: Scope) -> None:
+def _check_names(scope: Scope, caps: Caps) -> None:
+    """Every message, report and table carries a name around."""
     require_text(*scope.values)
-    longest = max(map(len, scope.values), default=0)
-    if longest > LONGEST_NAME:
-        raise InputError("graph.name", f"a value has a name of {longest} characters", hint="the model is damaged")
+    if max(map(len, scope.values), default=0) > caps.name_length:
+        raise caps.exceeded("name_length", "the characters of the name of a value are", "graph.name")
 
 
-def _check_node(node: Node) -> None:
+def _check_node(node: Node, caps: Caps) -> None:
     proto = node.proto
     require_text(proto.name, proto.op_type, proto.domain, proto.overload, *proto.input)
     if not proto.op_type:
         raise InputError("graph.node", f"node {node.label!r} has no operator", hint="the model is damaged")
-    if max(len(proto.name), len(proto.op_type), len(proto.domain)) > LONGEST_NAME:
-        raise InputError("graph.name", f"a node has a name of more than {LONGEST_NAME} characters")
+    if max(len(proto.name), len(proto.op_type), len(proto.domain)) > caps.name_length:
+        raise caps.exceeded("name_length", "the characters of the name of a node are", "graph.name")
+    if len(proto.input) + len(proto.output) + len(proto.attribute) > caps.parts:
+        raise caps.exceeded("parts", f"inputs, outputs and attributes of node {node.label[:80]!r} are")
     if proto.attribute:
         _check_attributes(node)
     if not node.domain and not node.scope.version:
@@ -155,14 +158,12 @@ def _tensors(scope: Scope) -> Iterator[FileTensor]:
             yield from node.tensors.values()
 
 
-def check_tensor(tensor: FileTensor) -> None:
+def check_tensor(tensor: FileTensor, caps: Caps) -> None:
     """Exactly one payload, of the size that shape and type demand.
 
     Raises:
-        InputError: `tensor.dims`, `tensor.type`, `tensor.payload`, `tensor.size`.
+        InputError: `tensor.type`, `tensor.payload`, `tensor.size`, `resource.cap`.
     """
-    if len(tensor.dims) > dtypes.MOST_AXES:
-        raise InputError("tensor.dims", f"tensor {tensor.name!r} has {len(tensor.dims)} dimensions")
     if tensor.data_type == TensorProto.STRING:
         _check_text(tensor)
         return
@@ -173,6 +174,8 @@ def check_tensor(tensor: FileTensor) -> None:
             f"tensor {tensor.name!r} has the unknown element type {tensor.data_type}",
             hint="upgrade normfold, or export the model again",
         )
+    if wanted > caps.tensor_bytes:
+        raise caps.exceeded("tensor_bytes", f"the bytes of tensor {tensor.name[:80]!r} are")
     if tensor.is_segmented:
         return  # a part of a tensor, which nobody writes and normfold does not read
     found = tensor.stored_bytes()

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 from normfold._version import __version__
 from normfold.errors import InputError
+from normfold.model.opener import read_file
+from normfold.verification.numpy_files import DAMAGED, require_memory, unpacked_bytes
 
 Array = NDArray[Any]
 _HEAD = "head"
@@ -68,7 +70,7 @@ def read_archive(path: Path, kind: str, *, newest: int = 1) -> tuple[Archive, st
         InputError: it is missing, damaged, of another kind, or newer than this version of normfold.
     """
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise InputError(f"{kind}.missing", f"cannot be read: {reason}", where=str(path)) from None
@@ -79,10 +81,11 @@ def parse_archive(content: bytes, kind: str, where: str, *, newest: int = 1) -> 
     """As `read_archive`, from bytes."""
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as loaded:
+            require_memory(where, unpacked_bytes(loaded.zip))
             arrays = {name: loaded[name] for name in loaded.files}
         head = json.loads(arrays.pop(_HEAD).tobytes())
         found, version = head.pop("kind"), head.pop("format")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+    except (*DAMAGED, AttributeError, TypeError) as error:
         words = " ".join(str(error).split())[:200]
         raise InputError(f"{kind}.damaged", f"this is no {kind} file: {words}", where=where) from None
     if found != kind:

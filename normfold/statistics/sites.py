@@ -116,7 +116,7 @@ class StatelessSite:
 
 def execution_order(model: Model) -> Iterator[Node]:
     """All nodes of the main graph with their subgraphs, then those of functions that are still called."""
-    functions = Functions(model.functions)
+    functions = Functions(model.functions, model.trust.caps)
     called = functions.reachable([model.graph])
     bodies = [scope for _, scope in model.functions if id(scope) in called]
     for root in (model.graph, *bodies):

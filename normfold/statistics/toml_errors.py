@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from normfold.errors import UsageError
+from normfold.errors import InputError, UsageError
+from normfold.model.opener import open_stream
 
 _LARGEST = 1 << 20
 
@@ -22,8 +23,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         UsageError: `config.missing`, `config.unreadable`, `config.syntax`.
     """
     try:
-        with path.open("rb") as file:
+        with open_stream(path) as file:
             data = file.read(_LARGEST + 1)
+    except InputError as error:
+        raise UsageError("config.unreadable", error.message, where=str(path)) from None
     except FileNotFoundError:
         raise UsageError("config.missing", "no such file", where=str(path)) from None
     except OSError as error:

@@ -50,7 +50,7 @@ def applied(call: Call, why: str) -> Decision:
 
 def refusals(everything: Inlined, sites: Collection[str]) -> Iterator[Decision]:
     """The calls that could not be inlined although one of the sites, given by their keys, is in the body or behind it."""
-    functions = Functions(everything.model.functions)
+    functions = Functions(everything.model.functions, everything.model.trust.caps)
     bodies = {
         id(scope)
         for _, scope in everything.model.functions

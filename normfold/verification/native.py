@@ -14,6 +14,7 @@ from pathlib import Path
 import onnx
 
 from normfold.errors import WorkerError
+from normfold.model.temporary import writing_temporary_files
 
 from .jobs import JobResult, Task
 from .runner import Worker
@@ -53,6 +54,7 @@ def working(options: VerifyOptions, mapped_bytes: int = 0) -> Iterator[Worker]:
             mapped_bytes=mapped_bytes,
         ) as worker,
         answered_by(worker),
+        writing_temporary_files(),  # models and data for the worker
     ):
         yield worker
 

@@ -19,7 +19,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from normfold.errors import EnvironmentProblem, WorkerError
+from normfold.model.temporary import no_place, temporary_folder
 
 from .jobs import Job, JobResult, Task
 from .limits import default_limit
@@ -67,10 +67,7 @@ class Worker:
     ) -> None:
         self.timeout_s, self.threads, self.isolated = timeout_s, threads, isolated
         self.memory = memory_limit_bytes or default_limit(mapped_bytes)
-        try:
-            self.folder = Path(tempfile.mkdtemp(prefix="normfold-verify-"))
-        except OSError as error:
-            raise _no_place(error) from None
+        self.folder = temporary_folder("normfold-verify-")
         self.process: subprocess.Popen[str] | None = None
         self.count = self.fresh = 0
         self.providers: tuple[str, ...] = ("CPUExecutionProvider",)
@@ -103,7 +100,7 @@ class Worker:
             raise WorkerError("worker.no_result", f"the worker left no valid output: {error}") from error
         except OSError as error:
             self.stop()
-            raise _no_place(error) from None
+            raise no_place(error) from None
         finally:
             if self.isolated and isinstance(job, Job):
                 self.stop()
@@ -217,15 +214,6 @@ class Worker:
             _kill_group(process)
         with contextlib.suppress(BrokenPipeError):
             process.communicate()
-
-
-def _no_place(error: OSError) -> EnvironmentProblem:
-    return EnvironmentProblem(
-        "environment.temporary",
-        f"the files of the child process cannot be written: {(error.strerror or str(error)).lower()}",
-        where=str(error.filename or ""),
-        hint="set TMPDIR to a directory with more space",
-    )
 
 
 def _kill_group(process: subprocess.Popen[str]) -> None:

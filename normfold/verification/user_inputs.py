@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from normfold.errors import InputError, UsageError
+from normfold.model.opener import open_stream
 
-from .limits import system_memory
+from .numpy_files import DAMAGED, require_memory, unpacked_bytes
 from .verdicts import Array
-
-# What numpy and zipfile raise over a damaged file, an encrypted one, and one that claims more than there is.
-_DAMAGED = (
-    OSError, ValueError, EOFError, MemoryError, RuntimeError, KeyError, SyntaxError, zlib.error, zipfile.BadZipFile,
-)  # fmt: skip
 
 
 def load_user_inputs(specs: Sequence[str]) -> dict[str, list[Array]]:
@@ -69,35 +63,23 @@ def _archive(path: Path) -> list[tuple[str, Array]]:
     with _opened(path) as loaded:
         if isinstance(loaded, np.ndarray):
             raise InputError("input.format", "this is not a .npz archive", where=str(path))
-        members = [] if loaded.zip is None else loaded.zip.infolist()
-        _require_room(path, sum(int(member.file_size) for member in members))
+        if loaded.zip is not None:
+            require_memory(path, unpacked_bytes(loaded.zip))
         return [(name, loaded[name]) for name in loaded.files]
-
-
-def _require_room(path: Path, size: int) -> None:
-    """What an archive unpacks to is what its directory says: no reader goes beyond it."""
-    room = system_memory()
-    if room is not None and size > room // 2:
-        raise InputError(
-            "resource.estimate",
-            f"the archive unpacks to {size >> 20} MiB, {room >> 20} MiB are there",
-            where=str(path),
-            hint="pass fewer or smaller arrays",
-        )
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Array | np.lib.npyio.NpzFile]:
     """What numpy makes of a file, for as long as it is open."""
     try:
-        with path.open("rb") as stream:
+        with open_stream(path) as stream:
             loaded: Array | np.lib.npyio.NpzFile = np.load(stream, allow_pickle=False)
             try:
                 yield loaded
             finally:
                 if not isinstance(loaded, np.ndarray):
                     loaded.close()
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise _unreadable(path, error) from error
 
 

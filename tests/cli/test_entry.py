@@ -75,6 +75,48 @@ def test_an_exit_code_goes_through(code: int) -> None:
     assert ended(f"app.main = lambda: sys.exit({code})") == (code, "", "")
 
 
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_library_that_ends_the_process_says_nothing_with_its_status(code: int) -> None:
+    """OpenBLAS ends with 1 where it gets no memory, and 1 is what the gate says."""
+    form = ["--format=json"] if code else []
+    found, out, error = ended(f"app.main = lambda: os._exit({code})", "optimize", "m.onnx", *form)
+    assert found == 2
+    words = json.loads(out)["error"]["message"] if code else error
+    assert f"a library ended the process with status {code}" in words
+    assert (error.count("\n"), out) == (1, "") or (code and not error)
+
+
+BROKEN = "def broken(): raise ImportError('no room to map\\nlib.so')\n"
+
+
+@pytest.mark.parametrize("body", [f"{BROKEN}app.main = broken", f"{BROKEN}entry._end_with = lambda _: broken()"])
+def test_what_goes_wrong_before_anybody_can_say_it_is_one_line(body: str) -> None:
+    code, out, error = ended(body, "optimize", "m.onnx")
+    assert (code, out) == (2, "")
+    assert error.count("\n") == 1
+    assert "ImportError: no room to map lib.so" in error
+
+
+def test_a_traceback_for_whoever_wants_one() -> None:
+    with start(f"{BROKEN}app.main = broken", "optimize", "m.onnx", "--debug") as process:
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" in error
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not keep to the limit")
+@pytest.mark.parametrize("mib", [20, 100, 200])
+def test_hardly_any_memory(tmp_path: Path, mib: int) -> None:
+    """Whatever runs out first, a thread, a library or the interpreter itself: exit code 2 and no traceback."""
+    (tmp_path / "m.onnx").write_bytes(model().SerializeToString())
+    command = f"ulimit -v {mib << 10}; exec {sys.executable} -m cli optimize {tmp_path / 'm.onnx'}"
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "normfold: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert files(tmp_path) == ["m.onnx"]
+
+
 def large(folder: Path) -> Path:
     """A model whose weights are mapped, in a file of their own."""
     made = model(1, ("a", "b"))
@@ -166,6 +208,7 @@ def test_nohup_is_respected(tmp_path: Path) -> None:
         (MemoryError(), "resource.memory"),
         (OSError(28, "No space left on device", "/tmp/x"), "environment.system"),
         (FileNotFoundError(2, "No usable temporary directory found"), "environment.system"),
+        (ImportError("failed to map segment from shared object"), "environment.import"),
     ],
 )
 def test_what_the_system_refuses_is_no_bug(

@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz --seconds 600 [--norms]`: random models until the time is up; every mistake is made small and printed.
+"""`python -m tests.fuzz --seconds 600 [--norms | --whole]`: random models until the time is up; it prints mistakes, made small.
 
 The models run in a child process: onnxruntime aborts on some of them, of a batch size that leaves a tensor empty.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 import onnx
 
 from tests.fuzz.examine import Kind, examine_norms, examine_seed
+from tests.fuzz.whole import examine_whole
 
 _ABORTED = "aborted in onnxruntime"
 
@@ -26,18 +27,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0, help="the first seed; every model has its own")
-    parser.add_argument("--norms", action="store_true", help="models full of norms, for a target each")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--norms", action="store_true", help="models full of norms, for a target each")
+    what.add_argument("--whole", action="store_true", help="on disk, with full verification, and once more")
     parser.add_argument("--keep", type=Path, help="a folder for the small models")
     arguments = parser.parse_args()
+    examiner = examine_whole if arguments.whole else examine_norms if arguments.norms else examine_seed
     until, seed, edits = time.monotonic() + arguments.seconds, arguments.seed, 0
     counts: Counter[str] = Counter()
     while time.monotonic() < until:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             try:
                 while time.monotonic() < until:
-                    kind, made, message, small = pool.submit(
-                        examine_norms if arguments.norms else examine_seed, seed
-                    ).result()
+                    kind, made, message, small = pool.submit(examiner, seed).result()
                     counts[kind] += bool(kind)
                     edits += made
                     if small:

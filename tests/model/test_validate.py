@@ -12,8 +12,8 @@ from onnx import AttributeProto, StringStringEntryProto, TensorProto, helper, nu
 
 from normfold.errors import EnvironmentProblem, InputError
 from normfold.model import dtypes, validate
+from normfold.model.caps import Caps
 from normfold.model.load import load
-from normfold.model.validate import LONGEST_NAME
 from tests.model.build import field, graph_attribute, net, node
 
 # What every runtime reads alike: one number per type that onnx can make.
@@ -180,7 +180,7 @@ def test_no_operator():
 
 @pytest.mark.parametrize("what", ["value", "node", "operator", "domain"])
 def test_names_without_end(what):
-    long = "n" * (LONGEST_NAME + 1)
+    long = "n" * (Caps().name_length + 1)
     given = {"value": {}, "node": {"name": long}, "operator": {}, "domain": {"domain": long}}[what]
     end = long if what == "value" else "y"
     message = refused(

@@ -123,6 +123,25 @@ def test_external_data_goes_to_one_file_named_after_its_content(tmp_path):
     assert len([n for n in model.graph.node if n.op_type == "BatchNormalization"]) == 0
 
 
+@pytest.mark.parametrize("position", [0, 1, 4])
+def test_an_empty_tensor_does_not_take_the_place_of_the_next_one(tmp_path, position):
+    """As the roi of a Resize that stands in the data file: it has no bytes, so the next one begins where it does."""
+    source = saved(tmp_path / "in")
+    model = onnx.load(source, load_external_data=False)
+    empty = external("empty", np.zeros(0, np.float32), "w.data", 3)
+    del empty.external_data[2:]  # onnx reads a length of 0 as "to the end"
+    tensors = list(model.graph.initializer)
+    del model.graph.initializer[:]
+    model.graph.initializer.extend([*tensors[:position], empty, *tensors[position:]])
+    source.write_bytes(model.SerializeToString())
+    optimise(source, tmp_path / "in" / "r.onnx")
+    after = {t.name: t for t in onnx.load(tmp_path / "in" / "r.onnx").graph.initializer}
+    big = np.random.default_rng(1).normal(size=(150, 150)).astype(np.float32)
+    for name, array in {"tied": big, "again": big, "odd": np.float32([1]), "empty": np.zeros(0, np.float32)}.items():
+        np.testing.assert_array_equal(onnx.numpy_helper.to_array(after[name]), array)
+    assert result_of(tmp_path / "in" / "r.onnx").shape
+
+
 def test_the_second_run_on_the_result_changes_nothing(tmp_path):
     source = saved(tmp_path / "in")
     optimise(source, tmp_path / "in" / "r.onnx")

@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 import normfold
 from normfold import Config, EnvironmentProblem, InputError, UsageError, WorkerError
 from normfold.errors import NormfoldError
+from normfold.model import temporary
 from normfold.verification import limits, runner
 from normfold.verification.jobs import Job
 from normfold.verification.runner import Worker
@@ -180,7 +181,7 @@ def test_no_place_for_the_files_of_the_child(monkeypatch: pytest.MonkeyPatch, jo
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner.tempfile, "mkdtemp", full)
+        patch.setattr(temporary.tempfile, "mkdtemp", full)
         with pytest.raises(EnvironmentProblem) as caught:
             Worker()
         assert caught.value.code == "environment.temporary"
@@ -252,13 +253,13 @@ def test_bombs_of_numpy_data(tmp_path: Path) -> None:
 
 
 def test_an_archive_that_unpacks_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from normfold.verification import load_user_inputs, user_inputs
+    from normfold.verification import load_user_inputs, numpy_files
 
     path = tmp_path / "x.npz"
     np.savez_compressed(path, x=np.zeros(1 << 20, np.float32))
     assert path.stat().st_size < 1 << 16
     assert load_user_inputs([str(path)])["x"][0].size == 1 << 20
-    monkeypatch.setattr(user_inputs, "system_memory", lambda: 1 << 22)
+    monkeypatch.setattr(numpy_files, "system_memory", lambda: 1 << 22)
     with pytest.raises(InputError) as caught:
         load_user_inputs([str(path)])
     assert caught.value.code == "resource.estimate"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import weakref
 import zipfile
 from bisect import bisect_right
@@ -14,9 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from normfold.errors import InputError
+from normfold.model.opener import open_stream
+from normfold.model.temporary import temporary_folder
 from normfold.statistics.collect import Array
 from normfold.statistics.data.batching import Rows
 from normfold.statistics.data.inputs import ModelInput, assign, check_dtype, check_shape
+from normfold.verification.numpy_files import DAMAGED, too_large, unpacked_bytes
 
 _FILE_GROUP = "file"
 
@@ -28,10 +30,12 @@ def load_array(path: Path) -> Array:
         InputError: missing, damaged, or made of Python objects, which would run code when they are read.
     """
     try:
-        return np.lib.format.open_memmap(path, mode="r")
+        open_stream(path).close()
+        with np.errstate(over="raise"):  # a header that claims more bytes than a number can say
+            return np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise InputError("data.missing", "no such file", where=str(path)) from None
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
+    except (*DAMAGED, FloatingPointError) as error:
         raise _unreadable(path, error) from None
 
 
@@ -49,11 +53,14 @@ class Archive:
     """
 
     def __init__(self, path: Path) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="normfold-data-"))
+        self._folder = temporary_folder("normfold-data-")
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self.arrays: dict[str, Array] = {}
         try:
-            with zipfile.ZipFile(path) as archive:
+            with open_stream(path) as stream, zipfile.ZipFile(stream) as archive:
+                free, size = shutil.disk_usage(self._folder).free, unpacked_bytes(archive)
+                if size > free:
+                    raise too_large(path, size, free, "set TMPDIR to a directory with more space")
                 for number, member in enumerate(archive.infolist()):
                     target = self._folder / f"{number}.npy"
                     with archive.open(member) as packed, target.open("wb") as plain:
@@ -62,8 +69,8 @@ class Archive:
         except FileNotFoundError:
             raise InputError("data.missing", "no such file", where=str(path)) from None
         except InputError as error:
-            raise InputError(error.code, error.message, where=str(path)) from None
-        except (OSError, zipfile.BadZipFile, EOFError, ValueError) as error:
+            raise InputError(error.code, error.message, where=str(path), hint=error.hint) from None
+        except DAMAGED as error:
             raise InputError("data.format", f"cannot be read as a .npz archive: {error}", where=str(path)) from None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from normfold.errors import EnvironmentProblem, InputError, UsageError
+from normfold.model.opener import open_stream
 from normfold.statistics.collect import Array
 from normfold.statistics.data.batching import Rows
 from normfold.statistics.data.inputs import ModelInput
@@ -77,10 +78,10 @@ class ImageReader:
     def _read(self, path: Path) -> Array:
         height, width = self._size
         try:
-            with self._image.open(path) as image:
+            with open_stream(path) as stream, self._image.open(stream) as image:
                 resized = image.convert(_MODES[self._channels]).resize((width, height), self._image.Resampling.BILINEAR)
                 pixels = np.asarray(resized, np.uint8).reshape(height, width, self._channels)
-        except (OSError, ValueError, SyntaxError) as error:
+        except (OSError, ValueError, SyntaxError, self._image.DecompressionBombError) as error:
             raise InputError("data.format", f"cannot be read as an image: {error}", where=str(path)) from None
         values: Array = pixels
         if self._entry.dtype is None or self._entry.dtype.kind not in "iu":

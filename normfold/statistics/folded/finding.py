@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from normfold.errors import InputError
 from normfold.model.load import Model
+from normfold.model.opener import read_file
 from normfold.statistics.folded.manifest import STATS_KEY, manifest_name
 from normfold.statistics.folded.records import SUFFIX, Record, Records, read_records
 from normfold.statistics.folded.view import unfolded
@@ -43,7 +45,7 @@ def find_manifest(model: Model) -> Records | None:
         return None
     usual = model.path.with_name(manifest_name(model.path))
     for path in (usual, *sorted(model.path.parent.glob(f"*{SUFFIX}"))):
-        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+        if path.is_file() and _sha256(path) == sha256:
             return read_records(path, "manifest")
     what = "is that of another model" if usual.exists() else "is not beside the model"
     raise InputError(
@@ -52,6 +54,10 @@ def find_manifest(model: Model) -> Records | None:
         where=str(usual),
         hint="copy the right one there from where the model was made, or fold again",
     )
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(read_file(path)).hexdigest()
 
 
 def shown(folded: Subject, records: Records) -> Shown:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from normfold.errors import InputError
+from normfold.model.load import Model
 from normfold.model.patch import Candidate
+from normfold.model.temporary import writing_temporary_files
 from normfold.model.write import write_to_run
 from normfold.statistics.collect import Array, Batch
 from normfold.verification.jobs import Job, JobResult
@@ -33,11 +35,20 @@ class Limits:
         timeout_s: for one job, which is up to 16 batches.
         memory_bytes: address space; None for no limit.
         threads: that one operator may use.
+        isolated: every job has a process for itself.
+        mapped_bytes: of the files that models map, which come on top of the memory of the machine.
     """
 
     timeout_s: float = 600.0
     memory_bytes: int | None = None
     threads: int = 1
+    isolated: bool = False
+    mapped_bytes: int = 0
+
+    def of(self, model: Model) -> Limits:
+        """The same for what is run of a model: what one job of a stranger's does to its process reaches no other."""
+        isolated = self.isolated or model.trust.untrusted
+        return replace(self, isolated=isolated, mapped_bytes=len(model.buffer) + model.external_bytes())
 
 
 DEFAULT_LIMITS = Limits()
@@ -48,7 +59,11 @@ class Runtime:
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
         self._worker = Worker(
-            timeout_s=limits.timeout_s, memory_limit_bytes=limits.memory_bytes, threads=limits.threads
+            timeout_s=limits.timeout_s,
+            memory_limit_bytes=limits.memory_bytes,
+            threads=limits.threads,
+            isolated=limits.isolated,
+            mapped_bytes=limits.mapped_bytes,
         )
         self._models = 0
 
@@ -61,10 +76,18 @@ class Runtime:
         self._worker.__exit__(kind, error, trace)
 
     def open(self, candidate: Candidate) -> Pass:
-        """Write a model where the child can load it."""
+        """Write a model where the child can load it.
+
+        Raises:
+            InputError: `extdata.*`: a data file is missing, or is none that our own reader would open.
+            EnvironmentProblem: `environment.temporary`.
+        """
+        if candidate.model.path is not None:
+            candidate.model.open_data()  # the runtime opens them by their names
         self._models += 1
         path = self._worker.folder / f"model{self._models}.onnx"
-        write_to_run(candidate, path)
+        with writing_temporary_files():
+            write_to_run(candidate, path)
         return Pass(self._worker, path, candidate.model.path)
 
 

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normfold.model.patch import Candidate
+from normfold.model.source import Source
 from normfold.model.splice import METADATA_PREFIX
+from normfold.model.trust import Trust
 from normfold.statistics.folded.finding import Shown, find_manifest, shown
 from normfold.statistics.folded.manifest import STATS_KEY
 from normfold.statistics.folded.records import Record, Records
@@ -78,7 +80,7 @@ class Unfolded:
 
     def reopened(self, path: Path) -> Subject:
         """As any model."""
-        return open_subject(path)
+        return open_subject(Source(path, trust=Trust(caps=self.file.original.trust.caps)))
 
 
 class Folded:
@@ -128,7 +130,7 @@ class Folded:
         Raises:
             InputError: the manifest does not belong to it.
         """
-        return piece_of(open_subject(path)).subject
+        return piece_of(open_subject(Source(path, trust=Trust(caps=self.file.original.trust.caps)))).subject
 
 
 def _is(record: Record, new: Mapping[str, tuple[Record, Statistics]]) -> bool:

@@ -67,15 +67,26 @@ def restored(patch: Archive, result: bytes, where: str) -> bytes:
             where=where,
             hint="apply it to the untouched result of `normfold recalibrate`",
         )
-    original = b"".join(_segments(patch, result))
+    try:
+        original = b"".join(_segments(patch, result))
+    except (KeyError, IndexError, TypeError, ValueError):
+        original = b""
     if hashlib.sha256(original).hexdigest() != patch.head.get("before"):
         raise InputError("undo.damaged", "the patch is damaged: it does not give the original", where=where)
     return original
 
 
 def _segments(patch: Archive, result: bytes) -> Iterable[bytes]:
+    """The parts of the original. None is taken twice, so a forged patch cannot make more of them than there is.
+
+    Raises:
+        KeyError, IndexError, TypeError, ValueError: the patch is none.
+    """
     kept, position = patch.arrays["bytes"].tobytes(), 0
-    for offset, length in patch.arrays["segments"].tolist():
+    segments = patch.arrays["segments"]
+    if segments.size and (segments.min() < -1 or int(segments[:, 1].sum(dtype=object)) > len(kept) + len(result)):
+        raise ValueError("more than there is")
+    for offset, length in segments.tolist():
         if offset < 0:
             yield kept[position : position + length]
             position += length

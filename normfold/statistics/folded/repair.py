@@ -26,7 +26,7 @@ from normfold.model.patch import Candidate
 from normfold.model.shapes import Shapes
 from normfold.statistics.exact_sums import Float64
 from normfold.statistics.folded.records import Record
-from normfold.statistics.probes.instrument import Statistics
+from normfold.statistics.probes.forms import Statistics
 from normfold.surgery.apply import apply
 from normfold.surgery.plan import Edit, Plan
 

@@ -91,7 +91,7 @@ class Folded:
         model = seen.folded.original
         reasons = {key: obstacle(model, record) for key, record in seen.by_site.items()}
         self.obstacles = {key: reason for key, reason in reasons.items() if reason}
-        self.fixed = {key: unseen(record) for key, record in seen.by_site.items()}
+        self.fixed = {key: unseen(record) for key, record in seen.by_site.items() if record.side == "output"}
         self.manifest = seen.records.to_bytes()
 
     def repaired(self, statistics: Mapping[str, Statistics], metadata: Metadata) -> tuple[Candidate, bytes | None]:

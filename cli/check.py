@@ -155,8 +155,8 @@ def check(
     boundary = Format.JSON if format is CheckFormat.JSON else Format.HUMAN
     with errors("check", boundary, debug):
         import normfold
-        from normfold.checking import exit_code
         from normfold.errors import UsageError
+        from normfold.statistics.bar import Bar
         from normfold.statistics.data import DataOptions
         from normfold.statistics.settings import load_settings
         from normfold.statistics.suppressions import load_suppressions
@@ -180,7 +180,7 @@ def check(
         )
         if data is None and options.data != DataOptions():
             raise UsageError("usage.data", "options of the data without data", hint="give --data")
-        mildest = settings.fail_on if fail_on is None else fail_on.value
+        bar = Bar(settings.fail_on if fail_on is None else fail_on.value, settings.strict if strict is None else strict)
         with render.progress(boundary) as report:
             found = normfold.check(
                 source, data=data, checkpoint=checkpoint, baseline=baseline, config=options, progress=report
@@ -189,6 +189,6 @@ def check(
             from normfold.report.check.html import write_html
 
             write_html(found, html)
-        render.checked(found, format.value, fail_on=mildest, verbose=verbose, html=html)
-        code = exit_code(found, fail_on=mildest, strict=settings.strict if strict is None else strict)
+        render.checked(found, format.value, bar, verbose=verbose, html=html)
+        code = bar.exit_code(found)
     raise typer.Exit(0 if exit_zero else code)

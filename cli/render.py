@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from normfold import CheckReport, InspectReport, Report, Verification
     from normfold.report.schema import TargetsReport
+    from normfold.statistics.bar import Bar
     from normfold.statistics.measurement import MeasurementReport
     from normfold.statistics.recalibration.schema import RecalibrateReport
     from normfold.statistics.shards import Part
@@ -96,7 +97,7 @@ def targets(report: TargetsReport, form: Format) -> None:
     return tables.targets(report)
 
 
-def checked(report: CheckReport, form: str, *, fail_on: str, verbose: bool, html: Path | None) -> None:
+def checked(report: CheckReport, form: str, bar: Bar, *, verbose: bool, html: Path | None) -> None:
     """The result of `check`."""
     match form:
         case "json":
@@ -104,22 +105,22 @@ def checked(report: CheckReport, form: str, *, fail_on: str, verbose: bool, html
         case "sarif":
             from normfold.report.check.sarif import sarif
 
-            return typer.echo(sarif(report))
+            return typer.echo(sarif(report, bar))
         case "junit":
             from normfold.report.check.junit import junit
 
-            return typer.echo(junit(report, fail_on), nl=False)
+            return typer.echo(junit(report, bar), nl=False)
         case "github":
             from normfold.report.check.github import github
 
-            typer.echo(github(report), nl=False)
-            return _job_summary(report)
+            typer.echo(github(report, bar), nl=False)
+            return _job_summary(report, bar)
     from . import check_tables
 
     return check_tables.checked(report, verbose=verbose, html=html)
 
 
-def _job_summary(report: CheckReport) -> None:
+def _job_summary(report: CheckReport, bar: Bar) -> None:
     """The summary page of the job, where the runner names a file for it; the result does not depend on it."""
     path = os.environ.get("GITHUB_STEP_SUMMARY")
     if not path:
@@ -127,7 +128,7 @@ def _job_summary(report: CheckReport) -> None:
     from normfold.report.check.markdown import append_summary
 
     try:
-        append_summary(report, Path(path))
+        append_summary(report, Path(path), bar)
     except OSError as error:
         problem = f"GITHUB_STEP_SUMMARY cannot be written: {error.strerror}: {plain(path)}"
         typer.echo(f"normfold: warning: {problem}", err=True)

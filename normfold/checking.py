@@ -18,12 +18,13 @@ from normfold.documents import FileReport, Value
 from normfold.model.load import Initializers
 from normfold.model.source import Source
 from normfold.statistics.assemble import assemble
+from normfold.statistics.bar import Bar
 from normfold.statistics.data import DataOptions, open_data
 from normfold.statistics.data.opening import Given
 from normfold.statistics.from_file import from_file
 from normfold.statistics.part import Part
 from normfold.statistics.probes.passes import Limits
-from normfold.statistics.schema import CheckReport, Severity, Status
+from normfold.statistics.schema import CheckReport
 from normfold.statistics.subject import Subject, open_subject
 from normfold.statistics.suppressions import Suppression
 from normfold.statistics.thresholds import Thresholds
@@ -122,11 +123,4 @@ def exit_code(report: CheckReport, *, fail_on: str = "error", strict: bool = Fal
         fail_on: the mildest severity that counts; "never" lets every finding pass.
         strict: an inconclusive verdict is a refusal.
     """
-    if strict and any(
-        status is Status.INCONCLUSIVE for status in (report.verdict, *(layer.status for layer in report.layers))
-    ):
-        return 1
-    if fail_on == "never":
-        return 0
-    limit = Severity(fail_on).rank
-    return int(any(found.severity.rank <= limit for found in report.counted() if found.is_root_cause))
+    return Bar(fail_on, strict).exit_code(report)

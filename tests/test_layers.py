@@ -138,7 +138,7 @@ def test_one_module_imports_graphsurgeon() -> None:
 
 @pytest.mark.parametrize(
     ("library", "path"),
-    [("torch", "normfold/statistics/checkpoint/reading.py"), ("ray", "normfold/collecting.py")],
+    [("torch", "normfold/statistics/checkpoint/torch_file.py"), ("ray", "normfold/collecting.py")],
 )
 def test_one_function_imports_it_when_it_is_asked_for(library: str, path: str) -> None:
     assert importers(library, "normfold", "cli") == {path}

@@ -128,6 +128,10 @@ class Draft:
         """Who sees the elements of a value: everybody who reads it but Shape and Size, which see its dimensions only."""
         return filter(sees_elements, self.uses(value))
 
+    def restrict(self, value: Value, uses: Iterable[Use]) -> None:
+        """From now on only these count as readers of a value: for an affine that stands between it and them alone."""
+        self._uses[id(self.root(value))] = dict.fromkeys(uses)
+
     def only_reader(self, value: Value) -> Use | None:
         """The one that sees the elements of a value, None if there are none or several."""
         first, second = (*islice(self.readers(value), 2), None, None)[:2]

@@ -23,7 +23,10 @@ class NodePatch:
 
 @dataclass(slots=True)
 class ScopePatch:
-    """The changes of one graph or function body; nodes and initializers go by their position in the outline."""
+    """The changes of one graph or function body; nodes and initializers go by their position in the outline.
+
+    `appended` are nodes behind all others, and what is added to inputs and outputs stands behind those that stay.
+    """
 
     nodes: dict[int, NodePatch] = field(default_factory=dict)
     dropped_nodes: set[int] = field(default_factory=set)
@@ -36,6 +39,8 @@ class ScopePatch:
     dropped_inputs: set[str] = field(default_factory=set)
     dropped_info: set[str] = field(default_factory=set)
     dropped_outputs: set[str] = field(default_factory=set)
+    appended: list[NodeProto] = field(default_factory=list)
+    added_inputs: list[ValueInfoProto] = field(default_factory=list)
     added_outputs: list[ValueInfoProto] = field(default_factory=list)
 
     def node(self, index: int) -> NodePatch:

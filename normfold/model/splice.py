@@ -159,8 +159,11 @@ class _Writer:
                 out.copy(outline.buffer, item.tag, item.end)
         if pending_added:
             self._added(out, patch, outline)
-        for output in patch.added_outputs:
-            out.message(kind.output, output.SerializeToString())
+        for node in patch.appended:
+            out.message(kind.node, node.SerializeToString())
+        for number, infos in ((kind.input, patch.added_inputs), (kind.output, patch.added_outputs)):
+            for info in infos:
+                out.message(number, info.SerializeToString())
         if kind is FUNCTION and scope.path in self.imports:
             _write_imports(out, FUNCTION_OPSET, self.imports[scope.path])
         return out

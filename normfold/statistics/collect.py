@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from normfold.statistics.moments import Moments
 
 Array = NDArray[Any]
+# Why a site was skipped that stands in a body which no batch led into; other data may.
+NOT_REACHED = "not reached: the body that it stands in was not run on this data"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

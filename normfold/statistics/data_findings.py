@@ -287,7 +287,10 @@ class DataReporter:
         if e.sites:
             yield "the noise of the stored statistics is not known and was taken as 0"
         if e.method == "sequential":
-            yield "layers were repaired one after the other: batches are too small, or not shuffled, to be used instead"
+            yield (
+                "layers were repaired one after the other: batches are too small, or not shuffled, to be used instead, or "
+                "some layers stand in a loop"
+            )
 
 
 def _roots(e: Examined) -> tuple[str, ...]:

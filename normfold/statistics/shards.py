@@ -16,7 +16,7 @@ import numpy as np
 
 from normfold.errors import InputError
 from normfold.statistics.archive import Archive, Array, read_archive
-from normfold.statistics.collect import Batch
+from normfold.statistics.collect import NOT_REACHED, Batch
 from normfold.statistics.exact_sums import ExactSum
 from normfold.statistics.moments import Moments, merge
 
@@ -43,7 +43,8 @@ class Part:
 
     Args:
         model_sha256: of what was measured, the manifest of a folded model included.
-        moments: by key of the site; `labels` by the same keys.
+        moments: by key of the site.
+        labels: of all sites, by key, in execution order.
         shards: which of `count` are in it, sorted.
         count: of all shards.
         samples, batches: that went through.
@@ -77,14 +78,14 @@ class Part:
             sites.append(
                 {
                     "key": key,
-                    "label": self.labels[key],
                     "samples": moments.samples,
                     "batch_size": moments.batch_size,
                     "groups": groups,
                 }
             )
         head = {
-            "model_sha256": self.model_sha256, "sites": sites, "shards": list(self.shards), "count": self.count,
+            "model_sha256": self.model_sha256, "sites": sites, "labels": list(self.labels.items()),
+            "shards": list(self.shards), "count": self.count,
             "samples": self.samples, "batches": self.batches, "data": self.data, "skipped": dict(self.skipped),
             "part_sha256": {str(shard): value for shard, value in self.part_sha256.items()},
             "content": _checksum(arrays),
@@ -105,7 +106,7 @@ def read_part(path: Path) -> Part:
             raise ValueError("its checksum is wrong")
         moments = {site["key"]: _moments(f"{i:04d}", site, archive.arrays) for i, site in enumerate(head["sites"])}
         return Part(
-            head["model_sha256"], moments, {site["key"]: site["label"] for site in head["sites"]},
+            head["model_sha256"], moments, {str(key): str(label) for key, label in head["labels"]},
             tuple(head["shards"]), head["count"], head["samples"], head["batches"], head["data"],
             {int(shard): value for shard, value in head["part_sha256"].items()}, head["skipped"],
         )  # fmt: skip
@@ -128,7 +129,7 @@ def merged(parts: Sequence[Part], names: Sequence[str]) -> Part:
     contents: dict[str, str] = {}
     for part, name in zip(parts, names, strict=True):
         same = (part.model_sha256, part.count, part.data) == (first.model_sha256, first.count, first.data)
-        if not same or part.moments.keys() != first.moments.keys():
+        if not same or _measured(part) != _measured(first):
             raise InputError(
                 "moments.other", f"{name} and {where} are parts of different measurements", where=name,
                 hint="merge parts of one model, one data and one number of shards",
@@ -141,15 +142,24 @@ def merged(parts: Sequence[Part], names: Sequence[str]) -> Part:
             seen[shard] = contents[content] = name
     ordered = sorted(parts, key=lambda part: part.shards)
     try:
-        moments = {key: merge([part.moments[key] for part in ordered]) for key in first.moments}
+        moments = {
+            key: merge([part.moments[key] for part in ordered if key in part.moments])
+            for key in first.labels
+            if any(key in part.moments for part in ordered)
+        }
     except ValueError as error:
         raise InputError("moments.other", f"the parts do not belong together: {error}", where=where) from None
     return Part(
         first.model_sha256, moments, first.labels, tuple(sorted(seen)), first.count,
         sum(part.samples for part in parts), sum(part.batches for part in parts), first.data,
         {shard: value for part in ordered for shard, value in sorted(part.part_sha256.items())},
-        {key: reason for part in ordered for key, reason in part.skipped.items()},
+        {key: reason for part in ordered for key, reason in part.skipped.items() if key not in moments},
     )  # fmt: skip
+
+
+def _measured(part: Part) -> set[str]:
+    """What could be measured: with the sites in bodies that are run for other batches only."""
+    return {*part.moments, *(key for key, reason in part.skipped.items() if reason == NOT_REACHED)}
 
 
 def require_complete(part: Part) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from normfold.errors import InputError
 from normfold.statistics.checkpoint.folded import Explained, explain
-from normfold.statistics.checkpoint.norms import Norm, close, matched, norms
+from normfold.statistics.checkpoint.norms import Norm, close, is_copy, matched, named, norms
 from normfold.statistics.checkpoint.reading import read_checkpoint
 from normfold.statistics.findings import finding
 from normfold.statistics.part import Part
@@ -33,7 +34,7 @@ def with_checkpoint(subject: Subject, path: Path, *, epsilon: float | None = Non
         epsilon: of the layers in training; None for the usual one, and then a different one is only worth a warning.
 
     Raises:
-        InputError: the checkpoint cannot be read.
+        InputError: the checkpoint cannot be read, or is that of another model.
         EnvironmentProblem: a `.pt` file without torch.
     """
     arrays = read_checkpoint(path)
@@ -42,21 +43,38 @@ def with_checkpoint(subject: Subject, path: Path, *, epsilon: float | None = Non
     findings = [*_of_sites(subject.sites, pairs, found)]
     folded = list(explain(subject, arrays, found))
     findings += [f for item in folded for f in _of_folded(item, epsilon)]
+    if found and not pairs and not folded and any(site.has_statistics for site in subject.sites):
+        raise InputError(
+            "checkpoint.other", "no layer of the model has its name, its numbers or its gamma and beta from this checkpoint",
+            where=str(path), hint="give the checkpoint that the model was exported from",
+        )  # fmt: skip
     unmatched = [site.label for site in subject.sites if site.key not in pairs]
-    used = {norm.name for norm in pairs.values()} | {item.norm.name for item in folded if item.norm is not None}
-    remarks = []
-    if not found:
-        remarks.append("the checkpoint holds no running statistics")
-    missing = [norm.name for norm in found if norm.name not in used]
-    if missing:
-        remarks.append(
-            f"{len(missing)} normalisations of the checkpoint are not in the model, {missing[0]!r} among them"
-        )
+    used = [*pairs.values(), *(item.norm for item in folded if item.norm is not None)]
+    remarks = tuple(_remarks(subject.sites, pairs, found, used))
     reference = ReferenceReport(
         kind="checkpoint", path=str(path), sha256=_sha256(path), matched=len(pairs) + len(folded),
-        unmatched=tuple(unmatched), remarks=tuple(remarks),
+        unmatched=tuple(unmatched), remarks=remarks,
     )  # fmt: skip
-    return Part(findings=tuple(findings), references=(reference,))
+    return Part(findings=tuple(findings), references=(reference,), warnings=remarks)
+
+
+def _remarks(
+    sites: Sequence[StatSite], pairs: Mapping[str, Norm], found: Sequence[Norm], used: Sequence[Norm]
+) -> Iterator[str]:
+    """What could not be compared."""
+    if not found:
+        yield "the checkpoint holds no running statistics"
+        return
+    for site in sites:
+        other = next((norm for norm in found if named(site, norm)), None) if site.key not in pairs else None
+        if other is not None and site.mean is not None and other.mean.shape != site.mean.shape:
+            yield f"{other.name} has {other.mean.size} channels in the checkpoint and {site.mean.size} in the model"
+    open_ = [site.label for site in sites if site.key not in pairs]
+    if open_:
+        yield f"{len(open_)} normalisations of the model are not in the checkpoint, {open_[0]!r} among them"
+    missing = [n.name for n in found if not any(n is other or is_copy(n, other) for other in used)]
+    if missing:
+        yield f"{len(missing)} normalisations of the checkpoint are not in the model, {missing[0]!r} among them"
 
 
 def _of_sites(sites: Sequence[StatSite], pairs: Mapping[str, Norm], found: Sequence[Norm]) -> Iterator[Finding]:
@@ -103,7 +121,10 @@ def _of_statistics(site: StatSite, norm: Norm, found: Sequence[Norm]) -> Iterato
     other = next(
         (n for n in found if n is not norm and close(site.mean, n.mean) and close(site.var, n.var)), None
     )  # fmt: skip
-    if other is not None:
+    if other is not None and is_copy(other, norm):
+        message = f"it holds the statistics of {other.name} and the weights of {norm.name}: one of them was averaged"
+        yield _finding("S09", message, site)
+    elif other is not None:
         yield _finding("S13", f"it holds the statistics of {other.name}, and is {norm.name}", site)
     elif close(np.sort(site.mean), np.sort(norm.mean)) and close(np.sort(site.var), np.sort(norm.var)):
         moved = int((np.abs(site.mean - norm.mean) > 0).sum())

@@ -36,13 +36,14 @@ from normfold.statistics.judging.layers import Verdict, verdicts
 from normfold.statistics.judging.local_causes import local_causes
 from normfold.statistics.judging.outcome import outcome
 from normfold.statistics.judging.preprocessing import Diagnosis, Preprocessing
-from normfold.statistics.judging.shuffling import Shuffling, shuffling
+from normfold.statistics.judging.shuffling import shuffling
 from normfold.statistics.judging.stability import stability
 from normfold.statistics.moments import Moments
 from normfold.statistics.part import Part
 from normfold.statistics.probes.collector import KEPT_SAMPLES, collect
-from normfold.statistics.probes.instrument import Form, Statistics
+from normfold.statistics.probes.forms import Form, Statistics
 from normfold.statistics.probes.passes import DEFAULT_LIMITS, Limits, Runtime
+from normfold.statistics.probes.reach import is_repeated
 from normfold.statistics.schema import Finding, OutcomeReport
 from normfold.statistics.sites import StatSite
 from normfold.statistics.subject import Subject
@@ -67,7 +68,7 @@ class DataSettings:
 
     Args:
         limits: of the child process.
-        attribution: form of pass B; None chooses.
+        attribution: form of pass B; None chooses. A model with normalisations in a Loop or Scan always takes `sequential`.
         training: preparation that is tried among the hypotheses.
         seed: that the data was shuffled with, for the report.
     """
@@ -195,7 +196,7 @@ class _Examination:
                 source, stored, judged = view, fitting, again
             else:
                 diagnosis = diagnosis.rejected("it does not make the layers behind the first ones fit")
-        method = self._method(examined.shuffling, fixed)
+        method = self._method(examined, fixed)
         self.progress("attribution", 0, 0)
         repaired = repaired_pass(self.subject, source, ancestry, self.runtime, method)
         present = {key: site for key, site in sites.items() if key in repaired.moments}
@@ -223,11 +224,13 @@ class _Examination:
             if before[key].effect.measured and key not in self.known
         )
 
-    def _method(self, shuffled: Shuffling, fixed: int | None) -> Method:
+    def _method(self, examined: Examined, fixed: int | None) -> Method:
+        if any(is_repeated(site) for site in examined.sites.values()):
+            return "sequential"  # one iteration is no batch of what all of them see
         if self.settings.attribution is not None:
             return self.settings.attribution
         size = fixed or self.source.batch_size
-        return "batch" if size >= SMALLEST_BATCH and shuffled.fine else "sequential"
+        return "batch" if size >= SMALLEST_BATCH and examined.shuffling.fine else "sequential"
 
     def _causes(self, case: Case, explained: Collection[str]) -> list[Cause]:
         """One cause for everything if there is one; else one for each part."""

@@ -11,7 +11,8 @@ from onnx import TensorProto, helper
 
 from normfold.model.write import write_to_run
 from normfold.statistics.probes.collector import collect
-from normfold.statistics.probes.instrument import BATCH, STORED, Form, Statistics, instrument
+from normfold.statistics.probes.forms import BATCH, STORED, Form, Statistics
+from normfold.statistics.probes.instrument import instrument
 from normfold.statistics.subject import Subject, open_subject
 from tests.check.sources import batches
 from tests.model.build import actual, net, node

@@ -13,7 +13,8 @@ import normfold
 from normfold import Config
 from normfold.errors import GateError, InputError, UsageError
 from normfold.recalibration import RecalibrateConfig, recalibrate
-from normfold.statistics.recalibration.estimate import blended, by_depth
+from normfold.statistics.judging.ancestry import Ancestry
+from normfold.statistics.recalibration.estimate import blended
 from normfold.statistics.recalibration.split import Split
 from normfold.statistics.subject import open_subject
 from normfold.undoing import undo
@@ -240,8 +241,9 @@ def test_layers_beside_each_other_are_measured_in_one_pass() -> None:
     ]
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3, 8, 8])
     subject = open_subject(net(nodes, {"x": ["N", 3, 8, 8]}, [output], weights))
-    levels = by_depth(subject.model, list(subject.sites))
-    assert [[site.label for site in level] for level in levels] == [["a", "b"], ["c"]]
+    labels = {site.key: site.label for site in subject.sites}
+    levels = Ancestry(subject, list(subject.sites)).levels()
+    assert [[labels[key] for key in level] for level in levels] == [["a", "b"], ["c"]]
 
 
 def test_groups_are_never_on_both_sides() -> None:

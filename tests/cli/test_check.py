@@ -14,6 +14,7 @@ from normfold.statistics.codes import RULES
 from normfold.statistics.schema import Severity
 from tests.check.build import changed, healthy
 from tests.cli.test_cli import Runner, normfold  # noqa: F401 - a fixture
+from tests.model.build import net, node
 
 
 def save(folder: Path, name: str, model: object) -> Path:
@@ -112,6 +113,18 @@ def test_formats_for_pipelines(normfold: Runner, broken: Path) -> None:  # noqa:
             assert done.out.startswith("::error file=")
     strict = normfold("check", broken, "--format", "junit", "--fail-on", "warning")
     assert ElementTree.fromstring(strict.out)[0].get("failures") == "2"
+
+
+def test_a_verdict_that_only_strict_refuses_is_shown_as_a_failure(normfold: Runner, tmp_path: Path) -> None:  # noqa: F811
+    weights = {"w": np.ones((2, 3, 1, 1), np.float32)}
+    model = save(tmp_path, "folded.onnx", net([node("Conv", ["x", "w"], ["y"])], {"x": ["N", 3, 4, 4]}, ["y"], weights))
+    assert normfold("check", model, "--format", "junit").code == 0
+    done = normfold("check", model, "--format", "junit", "--strict")
+    assert done.code == 1 and ElementTree.fromstring(done.out)[0].get("failures") == "1"
+    done = normfold("check", model, "--format", "sarif", "--strict")
+    assert done.code == 1 and json.loads(done.out)["runs"][0]["invocations"][0]["exitCode"] == 1
+    done = normfold("check", model, "--format", "github", "--strict")
+    assert done.code == 1 and done.out.startswith("::notice ") and "\n::error " in done.out
 
 
 def test_the_summary_of_a_github_job(normfold: Runner, broken: Path, tmp_path: Path, monkeypatch) -> None:  # noqa: F811

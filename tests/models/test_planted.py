@@ -13,7 +13,7 @@ from models.planted import data
 from models.planted.case import Case
 from models.planted.faults import CORRUPTED, SWAPPED
 from normfold.statistics.probes.collector import collect
-from normfold.statistics.probes.instrument import BATCH, STORED, Form
+from normfold.statistics.probes.forms import BATCH, STORED, Form
 from normfold.statistics.subject import open_subject
 from tests.check.sources import batches
 

@@ -6,13 +6,16 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
+from normfold.checking import exit_code
 from normfold.documents import FileReport
 from normfold.errors import OutputError
 from normfold.report.check.charts import histogram, scatter
@@ -21,6 +24,7 @@ from normfold.report.check.html import html, write_html
 from normfold.report.check.junit import junit
 from normfold.report.check.markdown import append_summary, markdown
 from normfold.report.check.sarif import sarif
+from normfold.statistics.bar import Bar
 from normfold.statistics.codes import RULES
 from normfold.statistics.schema import (
     ChannelReport,
@@ -93,6 +97,17 @@ def with_data() -> CheckReport:
     return report.model_copy(update=update)
 
 
+def undecided() -> CheckReport:
+    """Nothing is wrong, and one layer of six could not be decided."""
+    report = examine(healthy())
+    layers = [
+        layer.model_copy(update={"status": Status.INCONCLUSIVE if layer.node == "bn3" else Status.PASS})
+        for layer in report.layers
+    ]
+    update = {"layers": tuple(layers), "verdict": Status.INCONCLUSIVE, "summary": "1 of 6 could not be decided."}
+    return report.model_copy(update=update)
+
+
 def test_sarif_names_rule_level_and_place() -> None:
     document = json.loads(sarif(broken()))
     assert document["version"] == "2.1.0"
@@ -107,31 +122,150 @@ def test_sarif_names_rule_level_and_place() -> None:
     assert {rule["defaultConfiguration"]["level"] for rule in rules} <= {"error", "warning", "note"}
 
 
+# Of the schema of SARIF 2.1.0, what concerns the objects that are written: what each must have, and what it may have.
+SARIF = {
+    "log": ({"version", "runs"}, {"$schema"}),
+    "run": ({"tool"}, {"results", "invocations", "columnKind"}),
+    "driver": ({"name"}, {"semanticVersion", "rules"}),
+    "rule": ({"id"}, {"name", "shortDescription", "fullDescription", "help", "defaultConfiguration"}),
+    "result": (
+        {"message"},
+        {"ruleId", "ruleIndex", "level", "locations", "partialFingerprints", "properties", "suppressions"},
+    ),
+    "location": (set(), {"physicalLocation", "logicalLocations"}),
+    "physical": (set(), {"artifactLocation", "region"}),
+    "logical": (set(), {"name", "fullyQualifiedName", "kind"}),
+    "invocation": (
+        {"executionSuccessful"}, {"exitCode", "exitCodeDescription", "toolExecutionNotifications"}
+    ),
+    "notification": ({"message"}, {"level"}),
+}  # fmt: skip
+LEVELS = {"none", "note", "warning", "error"}
+
+
+def conforms(document: dict[str, Any]) -> None:
+    """Fails where a SARIF 2.1.0 validator would."""
+
+    def check(kind: str, item: dict[str, Any]) -> None:
+        needed, allowed = SARIF[kind]
+        assert needed <= item.keys() <= needed | allowed, kind
+
+    def text(item: dict[str, Any]) -> None:
+        assert item.keys() == {"text"} and isinstance(item["text"], str)
+
+    check("log", document)
+    assert document["version"] == "2.1.0" and document["$schema"].startswith("https://")
+    for run in document["runs"]:
+        check("run", run)
+        driver = run["tool"]["driver"]
+        check("driver", driver)
+        assert re.fullmatch(r"\d+\.\d+\.\d+.*", driver["semanticVersion"])
+        ids = [rule["id"] for rule in driver["rules"]]
+        assert len(set(ids)) == len(ids)
+        for rule in driver["rules"]:
+            check("rule", rule)
+            assert rule["defaultConfiguration"]["level"] in LEVELS
+            for part in ("shortDescription", "fullDescription", "help"):
+                text(rule[part])
+        for result in run["results"]:
+            check("result", result)
+            text(result["message"])
+            assert result["level"] in LEVELS and ids[result["ruleIndex"]] == result["ruleId"]
+            for location in result["locations"]:
+                check("location", location)
+                check("physical", location["physicalLocation"])
+                uri = location["physicalLocation"]["artifactLocation"]["uri"]
+                assert re.fullmatch(r"[A-Za-z0-9\-._~/%]*", uri), "no URI reference"
+                assert location["physicalLocation"]["region"]["startLine"] >= 1
+                for logical in location.get("logicalLocations", ()):
+                    check("logical", logical)
+            assert all(item["kind"] in ("external", "inSource") for item in result.get("suppressions", ()))
+        for invocation in run["invocations"]:
+            check("invocation", invocation)
+            for note in invocation["toolExecutionNotifications"]:
+                check("notification", note)
+                text(note["message"])
+                assert note["level"] in LEVELS
+
+
+@pytest.mark.parametrize("make", [broken, hostile, with_data, undecided])
+def test_sarif_is_what_its_schema_wants(make: Callable[[], CheckReport]) -> None:
+    report = make()
+    for bar in (Bar(), Bar("info"), Bar(strict=True)):
+        conforms(json.loads(sarif(report, bar)))
+    noisy = report.model_copy(update={"warnings": ("the model declares two opsets",)})
+    conforms(json.loads(sarif(noisy)))
+
+
+def test_findings_at_one_place_are_told_apart() -> None:
+    report = broken()
+    twice = report.model_copy(update={"findings": (report.findings[0], report.findings[0], *report.findings[1:])})
+    results = json.loads(sarif(twice))["runs"][0]["results"]
+    assert len({result["partialFingerprints"]["normfold/v1"] for result in results}) == len(results)
+    first = json.loads(sarif(report))["runs"][0]["results"][0]
+    assert first["partialFingerprints"] == results[0]["partialFingerprints"]
+
+
 def test_sarif_carries_suppressions() -> None:
     report = broken()
     quiet = report.model_copy(update={"findings": (report.findings[0].model_copy(update={"suppressed": "known"}),)})
-    (result,) = json.loads(sarif(quiet))["runs"][0]["results"]
+    document = json.loads(sarif(quiet))
+    conforms(document)
+    (result,) = document["runs"][0]["results"]
     assert result["suppressions"] == [{"kind": "external", "justification": "known"}]
 
 
-def test_junit_has_one_case_for_each_rule() -> None:
+def test_junit_has_one_case_for_each_rule_and_one_for_the_verdict() -> None:
     suite = ElementTree.fromstring(junit(broken()))[0]
-    assert len(suite) == len(RULES) == int(suite.get("tests", 0))
+    assert len(suite) == len(RULES) + 1 == int(suite.get("tests", 0))
     failed = [case.get("name", "")[:3] for case in suite if case.find("failure") is not None]
     assert failed == ["S03"] and suite.get("failures") == "1"
     assert int(suite.get("skipped", 0)) > 3
     assert "bn4" in (
         next(case for case in suite if case.get("name", "").startswith("S04")).findtext("system-out") or ""
     )
-    strict = ElementTree.fromstring(junit(broken(), "warning"))[0]
+    strict = ElementTree.fromstring(junit(broken(), Bar("warning")))[0]
     assert int(strict.get("failures", 0)) > 1
-    assert ElementTree.fromstring(junit(broken(), "never"))[0].get("failures") == "0"
+    assert ElementTree.fromstring(junit(broken(), Bar("never")))[0].get("failures") == "0"
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("fail_on", ["error", "warning", "info", "never"])
+@pytest.mark.parametrize("make", [broken, with_data, undecided, lambda: examine(healthy())])
+def test_what_a_pipeline_shows_agrees_with_the_exit_code(
+    make: Callable[[], CheckReport], fail_on: str, strict: bool
+) -> None:
+    report, bar = make(), Bar(fail_on, strict)
+    code = exit_code(report, fail_on=fail_on, strict=strict)
+    suite = ElementTree.fromstring(junit(report, bar))[0]
+    assert (int(suite.get("failures", 0)) > 0) is bool(code)
+    (invocation,) = json.loads(sarif(report, bar))["runs"][0]["invocations"]
+    assert invocation["exitCode"] == code and invocation["executionSuccessful"] is True
+    assert ("normfold check: failed: " in github(report, bar)) is bool(code)
+    assert ("**Failed**" in markdown(report, bar)) is bool(code)
+
+
+def test_what_could_not_be_decided_fails_only_where_that_is_wanted() -> None:
+    report, strict = undecided(), Bar(strict=True)
+    for bar, level in ((Bar(), "note"), (strict, "error")):
+        (run,) = json.loads(sarif(report, bar))["runs"]
+        (note,) = run["invocations"][0]["toolExecutionNotifications"]
+        assert note["level"] == level and "could not be decided" in note["message"]["text"]
+    suite = ElementTree.fromstring(junit(report, strict))[0]
+    (failed,) = [case for case in suite if case.find("failure") is not None]
+    assert failed.get("name") == "verdict"
+    assert "could not be decided" in (failed.find("failure").get("message") or "")
+    lines = github(report, strict).splitlines()
+    assert [line for line in lines if line.startswith("::error file=<ModelProto>,title=inconclusive::")]
+    assert lines[-1] == "normfold check: failed: 1 layer could not be decided, which --strict does not let pass"
+    assert "::error" not in github(report)
 
 
 def test_github_annotations() -> None:
     lines = github(broken()).splitlines()
     assert lines[0].startswith("::error file=<ModelProto>,title=S03 negative variance::bn2: ")
-    assert lines[-1].startswith("normfold check: fail")
+    assert lines[-2].startswith("normfold check: fail: ")
+    assert lines[-1] == "normfold check: failed: 1 finding at or above error"
 
 
 def test_the_summary_of_a_job_has_the_worst_first(tmp_path) -> None:

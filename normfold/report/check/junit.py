@@ -1,26 +1,29 @@
-"""JUnit: one test case for each rule of the catalogue; what was found at or above the limit fails it."""
+"""JUnit: a test case for each rule, failed by what was found at or above the limit, and one for the verdict."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from xml.etree import ElementTree
 
+from normfold.statistics.bar import DEFAULT_BAR, Bar
 from normfold.statistics.codes import RULES
-from normfold.statistics.schema import CheckReport, Finding, RuleReport, Severity, Status
+from normfold.statistics.schema import CheckReport, Finding, RuleReport, Status
 
 
-def junit(report: CheckReport, fail_on: str = "error") -> str:
-    """The document.
+def junit(report: CheckReport, bar: Bar = DEFAULT_BAR) -> str:
+    """The document; it has a failure if and only if the exit code is 1.
 
     Args:
         report: of a check.
-        fail_on: the mildest severity that fails a case; "never" fails none.
+        bar: what it is held against.
     """
-    limit = -1 if fail_on == "never" else Severity(fail_on).rank
     path = report.input.path if report.input else ""
     suite = ElementTree.Element("testsuite", name=_clean(f"normfold check {path}"))
+    failing = bar.failing(report)
     for rule in report.rules:
         findings = [finding for finding in report.counted() if finding.code == rule.code]
-        _case(suite, rule, findings, limit)
+        _case(suite, rule, findings, failing)
+    _decided(suite, report, bar)
     cases = list(suite)
     suite.set("tests", str(len(cases)))
     suite.set("failures", str(sum(case.find("failure") is not None for case in cases)))
@@ -32,11 +35,13 @@ def junit(report: CheckReport, fail_on: str = "error") -> str:
     return ElementTree.tostring(root, "unicode", xml_declaration=True) + "\n"
 
 
-def _case(suite: ElementTree.Element, rule: RuleReport, findings: list[Finding], limit: int) -> None:
+def _case(
+    suite: ElementTree.Element, rule: RuleReport, findings: Sequence[Finding], counted: Sequence[Finding]
+) -> None:
     case = ElementTree.SubElement(
         suite, "testcase", classname="normfold.check", name=_clean(f"{rule.code} {RULES[rule.code].title}"), time="0"
     )
-    failing = [finding for finding in findings if finding.is_root_cause and finding.severity.rank <= limit]
+    failing = [finding for finding in findings if finding in counted]
     if failing:
         failure = ElementTree.SubElement(case, "failure", type=rule.code, message=_clean(_line(failing[0])))
         failure.text = _clean("\n".join(f"{_line(finding)}. {finding.fix}" for finding in failing))
@@ -46,6 +51,16 @@ def _case(suite: ElementTree.Element, rule: RuleReport, findings: list[Finding],
     if others:
         out = ElementTree.SubElement(case, "system-out")
         out.text = _clean("\n".join(f"{finding.severity}: {_line(finding)}" for finding in others))
+
+
+def _decided(suite: ElementTree.Element, report: CheckReport, bar: Bar) -> None:
+    """A case of its own for what no rule stands for: whether there was enough to decide."""
+    case = ElementTree.SubElement(suite, "testcase", classname="normfold.check", name="verdict", time="0")
+    text = _clean(f"{report.summary} {report.next_step}")
+    if bar.undecided(report):
+        ElementTree.SubElement(case, "failure", type="inconclusive", message=_clean(report.summary)).text = text
+    else:
+        ElementTree.SubElement(case, "system-out").text = text
 
 
 def _line(finding: Finding) -> str:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from normfold.statistics.bar import DEFAULT_BAR, Bar
 from normfold.statistics.codes import RULES
 from normfold.statistics.schema import CheckReport, Finding, LayerReport, Status
 
@@ -16,11 +17,14 @@ _MOST_FINDINGS, _MOST_LAYERS, _LONGEST = 20, 10, 300
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~:@])")
 
 
-def markdown(report: CheckReport) -> str:
-    """A heading with the verdict, one table of findings, and one of the layers that do not pass, worst first."""
+def markdown(report: CheckReport, bar: Bar = DEFAULT_BAR) -> str:
+    """A heading with the verdict, why the step fails if it does, the findings, the layers that do not pass, worst first."""
     verdict = report.verdict.value if report.verdict else "error"
     path = f" of {_text(report.input.path)}" if report.input and report.input.path else ""
     parts = [f"### normfold check{path}: {verdict}", _text(report.summary)]
+    reason = bar.reason(report)
+    if reason:
+        parts.append(f"**Failed**: {_text(reason)}")
     counted = report.counted()
     if counted:
         parts.append(_table(("finding", "severity", "where", "what", "to do"), map(_finding, counted[:_MOST_FINDINGS])))
@@ -38,14 +42,14 @@ def markdown(report: CheckReport) -> str:
     return "\n\n".join(parts) + "\n\n"
 
 
-def append_summary(report: CheckReport, path: Path) -> None:
+def append_summary(report: CheckReport, path: Path, bar: Bar = DEFAULT_BAR) -> None:
     """Add the page to a file that other steps may have written to.
 
     Raises:
         OSError: it cannot be written.
     """
     with path.open("a", encoding="utf-8") as file:
-        file.write(markdown(report))
+        file.write(markdown(report, bar))
 
 
 def _finding(finding: Finding) -> Sequence[str]:

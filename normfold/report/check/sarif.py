@@ -7,27 +7,44 @@ import json
 from typing import Any
 from urllib.parse import quote
 
+from normfold.statistics.bar import DEFAULT_BAR, Bar
 from normfold.statistics.codes import RULES, CheckRule
-from normfold.statistics.schema import CheckReport, Finding, Severity
+from normfold.statistics.schema import CheckReport, Finding, Severity, Status
 
 _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 _LEVEL = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
 
 
-def sarif(report: CheckReport) -> str:
-    """The document."""
+def sarif(report: CheckReport, bar: Bar = DEFAULT_BAR) -> str:
+    """The document. What could not be decided is no result of a rule: it is a notification of the run."""
     used = [code for code in RULES if any(finding.code == code for finding in report.findings)]
     driver = {
         "name": "normfold",
         "semanticVersion": report.version,
         "rules": [_rule(RULES[code]) for code in used],
     }
+    same: dict[str, int] = {}
     run: dict[str, Any] = {
         "tool": {"driver": driver},
         "columnKind": "unicodeCodePoints",
-        "results": [_result(finding, report, used) for finding in report.findings],
+        "invocations": [_invocation(report, bar)],
+        "results": [_result(finding, report, used, same) for finding in report.findings],
     }
     return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2)
+
+
+def _invocation(report: CheckReport, bar: Bar) -> dict[str, Any]:
+    """How the run ended; it was successful if it came to a result, whatever that is."""
+    notes = [{"level": "warning", "message": {"text": text}} for text in report.warnings]
+    if report.verdict is Status.INCONCLUSIVE or bar.undecided(report):
+        level = "error" if bar.undecided(report) else "note"
+        notes.append({"level": level, "message": {"text": f"{report.summary} {report.next_step}"}})
+    return {
+        "executionSuccessful": True,
+        "exitCode": bar.exit_code(report),
+        "exitCodeDescription": bar.reason(report) or "nothing that counts was found",
+        "toolExecutionNotifications": notes,
+    }
 
 
 def _rule(rule: CheckRule) -> dict[str, Any]:
@@ -41,9 +58,11 @@ def _rule(rule: CheckRule) -> dict[str, Any]:
     }
 
 
-def _result(finding: Finding, report: CheckReport, used: list[str]) -> dict[str, Any]:
+def _result(finding: Finding, report: CheckReport, used: list[str], same: dict[str, int]) -> dict[str, Any]:
     path = report.input.path if report.input else ""
-    location: dict[str, Any] = {"physicalLocation": {"artifactLocation": {"uri": quote(path.replace("\\", "/"))}}}
+    artifact = {"uri": quote(path.replace("\\", "/"))}
+    # There are no lines in a model; code scanning wants one all the same.
+    location: dict[str, Any] = {"physicalLocation": {"artifactLocation": artifact, "region": {"startLine": 1}}}
     if finding.node:
         location["logicalLocations"] = [
             {"name": finding.node, "fullyQualifiedName": finding.key, "kind": "function"},
@@ -55,7 +74,7 @@ def _result(finding: Finding, report: CheckReport, used: list[str]) -> dict[str,
         "message": {"text": f"{_place(finding)}{finding.message}. {finding.fix}"},
         "locations": [location],
         # The same finding of the next run: the node is what stays, not the numbers.
-        "partialFingerprints": {"normfold/v1": _fingerprint(finding)},
+        "partialFingerprints": {"normfold/v1": _fingerprint(finding, same)},
         "properties": {"rootCause": finding.is_root_cause},
     }
     if finding.suppressed:
@@ -67,5 +86,8 @@ def _place(finding: Finding) -> str:
     return f"{finding.node}: " if finding.node else ""
 
 
-def _fingerprint(finding: Finding) -> str:
-    return hashlib.sha256(f"{finding.code}\0{finding.key}\0{finding.node}".encode()).hexdigest()[:32]
+def _fingerprint(finding: Finding, same: dict[str, int]) -> str:
+    """Of a finding; those of one rule at one place are told apart by their order, or all but one would be hidden."""
+    what = f"{finding.code}\0{finding.key}\0{finding.node}"
+    count = same[what] = same.get(what, 0) + 1
+    return hashlib.sha256((what if count == 1 else f"{what}\0{count}").encode()).hexdigest()[:32]

@@ -36,14 +36,21 @@ def norms(arrays: Mapping[str, Array]) -> tuple[Norm, ...]:
         if name == key or var is None or array.ndim != 1 or var.shape != array.shape:
             continue
         weight, bias = arrays.get(f"{name}.weight"), arrays.get(f"{name}.bias")
-        tracked = arrays.get(f"{name}.num_batches_tracked")
         found.append(
             Norm(
                 name, array.astype(np.float64), var.astype(np.float64), _vector(weight, array.size, 1.0),
-                _vector(bias, array.size, 0.0), None if tracked is None or tracked.size != 1 else int(tracked.reshape(())),
+                _vector(bias, array.size, 0.0), _count(arrays.get(f"{name}.num_batches_tracked")),
             )
         )  # fmt: skip
     return tuple(found)
+
+
+def _count(tracked: Array | None) -> int | None:
+    """How many batches entered, where that is a number."""
+    if tracked is None or tracked.size != 1:
+        return None
+    value = float(tracked.reshape(()))
+    return int(value) if 0 <= value < np.inf else None
 
 
 def _vector(array: Array | None, size: int, default: float) -> Float64:
@@ -53,22 +60,40 @@ def _vector(array: Array | None, size: int, default: float) -> Float64:
 
 
 def matched(sites: Sequence[StatSite], found: Sequence[Norm]) -> dict[str, Norm]:
-    """By key of the site: by name of its parameters, then by equal content, then by content that is close (§3.3)."""
+    """By key of the site: by name of its parameters, then by equal content, then by content that is close (§3.3).
+
+    Where a checkpoint holds copies of a layer under longer names, the one whose content the model has is taken.
+    """
     pairs: dict[str, Norm] = {}
     free = {norm.name: norm for norm in found}
-    for by in (_named, _same, _alike):
+    for by in (named, _same, _alike):
         for site in sites:
             if site.key in pairs or not site.has_statistics:
                 continue
             fitting = [norm for norm in free.values() if norm.mean.shape == _mean(site).shape and by(site, norm)]
-            if len(fitting) == 1 or (fitting and by is _same):
-                pairs[site.key] = fitting[0]
-                if by is not _named:  # a layer that is applied twice has one name at two places
-                    del free[fitting[0].name]
-        if by is _named:
+            chosen = _chosen(site, fitting)
+            if chosen is not None and (len(fitting) == 1 or by is not _alike):
+                pairs[site.key] = chosen
+                if by is not named:  # a layer that is applied twice has one name at two places
+                    del free[chosen.name]
+        if by is named:
             for norm in pairs.values():
                 free.pop(norm.name, None)
     return pairs
+
+
+def _chosen(site: StatSite, fitting: Sequence[Norm]) -> Norm | None:
+    """The only one, or the one that the model is, or has γ and β of, or is called like; None where that does not tell."""
+    if len(fitting) == 1:
+        return fitting[0]
+    same = [norm for norm in fitting if _same(site, norm)]
+    if same:
+        return same[0]
+    for by in (_alike, _called):
+        some = [norm for norm in fitting if by(site, norm)]
+        if len(some) == 1:
+            return some[0]
+    return None
 
 
 def _mean(site: StatSite) -> Float64:
@@ -76,10 +101,31 @@ def _mean(site: StatSite) -> Float64:
     return site.mean
 
 
-def _named(site: StatSite, norm: Norm) -> bool:
-    names = {value.name for value in (site.parameter(MEAN), site.parameter(VAR)) if value is not None}
-    wanted = (f"{norm.name}.running_mean", f"{norm.name}.running_var")
-    return any(name == end or name.endswith((f".{end}", f"/{end}")) for name in names for end in wanted)
+def named(site: StatSite, norm: Norm) -> bool:
+    """Whether the names say that they are one; either may have more in front, of a wrapper or a part of a larger model."""
+    return any(
+        _ends(name, end) or _ends(end, name)
+        for name in _names(site)
+        for end in (f"{norm.name}.running_mean", f"{norm.name}.running_var")
+    )
+
+
+def _called(site: StatSite, norm: Norm) -> bool:
+    """Whether they have one name."""
+    return bool(_names(site) & {f"{norm.name}.running_mean", f"{norm.name}.running_var"})
+
+
+def _names(site: StatSite) -> set[str]:
+    return {value.name for value in (site.parameter(MEAN), site.parameter(VAR)) if value is not None}
+
+
+def _ends(name: str, end: str) -> bool:
+    return name == end or name.endswith((f".{end}", f"/{end}"))
+
+
+def is_copy(norm: Norm, of: Norm) -> bool:
+    """Whether one is a copy of the other, under a name that has more in front."""
+    return norm is not of and (_ends(norm.name, of.name) or _ends(of.name, norm.name))
 
 
 def _same(site: StatSite, norm: Norm) -> bool:

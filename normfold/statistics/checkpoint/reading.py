@@ -1,13 +1,13 @@
 """Checkpoints -> arrays by name. Weights only: nothing in a checkpoint is ever run.
 
-`.safetensors` is a length, a JSON table and raw bytes, and read here; `.pt` needs torch, which is imported when one is read.
+`.safetensors` is a length, a JSON table and raw bytes, and read here: the file is mapped, so that of a large one only what is
+compared is read. `.pt` is read by torch (`torch_file`).
 """
 
 from __future__ import annotations
 
 import json
-import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from normfold.errors import EnvironmentProblem, InputError
+from normfold.errors import InputError
+from normfold.statistics.checkpoint.torch_file import read_torch
 
 Array = NDArray[Any]
 
@@ -24,12 +25,10 @@ _TYPES: dict[str, Any] = {
     "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_,
 }  # fmt: skip
 _LARGEST_HEAD = 100 << 20
-# Where training scripts put the weights.
-_NESTS = ("state_dict", "model_state_dict", "model", "model_state", "net", "weights")
 
 
 def read_checkpoint(path: Path) -> dict[str, Array]:
-    """Every array of a checkpoint, by its name; numbers of low precision stay as they are stored.
+    """Every array of a checkpoint, by its name; of averaged copies with that of the copy in front, `ema.features.0.bn.weight`.
 
     Raises:
         InputError: `checkpoint.missing`, `checkpoint.format`, `checkpoint.damaged`, `checkpoint.objects`.
@@ -40,7 +39,7 @@ def read_checkpoint(path: Path) -> dict[str, Array]:
     if path.suffix == ".safetensors":
         return _unprefixed(_safetensors(path))
     if path.suffix in (".pt", ".pth", ".ckpt", ".bin", ".tar"):
-        return _unprefixed(_torch(path))
+        return {name: array for part in read_torch(path) for name, array in _unprefixed(part).items()}
     raise InputError(
         "checkpoint.format", f"{path.suffix or 'this'} is no kind of checkpoint that can be read", where=str(path),
         hint="give .safetensors, or a .pt file of weights",
@@ -56,10 +55,11 @@ def _safetensors(path: Path) -> dict[str, Array]:
                 raise ValueError(f"its head would be {length} bytes long")
             table = json.loads(stream.read(length))
         start = 8 + length
-        whole = np.memmap(path, np.uint8, "r") if size > start else np.zeros(start, np.uint8)
-        return {name: _entry(whole[start:], entry) for name, entry in table.items() if name != "__metadata__"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError("checkpoint.damaged", f"this is no safetensors file: {error}", where=str(path)) from None
+        content = np.memmap(path, np.uint8, "r", offset=start) if size > start else np.zeros(0, np.uint8)
+        return {name: _entry(content, entry) for name, entry in table.items() if name != "__metadata__"}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        words = " ".join(str(error).split())[:200]
+        raise InputError("checkpoint.damaged", f"this is no safetensors file: {words}", where=str(path)) from None
 
 
 def _entry(content: Array, entry: Mapping[str, Any]) -> Array:
@@ -72,46 +72,8 @@ def _entry(content: Array, entry: Mapping[str, Any]) -> Array:
         return np.zeros(0, np.uint8)
     if end - begin != dtype.itemsize * int(np.prod(shape, dtype=np.int64)):
         raise ValueError("the shape of an array does not fit its bytes")
-    values: Array = np.array(content[begin:end]).view(dtype).reshape(shape)
+    values: Array = np.asarray(content[begin:end]).view(dtype).reshape(shape)
     return values
-
-
-def _torch(path: Path) -> dict[str, Array]:
-    try:
-        import torch  # noqa: TID251 - only here, and only for a file that nothing else can read
-    except ImportError:
-        raise EnvironmentProblem(
-            "environment.torch", "a .pt file needs torch", where=str(path),
-            hint="pip install 'normfold[torch]', or save the weights as .safetensors",
-        ) from None  # fmt: skip
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise InputError(
-            "checkpoint.objects", "it holds more than weights, and nothing in it is run", where=str(path),
-            hint="save model.state_dict() instead of the model",
-        ) from None  # fmt: skip
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        words = " ".join(str(error).split())[:200]
-        raise InputError("checkpoint.damaged", f"torch cannot read it: {words}", where=str(path)) from None
-    found = dict(_tensors(loaded, torch.Tensor))
-    if not found:
-        raise InputError("checkpoint.format", "there are no weights in it", where=str(path))
-    return found
-
-
-def _tensors(loaded: Any, kind: type) -> Iterator[tuple[str, Array]]:
-    """Tensors of a mapping, or of the one inside of it that holds the weights."""
-    if not isinstance(loaded, Mapping):
-        return
-    nested = next((loaded[name] for name in _NESTS if isinstance(loaded.get(name), Mapping)), None)
-    for name, value in (loaded if nested is None else nested).items():
-        if isinstance(value, kind):
-            tensor: Any = value
-            if str(tensor.dtype) == "torch.bfloat16":
-                tensor = tensor.float()
-            if not tensor.is_quantized and not tensor.is_sparse:
-                yield str(name), tensor.detach().numpy()
 
 
 def _unprefixed(arrays: dict[str, Array]) -> dict[str, Array]:

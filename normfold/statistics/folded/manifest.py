@@ -11,11 +11,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from normfold.affine.draft import OUTPUT, UNIT_IN, UNIT_OUT, Draft
+from normfold.affine.draft import OUTPUT, UNIT_IN, UNIT_OUT, Draft, sees_elements
 from normfold.affine.reasons import Refused
 from normfold.affine.recognise import read
 from normfold.model.graph import Node, Value
-from normfold.model.patch import Candidate
+from normfold.model.patch import Candidate, ScopePatch
 from normfold.model.splice import METADATA_PREFIX
 from normfold.model.tensors import Float64
 from normfold.statistics.folded.records import SUFFIX, Record, Records, Side
@@ -104,8 +104,10 @@ class _Follower:
             if behind:
                 scale, shift = self._vectors(other, gamma.size)
                 gamma, beta = scale * gamma, scale * beta + shift
-        name, host = self._name(root), _host(edit, root) if side == "output" else ""
-        return Record(name, side, site.label, site.key, host, site.epsilon, gamma, beta, site.mean, site.var)
+        host = _host(edit, root) if side == "output" else ""
+        readers = self._readers(site.node) if side == "input" else ()
+        name = self._name(root)
+        return Record(name, side, site.label, site.key, host, site.epsilon, gamma, beta, site.mean, site.var, readers)
 
     def _side(self, node: Node, edit: Edit | None) -> Side:
         """Which end of a node that is gone the folded model still has."""
@@ -153,6 +155,19 @@ class _Follower:
             return read(self.original, node).affine.vectors(1, channels)
         except Refused as reason:
             raise _Lost(f"{node.op_type} {node.label!r} behind it is not per channel: {reason.message}") from None
+
+    def _readers(self, node: Node) -> tuple[tuple[str, int], ...]:
+        """What sees the result of a node, by its first output in the folded model and input slot; () if any of it is gone."""
+        found = []
+        for use in filter(sees_elements, node.output.uses):
+            reader = use.node
+            patch = self.candidate.scopes.get(id(reader.scope)) or ScopePatch()
+            changed = patch.nodes.get(reader.index)
+            names = changed.outputs if changed is not None and changed.outputs is not None else reader.proto.output
+            if reader.index in patch.dropped_nodes or id(reader) in self.draft.merges or not names[0]:
+                return ()
+            found.append((str(names[0]), use.slot))
+        return tuple(found)
 
     def _name(self, root: Value) -> str:
         """Of a value, in the folded model."""

@@ -25,7 +25,7 @@ from normfold.statistics.exact_sums import Float64
 Kind = Literal["manifest", "baseline"]
 Side = Literal["output", "input"]
 SUFFIX = ".normstats.npz"
-_WORDS = ("tensor", "side", "label", "key", "host", "epsilon", "channels")
+_WORDS = ("tensor", "side", "label", "key", "host", "readers", "epsilon", "channels")
 _VECTORS = ("gamma", "beta", "mean", "var")
 
 
@@ -37,7 +37,9 @@ class Record:
         tensor: name in the folded model; its channels lie on axis 1.
         side: which end of the normalisation it is.
         label, key: of the BatchNormalization in the model that was folded.
-        host: label of the operator that took it in, "" where several did.
+        host: of side "output", label of the operator that took it in, "" where several did.
+        readers: of side "input", the operators that read the normalisation and are still there, each by its first output and
+            the input slot; others may read the tensor as well, without it. () where one of them is gone.
         epsilon: of the normalisation.
         gamma, beta, mean, var: `[C]` in float64.
     """
@@ -52,6 +54,7 @@ class Record:
     beta: Float64
     mean: Float64
     var: Float64
+    readers: tuple[tuple[str, int], ...] = ()
 
     @property
     def channels(self) -> int:
@@ -122,8 +125,9 @@ def _records(archive: Archive) -> Iterator[Record]:
         vectors = {name: row[at : at + channels] for name, row in rows.items()}
         at += channels
         yield Record(
-            site["tensor"], site["side"], site["label"], site["key"], site["host"], float(site["epsilon"]), **vectors
-        )
+            site["tensor"], site["side"], site["label"], site["key"], site["host"], float(site["epsilon"]), **vectors,
+            readers=tuple((str(name), int(slot)) for name, slot in site["readers"]),
+        )  # fmt: skip
     if any(row.shape != (at,) for row in rows.values()):
         raise ValueError("its vectors have other lengths than its head says")
 

@@ -129,7 +129,7 @@ class _Insertion:
         assert node is not None
         self.value, self.record, self.node, self.prefix, self.label = value, record, node, prefix, label
         self.patch = candidate.patch(value.scope)
-        self.graph = Writer(self.patch, node, prefix, behind=True)
+        self.graph = Writer.beside(self.patch, node, prefix, behind=True)
         dims, self.stored = shapes.dims(value), shapes.data_type(value) or dtypes.FLOAT
         self.rank = len(dims or ())
         self.data_type = dtypes.DOUBLE if self.stored == dtypes.DOUBLE else dtypes.FLOAT

@@ -2,37 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
-from normfold.statistics.probes.instrument import reads
+from normfold.model.graph import Scope
+from normfold.statistics.probes.reach import reads
 from normfold.statistics.sites import StatSite
 from normfold.statistics.subject import Subject
 
 
 class Ancestry:
-    """Reachability between the sites of the main graph.
+    """Reachability between sites of the main graph and of the bodies in it.
+
+    What an iteration passes on to the next one is left out: a site does not stand in front of itself.
 
     Args:
         subject: the model.
         sites: those that count, in execution order.
     """
 
-    def __init__(self, subject: Subject, sites: Iterable[StatSite]) -> None:
+    def __init__(self, subject: Subject, sites: Sequence[StatSite]) -> None:
         self._order = [site.key for site in sites]
-        numbers = {id(site.node): i for i, site in enumerate(sites)}
-        behind: dict[int, int] = {}  # by value: bits of the sites that it depends on
+        self._numbers = {id(site.node): i for i, site in enumerate(sites)}
+        self._behind: dict[int, int] = {}  # by value: bits of the sites that it depends on
         self._before: dict[str, int] = {}
-        for node in subject.model.graph.nodes:
+        self._visit(subject.model.graph)
+
+    def _visit(self, scope: Scope) -> int:
+        """Bits of the sites in a scope."""
+        inside = 0
+        for node in scope.nodes:
             bits = 0
             for value in reads(node):
-                bits |= behind.get(id(value), 0)
-            number = numbers.get(id(node))
+                bits |= self._behind.get(id(value), 0)
+            number = self._numbers.get(id(node))
             if number is not None:
                 self._before[self._order[number]] = bits
                 bits |= 1 << number
+            for body in node.subgraphs:
+                self._behind.update({id(value): bits for value in body.inputs})
+            for body in node.subgraphs:
+                bits |= self._visit(body)
             for made in node.outputs:
                 if made is not None:
-                    behind[id(made)] = bits
+                    self._behind[id(made)] = bits
+            inside |= bits
+        return inside
 
     def upstream(self, key: str) -> list[str]:
         """The sites that a site depends on, in execution order."""

@@ -20,7 +20,7 @@ from normfold.statistics.judging.ancestry import Ancestry
 from normfold.statistics.judging.layers import Verdict
 from normfold.statistics.moments import Moments
 from normfold.statistics.probes.collector import collect
-from normfold.statistics.probes.instrument import BATCH, Form, Statistics
+from normfold.statistics.probes.forms import BATCH, Form, Statistics
 from normfold.statistics.probes.passes import Runtime
 from normfold.statistics.subject import Subject
 

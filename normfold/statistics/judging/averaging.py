@@ -37,7 +37,8 @@ from normfold.statistics.judging.effects import effect
 from normfold.statistics.judging.layers import Verdict, verdicts
 from normfold.statistics.moments import Estimate
 from normfold.statistics.probes.collector import collect
-from normfold.statistics.probes.instrument import Form
+from normfold.statistics.probes.forms import Form
+from normfold.statistics.probes.reach import is_repeated
 from normfold.statistics.schema import Severity
 from normfold.statistics.sites import StatSite
 
@@ -110,7 +111,11 @@ class Fit:
 
 def few_values(case: Case) -> Cause | None:
     """S14 or S11: the means scatter in every layer as those of few samples do, and by more than data explains."""
-    keys = [key for key, verdict in case.repaired.items() if verdict.effect.measured]
+    keys = [
+        key for key, verdict in case.repaired.items() if verdict.effect.measured and not is_repeated(case.sites[key])
+    ]
+    if not keys:
+        return None
     given = _fit(case, case.source.batch_size, {key: case.repaired[key] for key in keys})
     usable = np.isfinite(given.samples)
     if usable.sum() < max(2.0, 0.8 * len(keys)) or np.median(given.samples[usable]) > _FEW_SAMPLES:

@@ -12,7 +12,7 @@ from normfold.statistics.judging.case import SAMPLES, Case, Cause, median, store
 from normfold.statistics.judging.distributions import weighted_quantile
 from normfold.statistics.judging.effects import effect
 from normfold.statistics.probes.collector import collect
-from normfold.statistics.probes.instrument import Form
+from normfold.statistics.probes.forms import Form
 from normfold.statistics.sites import StatSite
 
 _EPSILONS = (1e-3, 1e-5, 1e-4, 1e-6, 1e-12)

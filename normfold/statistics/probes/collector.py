@@ -9,11 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from normfold.errors import InputError
-from normfold.statistics.collect import Array, Batch, Collected, DataSource
-from normfold.statistics.exact_sums import Float64
+from normfold.statistics.collect import NOT_REACHED, Array, Batch, Collected, DataSource
 from normfold.statistics.moments import Moments
-from normfold.statistics.probes.instrument import BATCH, STORED, Form, Instrumented, Probe, instrument
+from normfold.statistics.probes.forms import STORED, Form
+from normfold.statistics.probes.instrument import Instrumented, instrument
 from normfold.statistics.probes.passes import DEFAULT_LIMITS, Limits, Outputs, Runtime
+from normfold.statistics.probes.rows import NoSamples, PerSample, per_sample
+from normfold.statistics.probes.site_writer import Probe
 from normfold.statistics.subject import Subject
 
 Progress = Callable[[int, int | None], None]
@@ -96,16 +98,22 @@ def _full(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
 class _State:
     """What is known so far; O(channels), and the first outputs.
 
-    The channels of all sites are added as one vector: numpy is called as often for fifty layers as for one.
+    The channels of the sites of the main graph, which see every batch, are added as one vector: numpy is called as often for
+    fifty layers as for one. A site in a body sees the batches for which the body is run, and is counted on its own.
     """
 
     def __init__(self, made: Instrumented, source: DataSource, mode: Any) -> None:
         self.mode = mode
         self.probes = made.probes
         self.skipped = dict(made.skipped)
-        shifts = [probe.shift for probe in made.probes]
+        shifts = [probe.shift for probe in made.probes if not probe.in_body]
         whole = np.concatenate(shifts) if shifts else np.zeros(0)
         self.moments = Moments.empty(whole, source.batch_size, grouped=source.grouped)
+        self.in_bodies = {
+            probe.site.key: Moments.empty(probe.shift, source.batch_size, grouped=source.grouped)
+            for probe in made.probes
+            if probe.in_body
+        }
         self.samples = self.batches = 0
         self.digest = hashlib.sha256()
         self.outputs: dict[str, list[Array]] = {}
@@ -123,7 +131,14 @@ class _State:
             yield batch
 
     def add(self, batch: Batch, values: Outputs, outputs: tuple[str, ...]) -> None:
-        parts = [self._part(probe, values, batch.samples) for probe in self.probes]
+        parts = []
+        for probe in self.probes:
+            part = self._part(probe, values, batch.samples)
+            if not probe.in_body:
+                nothing = np.zeros((batch.samples, probe.shift.size))
+                parts.append(part or (nothing, nothing, nothing))
+            elif part is not None:
+                self.in_bodies[probe.site.key].add(*part, batch.groups)
         if parts:
             a, q, weights = (np.concatenate(columns, axis=1) for columns in zip(*parts, strict=True))
             self.moments.add(a, q, weights, batch.groups)
@@ -131,15 +146,15 @@ class _State:
         self.samples += batch.samples
         self.batches += 1
 
-    def _part(self, probe: Probe, values: Outputs, samples: int) -> tuple[Float64, Float64, Float64]:
-        """Moments of a site, `[N, C]` each; nothing of one that was given up."""
+    def _part(self, probe: Probe, values: Outputs, samples: int) -> PerSample | None:
+        """Moments of a site, `[N, C]` each; None of one that was not run, or given up."""
+        if probe.site.key in self.skipped:
+            return None
         try:
-            if probe.site.key not in self.skipped:
-                return per_sample(probe, values, samples)
-        except _NoSamples as error:
+            return per_sample(probe, values, samples)
+        except NoSamples as error:
             self.skipped[probe.site.key] = str(error)
-        nothing = np.zeros((samples, probe.shift.size))
-        return nothing, nothing, nothing
+            return None
 
     def _keep(self, values: Mapping[str, Any], samples: int) -> None:
         if self.kept >= KEPT_SAMPLES or self.kept_bytes >= _KEPT_BYTES:
@@ -154,44 +169,24 @@ class _State:
         if not self.samples:
             raise InputError("data.empty", "the data holds no samples", hint="check the path and --limit")
         outputs = {name: np.concatenate(parts) for name, parts in self.outputs.items() if _same_shape(parts)}
-        return Collected(
-            self.mode, self._by_site(), self.samples, self.batches, self.digest.hexdigest(), outputs, self.skipped
-        )
+        by_site = self._by_site()  # which may skip some
+        return Collected(self.mode, by_site, self.samples, self.batches, self.digest.hexdigest(), outputs, self.skipped)
 
     def _by_site(self) -> dict[str, Moments]:
         found, start = {}, 0
         for probe in self.probes:
-            stop = start + probe.shift.size
-            if probe.site.key not in self.skipped:
-                found[probe.site.key] = self.moments.channels(start, stop)
-            start = stop
+            key = probe.site.key
+            if probe.in_body:
+                moments = self.in_bodies[key]
+                if not moments.samples:
+                    self.skipped.setdefault(key, NOT_REACHED)
+            else:
+                moments = self.moments.channels(start, start + probe.shift.size)
+                start += probe.shift.size
+            if key not in self.skipped:
+                found[key] = moments
         return found
 
 
 def _same_shape(parts: list[Array]) -> bool:
     return len({part.shape[1:] for part in parts}) == 1
-
-
-class _NoSamples(Exception):
-    """The first axis of a tensor is not made of the samples."""
-
-
-def per_sample(probe: Probe, values: Outputs, samples: int) -> tuple[Float64, Float64, Float64]:
-    """Moments of each sample, and how many values they are of, `[N, C]` each.
-
-    Where a network folds another axis into the first one (frames, regions), the rows of a sample stand together and are
-    averaged: the sample stays the unit of independence.
-    """
-    a = np.asarray(values[probe.mean], np.float64)
-    shape = np.asarray(values[probe.shape])
-    area = float(np.prod(shape[2:], dtype=np.float64))
-    q = np.asarray(values[probe.square], np.float64) if probe.square else a**2
-    rows, folded = divmod(len(a), samples)
-    if folded or not rows or not area:
-        raise _NoSamples(f"its input has {len(a)} rows of {area:g} values for {samples} samples")
-    if rows > 1:
-        a, q = (part.reshape(samples, rows, -1).mean(axis=1) for part in (a, q))
-    return a, q, np.full(a.shape, area * rows)
-
-
-__all__ = ["BATCH", "KEPT_SAMPLES", "STORED", "Form", "Limits", "Runtime", "collect", "per_sample"]

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from normfold.model import dtypes
-from normfold.model.graph import Node
+from normfold.model.graph import Node, Scope
 from normfold.model.load import Model
 from normfold.model.patch import ScopePatch
 
@@ -28,19 +28,27 @@ def free_prefix(model: Model) -> str:
 
 
 class Writer:
-    """Appends operators in front of, or behind, one node. Every method returns the name of what it makes.
+    """Appends operators to a list. Every method returns the name of what it makes.
 
     Args:
-        patch: of the scope of the node.
-        node: beside which the operators go.
+        nodes: that grows; part of the patch of a scope.
+        version: opset of that scope.
         prefix: of all names; no other writer has the same.
-        behind: whether they go behind the node instead of in front of it.
     """
 
-    def __init__(self, patch: ScopePatch, node: Node, prefix: str, *, behind: bool = False) -> None:
+    def __init__(self, nodes: list[NodeProto], version: int, prefix: str) -> None:
+        self._nodes, self._version, self._prefix = nodes, version, prefix
+
+    @staticmethod
+    def beside(patch: ScopePatch, node: Node, prefix: str, *, behind: bool = False) -> Writer:
+        """One that puts operators in front of a node, or behind it."""
         place = patch.after if behind else patch.before
-        self._nodes = place.setdefault(node.index, [])
-        self._prefix, self._version = prefix, node.scope.version
+        return Writer(place.setdefault(node.index, []), node.scope.version, prefix)
+
+    @staticmethod
+    def at_end(patch: ScopePatch, scope: Scope, prefix: str) -> Writer:
+        """One that puts operators behind all others of a scope."""
+        return Writer(patch.appended, scope.version, prefix)
 
     def operator(self, op_type: str, inputs: Sequence[str], output: str = "", **attributes: Any) -> str:
         """One operator with one output, of a fresh name unless one is given."""
@@ -70,9 +78,9 @@ class Writer:
         given = self.constant(np.array(axes, np.int64))
         return self.operator("ReduceMean", [value, given], keepdims=int(keepdims))
 
-    def reshape(self, value: str, dims: Sequence[int]) -> str:
+    def reshape(self, value: str, dims: Sequence[int], output: str = "") -> str:
         """Reshape; 0 keeps a dimension, -1 takes what is left."""
-        return self.operator("Reshape", [value, self.constant(np.array(dims, np.int64))])
+        return self.operator("Reshape", [value, self.constant(np.array(dims, np.int64))], output)
 
     def cast(self, value: str, data_type: int) -> str:
         """Cast to an ONNX type."""

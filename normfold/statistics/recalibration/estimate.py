@@ -16,13 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normfold.errors import InputError
-from normfold.model.graph import Node
-from normfold.model.load import Model
 from normfold.statistics.collect import DataSource
 from normfold.statistics.exact_sums import Float64
+from normfold.statistics.judging.ancestry import Ancestry
 from normfold.statistics.moments import Estimate
 from normfold.statistics.probes.collector import collect
-from normfold.statistics.probes.instrument import Form, Statistics
+from normfold.statistics.probes.forms import Form, Statistics
 from normfold.statistics.probes.passes import Runtime
 from normfold.statistics.sites import StatSite
 from normfold.statistics.subject import Subject
@@ -85,14 +84,13 @@ class Estimator:
         statistics: dict[str, Statistics] = {}
         estimates: dict[str, Estimate] = {}
         skipped: dict[str, str] = {}
-        levels = by_depth(subject.model, list(sites.values()))
+        levels = Ancestry(subject, list(sites.values())).levels()
         samples, sha256 = 0, ""
         for done, level in enumerate(levels):
             self.progress("estimating", done, len(levels))
-            keys = [site.key for site in level]
-            found = collect(subject, source, Form(statistics=statistics), runtime=self.runtime, only=keys)
+            found = collect(subject, source, Form(statistics=statistics), runtime=self.runtime, only=level)
             samples, sha256 = found.samples, found.sha256
-            skipped |= {key: reason for key, reason in found.skipped.items() if key in keys}
+            skipped |= {key: reason for key, reason in found.skipped.items() if key in level}
             for key, moments in found.moments.items():
                 estimates[key] = moments.estimate()
                 self._require_enough(sites[key], estimates[key])
@@ -165,25 +163,3 @@ def shuffling_limit(thresholds: Thresholds, batches: int) -> float:
     if batches < 2:
         return float("inf")
     return max(thresholds.shuffling, 1 + thresholds.shuffling_sigmas * math.sqrt(2 / (batches - 1)))
-
-
-def by_depth(model: Model, sites: Collection[StatSite]) -> list[list[StatSite]]:
-    """Sites in levels: each stands behind sites of earlier levels only. Those in bodies and functions form the last one."""
-    wanted = {id(site.node): site for site in sites}
-    depth: dict[int, int] = {}
-    levels: dict[int, list[StatSite]] = {}
-    for node in model.graph.nodes:
-        level = max((depth.get(read, 0) for read in _read(node)), default=0)
-        site = wanted.pop(id(node), None)
-        if site is not None:
-            levels.setdefault(level, []).append(site)
-            level += 1
-        depth.update({id(value): level for value in node.outputs if value is not None})
-    found = [levels[level] for level in sorted(levels)]
-    return [*found, list(wanted.values())] if wanted else found
-
-
-def _read(node: Node) -> list[int]:
-    """Identities of the values that a node reads, in its bodies too."""
-    nodes = [node, *(inner for body in node.subgraphs for scope in body.walk() for inner in scope.nodes)]
-    return [id(value) for reader in nodes for value in reader.inputs if value is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from normfold.statistics.folded.manifest import STATS_KEY
 from normfold.statistics.folded.records import Record, Records
 from normfold.statistics.folded.repair import obstacle, refolded, updated
 from normfold.statistics.folded.view import unseen
-from normfold.statistics.probes.instrument import Statistics
+from normfold.statistics.probes.forms import Statistics
 from normfold.statistics.recalibration.storing import store, stored
 from normfold.statistics.subject import Subject, open_subject
 
@@ -92,7 +93,7 @@ class Folded:
         model = seen.folded.original
         reasons = {key: obstacle(model, record) for key, record in seen.by_site.items()}
         self.obstacles = {key: reason for key, reason in reasons.items() if reason}
-        self.fixed = {key: unseen(record) for key, record in seen.by_site.items()}
+        self.fixed = {key: unseen(record) for key, record in seen.by_site.items() if record.side == "output"}
         self.manifest = seen.records.to_bytes()
 
     def repaired(self, statistics: Mapping[str, Statistics], metadata: Metadata) -> tuple[Candidate, bytes | None]:
@@ -119,10 +120,19 @@ class Folded:
         return candidate, manifest
 
     def _in_file(self, statistics: Mapping[str, Statistics]) -> dict[str, Statistics]:
-        """Statistics of normalisations that were not folded, by their key in the file: positions in the view are others."""
-        names = {site.y.name: site.key for site in self.file.sites if site.y is not None}
-        rest = {site.key: site for site in self.subject.sites if site.key not in self._seen.by_site}
-        return {names[s.y.name]: statistics[k] for k, s in rest.items() if k in statistics and s.y is not None}
+        """Statistics of normalisations that were not folded, by their key in the file: positions in the view are others.
+
+        They are told by the names of their results, and those of one name (in two branches) by their order.
+        """
+        named = defaultdict[str, deque[str]](deque)
+        for site in self.file.sites:
+            named["" if site.y is None else site.y.name].append(site.key)
+        keys = {
+            site.key: named["" if site.y is None else site.y.name].popleft()
+            for site in self.subject.sites
+            if site.key not in self._seen.by_site
+        }
+        return {keys[key]: found for key, found in statistics.items() if key in keys}
 
     def reopened(self, path: Path) -> Subject:
         """With the manifest that was written beside it.

@@ -18,7 +18,7 @@ from normfold.model.patch import Candidate
 from normfold.model.splice import METADATA_PREFIX
 from normfold.model.tensors import NewTensor, Values
 from normfold.statistics.exact_sums import Float64
-from normfold.statistics.probes.instrument import Statistics
+from normfold.statistics.probes.forms import Statistics
 from normfold.statistics.sites import MEAN, VAR, StatSite
 from normfold.statistics.subject import Subject
 
@@ -54,8 +54,6 @@ class _Store:
         self.subject = subject
         self.candidate = candidate
         self.graph = subject.original.graph
-        tensors = self.graph.outline.initializers
-        self.positions = {tensor.name: position for position, (_, tensor) in enumerate(tensors)}
         self.names = {name for scope in subject.original.scopes() for name in scope.values}
 
     def run(self, statistics: Mapping[str, Statistics]) -> None:
@@ -70,11 +68,12 @@ class _Store:
         assert value is not None
         source = value.tensor if value.exposed else self.subject.constants.get(value)
         data_type = dtypes.FLOAT if source is None else source.data_type
-        position = self.positions.get(value.name) if self._is_private(value) else None
-        if position is not None:
-            self.candidate.patch(self.graph).replaced[position] = _tensor(value.name, values, data_type)
+        known = self._private(value)
+        position = None if known is None else _position(known)
+        if known is not None and position is not None:
+            self.candidate.patch(known.scope).replaced[position] = _tensor(value.name, values, data_type)
             return
-        if site.node.scope is not self.graph:
+        if site.node.scope.root is not self.graph:
             raise InputError(
                 "recalibrate.function",
                 f"{value.name!r} belongs to a function, or is shared by calls of one: it cannot be changed for one layer",
@@ -83,17 +82,17 @@ class _Store:
             )
         self._own(site, slot, value, values, data_type)
 
-    def _is_private(self, value: Value) -> bool:
-        """Whether this is an initializer of the main graph with one reader, in the file and after calls were inlined."""
-        known = self.graph.values.get(value.name)
+    def _private(self, value: Value) -> Value | None:
+        """The value in the file, if it is an initializer with one reader there, and after calls were inlined; else None."""
+        known = value if value.scope.root is self.graph else self.graph.values.get(value.name)
         if value.tensor is None or known is None or known.tensor is None or known.is_output:
-            return False
-        return len(value.uses) == 1 and len(known.uses) == 1
+            return None
+        return known if len(value.uses) == 1 and len(known.uses) == 1 else None
 
     def _own(self, site: StatSite, slot: int, value: Value, values: Float64, data_type: int) -> None:
         """A tensor for this node alone."""
         tensor = _tensor(self._fresh(f"{value.name}.{site.label}"), values, data_type)
-        patch = self.candidate.patch(self.graph)
+        patch = self.candidate.patch(site.node.scope)
         if self.subject.original.ir_version < FIRST_OVERRIDABLE_IR:  # a new initializer would have to be an input
             patch.constants.setdefault(site.node.index, []).append(tensor)
         else:
@@ -110,6 +109,12 @@ class _Store:
             name = f"{hint}_{count}"
         self.names.add(name)
         return name
+
+
+def _position(value: Value) -> int | None:
+    """Of an initializer among those that its scope has in the file; None of one that is not there."""
+    names = [tensor.name for _, tensor in value.scope.outline.initializers]
+    return names.index(value.name) if value.name in names else None
 
 
 def _tensor(name: str, values: Float64, data_type: int) -> NewTensor:

@@ -18,14 +18,14 @@ from normfold.errors import GateError, InputError, OutputError
 from normfold.model.load import Model
 from normfold.model.patch import Candidate
 from normfold.model.temporary import passing_folder, writing_temporary_files
-from normfold.model.tensors import RangeRefusal
+from normfold.model.tensors import NewTensor, RangeRefusal
 from normfold.model.write import Staged, Staging, stage
 from normfold.report.schema import DroppedEdit
 from normfold.surgery.apply import apply
 from normfold.surgery.calls import Planned, rests_on_inlining
 from normfold.surgery.everything import Wishes, plan_everything
 from normfold.surgery.norms import NormEdit, TurnEdit
-from normfold.surgery.plan import Edit, Plan
+from normfold.surgery.plan import Edit, Plan, Stage, stages
 from normfold.surgery.planner import Exclusions
 
 if TYPE_CHECKING:
@@ -121,8 +121,7 @@ class Rounds:
                 for _ in tensor.blocks():
                     pass
             except RangeRefusal as refusal:
-                owner = candidate.owners[id(refusal.tensor)]
-                edit = next(edit for edit in reversed(plan.edits) if any(slot.node is owner for slot in edit.slots))
+                edit = _made(refusal.tensor, stages(plan, candidate))
                 excluded.update({node.key: ("dtype-range", refusal.reason) for node in edit.bypassed})
         return len(excluded) > count
 
@@ -145,16 +144,18 @@ class Rounds:
         from normfold.verification.plan_regions import RegionList
 
         assert attempt.staged is not None
-        norms = NormRegions(attempt.plan.norms, self.model.ir_version)
-        affines = RegionList(attempt.plan, attempt.candidate)
-        count = len(norms) + len(affines)
+        taken = stages(attempt.plan, attempt.candidate)
+        parts = [part for stage in taken for part in (
+            NormRegions(stage.plan.norms, self.model.ir_version), RegionList(stage.plan, stage.candidate)
+        )]  # fmt: skip
+        count = sum(map(len, parts))
         verdicts = verify_regions(
-            itertools.chain(norms, affines),
+            itertools.chain(*parts),
             options(self.config),
             progress=lambda n, of: self.progress("regions", n, of or count),
         )
         require_worker(verdicts)
-        merges = {edit.id for edit in attempt.plan.edits if edit.is_merge}
+        merges = {edit.id for stage in taken for edit in stage.plan.edits if edit.is_merge}
         inlined = rests_on_inlining(Planned(attempt.candidate.model, attempt.plan))
         guilty = judge_regions(verdicts, merges)
         if guilty:
@@ -178,7 +179,7 @@ class Rounds:
         from normfold.verification import Repair
         from normfold.verification.norm_edits import NormRegions
 
-        edits = [e for e in attempt.plan.norms if e.id in improved and isinstance(e, NormEdit)]
+        edits = [e for e in attempt.plan.all_edits if e.id in improved and isinstance(e, NormEdit)]
         regions = NormRegions(edits, self.model.ir_version)
         return {edit.id: Repair.of(region) for edit, region in zip(edits, regions, strict=True)}
 
@@ -261,6 +262,13 @@ def _on_disk(model: Model) -> Iterator[Path]:
         with writing_temporary_files():
             path.write_bytes(model.buffer)
         yield path
+
+
+def _made(tensor: NewTensor, taken: Sequence[Stage]) -> Edit:
+    """The last of the edits that went into a new tensor."""
+    stage = next(stage for stage in reversed(taken) if id(tensor) in stage.candidate.owners)
+    owner = stage.candidate.owners[id(tensor)]
+    return next(edit for edit in reversed(stage.plan.edits) if any(slot.node is owner for slot in edit.slots))
 
 
 def wishes(config: Config) -> Wishes:

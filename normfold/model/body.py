@@ -11,6 +11,7 @@ from normfold.model.functions import Function
 from normfold.model.graph import Node, Scope, Value
 from normfold.model.outline import NodeOutline, Origin, Reader, parse
 from normfold.model.rename import Fresh, specialise
+from normfold.model.splice import node_bytes
 from normfold.model.wire import LENGTH, Field, header
 
 
@@ -80,8 +81,7 @@ class Body:
         return self.new_name(f"{self.call.label}/{name}")
 
     def _node(self, node: Node, bound: dict[str, AttributeProto]) -> NodeOutline:
-        outline = node.outline
-        proto = parse(NodeProto, bytes(outline.buffer[outline.field.start : outline.field.end]))
+        proto = parse(NodeProto, node_bytes(node))
         specialise(proto, self.names, bound, self._fresh)
         return self._outline(proto, node.key.rpartition(":")[2])
 

@@ -215,7 +215,9 @@ def origin_of(node: Node) -> Origin:
 def keep_policy(original: Model, graph: Scope) -> None:
     """What a caller may override stays so."""
     for value in original.graph.inputs:
-        graph.values[value.name].exposed = value.exposed
+        now = graph.values.get(value.name)  # one that was an initializer as well may have gone with its readers
+        if now is not None:
+            now.exposed = value.exposed
 
 
 def renewed(values: Iterable[Value], roots: Iterable[Scope]) -> Iterator[Value]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from onnx import AttributeProto, NodeProto, ValueInfoProto
 
+from normfold.model.deferred import Deferred
 from normfold.model.graph import Node, Scope
 from normfold.model.load import Model
 from normfold.model.tensors import NewTensor
@@ -74,8 +76,8 @@ class Candidate:
         return self.scopes.setdefault(id(scope), ScopePatch())
 
     def new_tensors(self) -> list[NewTensor]:
-        """Every tensor that has to be computed."""
-        found: list[NewTensor] = []
+        """Every tensor that has to be computed, those included that the model has and no file."""
+        found = [tensor.new for tensor in self._deferred()]
         for patch in self.scopes.values():
             found += [
                 *patch.replaced.values(),
@@ -83,3 +85,15 @@ class Candidate:
                 *(t for tensors in patch.constants.values() for t in tensors),
             ]
         return found
+
+    def _deferred(self) -> Iterator[Deferred]:
+        for scope in self.model.scopes() if self.model.is_rewritten else ():
+            patch = self.scopes.get(id(scope)) or ScopePatch()
+            outline = scope.outline
+            for index, tensor in enumerate(outline.added, start=len(outline.initializers)):
+                gone = index in patch.replaced or index in patch.dropped_initializers
+                if isinstance(tensor, Deferred) and not gone:
+                    yield tensor
+            for index, node in enumerate(outline.nodes):
+                if index not in patch.dropped_nodes:
+                    yield from (tensor for tensor in node.tensors.values() if isinstance(tensor, Deferred))

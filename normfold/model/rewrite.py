@@ -7,7 +7,7 @@ key that it has in the file; node 0 of what stands for node 17 of the graph is `
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from onnx import AttributeProto, NodeProto, TensorProto, ValueInfoProto
@@ -16,8 +16,11 @@ from normfold.model.body import node_outline
 from normfold.model.graph import Node, Scope, Value
 from normfold.model.inline import keep_policy, origin_of, renewed, unread
 from normfold.model.load import FIRST_OVERRIDABLE_IR, Model, build_scopes, connect_scopes
-from normfold.model.outline import FUNCTION, NodeOutline, Origin, ScopeOutline, SubgraphOutline, file_tensor, parse
+from normfold.model.outline import NodeOutline, Origin, ScopeOutline, SubgraphOutline, file_tensor, parse
 from normfold.model.wire import Field
+
+Outlines = Mapping[int, ScopeOutline]  # new ones, by identity of the scope that they are for
+Remake = Callable[[Scope, Outlines], ScopeOutline | None]
 
 
 @dataclass(slots=True)
@@ -68,8 +71,26 @@ def rewrite(
         imports: new opset imports, complete, by path of a root scope.
     """
     new = {path: dict(versions) for path, versions in (imports or {}).items()}
-    graph = _rebuilt(model, model.graph, changes, new)
-    functions = [(item, _rebuilt(model, scope, changes, new)) for item, scope in model.functions]
+
+    def changed(scope: Scope, outlines: Outlines) -> ScopeOutline | None:
+        change = changes.get(id(scope), Rewrite())
+        if not (change.nodes or change.front or change.behind or holds_one_of(scope, outlines)):
+            return None
+        return _Builder(model, scope, change, outlines, _as_nodes(model, scope)).outline()
+
+    return remade(model, changed, new)
+
+
+def remade(model: Model, outline_of: Remake, imports: Mapping[str, dict[str, int]]) -> Model:
+    """The model with new outlines for some of its scopes.
+
+    Args:
+        model: not changed.
+        outline_of: the new outline of a scope, given those of the scopes inside of it; None where it stays.
+        imports: new opset imports, complete, by path of a root scope.
+    """
+    graph = _rebuilt(model.graph, outline_of, imports)
+    functions = [(item, _rebuilt(scope, outline_of, imports)) for item, scope in model.functions]
     if graph is not model.graph:
         keep_policy(model, graph)
     roots = [(model.graph, graph), *((old, now) for (_, old), (_, now) in zip(model.functions, functions, strict=True))]
@@ -78,26 +99,42 @@ def rewrite(
         model,
         graph=graph,
         functions=functions,
-        opset=new.get(model.graph.path, model.opset),
+        opset=imports.get(model.graph.path, model.opset),
         unread=(*renewed(model.unread, [graph, *(scope for _, scope in functions)]), *lost),
-        imports={**model.imports, **new},
+        imports={**model.imports, **imports},
         is_rewritten=True,
     )
 
 
-def _rebuilt(model: Model, root: Scope, changes: Mapping[int, Rewrite], imports: Mapping[str, dict[str, int]]) -> Scope:
-    """A graph or function with its changes; the same object if there are none."""
+def _as_nodes(model: Model, scope: Scope) -> bool:
+    """Whether a new constant must be a node: the scope holds no initializers, or every one of them had to be an input."""
+    return scope.is_function or model.ir_version < FIRST_OVERRIDABLE_IR
+
+
+def holds_one_of(scope: Scope, outlines: Outlines) -> bool:
+    """Whether a node of the scope has a body with a new outline."""
+    return any(id(inner) in outlines for node in scope.nodes for inner in node.subgraphs)
+
+
+def with_bodies(node: Node, outline: NodeOutline, outlines: Outlines) -> NodeOutline:
+    """The outline of a node, under the key that the node has, with the new outlines of its bodies."""
+    subgraphs = [
+        SubgraphOutline(sub.attribute, sub.position, outlines.get(id(inner), sub.outline))
+        for sub, inner in zip(node.outline.subgraphs, node.subgraphs, strict=True)
+    ]
+    return dataclasses.replace(outline, subgraphs=subgraphs, origin=origin_of(node))
+
+
+def _rebuilt(root: Scope, outline_of: Remake, imports: Mapping[str, dict[str, int]]) -> Scope:
+    """A graph or function with its new outlines; the same object if there are none."""
     outlines: dict[int, ScopeOutline] = {}
-    constants_as_nodes = root.outline.kind is FUNCTION or model.ir_version < FIRST_OVERRIDABLE_IR
     for scope in reversed(list(root.walk())):
-        change = changes.get(id(scope), Rewrite())
-        nested = {node.index: node for node in scope.nodes if any(id(inner) in outlines for inner in node.subgraphs)}
-        if change.nodes or change.front or change.behind or nested:
-            outlines[id(scope)] = _Builder(model, scope, change, outlines, constants_as_nodes).outline()
+        outline = outline_of(scope, outlines)
+        if outline is not None:
+            outlines[id(scope)] = outline
     if not outlines and root.path not in imports:
         return root
-    opset = imports.get(root.path, root.opset)
-    new = Scope(root.path, outlines.get(id(root), root.outline), opset)
+    new = Scope(root.path, outlines.get(id(root), root.outline), imports.get(root.path, root.opset))
     build_scopes(new)
     _keep_calls(root, new)
     connect_scopes(new, [])
@@ -120,13 +157,13 @@ class _Builder:
         scope: Scope,
         change: Rewrite,
         outlines: Mapping[int, ScopeOutline],
-        constants_as_nodes: bool,
+        as_nodes: bool,
     ) -> None:
         self.model = model
         self.scope = scope
         self.change = change
         self.outlines = outlines
-        self.constants_as_nodes = constants_as_nodes
+        self.constants_as_nodes = as_nodes
 
     def outline(self) -> ScopeOutline:
         """Nodes in their places, constants in front or among the initializers."""
@@ -159,14 +196,7 @@ class _Builder:
         new = self.change.nodes.get(node.index)
         if new is not None:
             return [self._made(proto, f"{node.key}~{i}", origin_of(node).call) for i, proto in enumerate(new)]
-        subgraphs = node.outline.subgraphs
-        if any(id(inner) in self.outlines for inner in node.subgraphs):
-            pairs = zip(subgraphs, node.subgraphs, strict=True)
-            subgraphs = [
-                SubgraphOutline(sub.attribute, sub.position, self.outlines.get(id(inner), sub.outline))
-                for sub, inner in pairs
-            ]
-        return [dataclasses.replace(node.outline, subgraphs=subgraphs, origin=origin_of(node))]
+        return [with_bodies(node, node.outline, self.outlines)]
 
     def _made(self, proto: NodeProto, key: str, call: str | None = None) -> NodeOutline:
         outline = node_outline(proto, self.scope, self.model.files)

@@ -7,10 +7,12 @@ is a list of pieces, so that a weight is computed while it is written and never 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 from onnx import AttributeProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, ValueInfoProto
 
-from normfold.model.graph import Scope
+from normfold.model.deferred import Deferred
+from normfold.model.graph import Node, Scope
 from normfold.model.load import Model
 from normfold.model.outline import (
     ATTRIBUTE_GRAPH,
@@ -38,6 +40,7 @@ from normfold.model.wire import Field, fields, header
 METADATA_PREFIX = "pkg.normfold."
 
 Piece = bytes | memoryview | NewTensor
+Bodies = Mapping[tuple[int, int], Scope]  # of one node, by index of the attribute and position in it
 Relocate = Callable[[FileTensor | NewTensor], External | None]
 
 
@@ -98,7 +101,7 @@ def splice(candidate: Candidate, relocate: Relocate) -> Pieces:
         return out
     functions = {item.tag: scope for item, scope in model.functions}
     imports = model.imports.get(model.graph.path)
-    writer = _Writer(candidate, relocate)
+    writer = _Writer(candidate.scopes, model.imports, relocate)
     for item in model.order:
         if item is model.graph_field:
             out.nest(MODEL_GRAPH, writer.scope(model.graph))
@@ -126,20 +129,39 @@ def _is_ours(model: Model, item: Field) -> bool:
     return entry.key.startswith(METADATA_PREFIX)
 
 
+def node_bytes(node: Node) -> bytes:
+    """A node with everything in it as it stands in a model that may not be written yet; external data stays where it is.
+
+    Raises:
+        RangeRefusal: a new tensor in it leaves the range of its type.
+    """
+    here = node.outline
+    if not node.subgraphs and not isinstance(here.tensors.get(0), Deferred):
+        return bytes(here.buffer[here.field.start : here.field.end])
+    writer = _Writer({}, {}, lambda tensor: tensor.external if isinstance(tensor, FileTensor) else None)
+    payload = (
+        piece.payload() if isinstance(piece, NewTensor) else piece for piece in writer.node(None, here, _inner(node))
+    )
+    return b"".join(payload)
+
+
+def _inner(node: Node) -> Bodies:
+    subs = zip(node.outline.subgraphs, node.subgraphs, strict=True)
+    return {(sub.attribute, sub.position): nested for sub, nested in subs}
+
+
 class _Writer:
-    def __init__(self, candidate: Candidate, relocate: Relocate) -> None:
-        self.candidate = candidate
+    def __init__(
+        self, scopes: Mapping[int, ScopePatch], imports: Mapping[str, Mapping[str, int]], relocate: Relocate
+    ) -> None:
+        self.scopes = scopes
+        self.imports = imports
         self.relocate = relocate
-        self.imports = candidate.model.imports
 
     def scope(self, scope: Scope) -> Pieces:
         outline, kind = scope.outline, scope.outline.kind
-        patch = self.candidate.scopes.get(id(scope)) or ScopePatch()
-        inner: dict[int, dict[tuple[int, int], Scope]] = {}
-        for node in scope.nodes:
-            if node.subgraphs:
-                subs = zip(node.outline.subgraphs, node.subgraphs, strict=True)
-                inner[node.index] = {(sub.attribute, sub.position): nested for sub, nested in subs}
+        patch = self.scopes.get(id(scope)) or ScopePatch()
+        inner = {node.index: _inner(node) for node in scope.nodes if node.subgraphs}
         out = Pieces()
         nodes = initializers = 0
         pending_added = bool(patch.added or outline.added)
@@ -176,7 +198,7 @@ class _Writer:
         patch: ScopePatch,
         index: int,
         node: NodeOutline,
-        inner: dict[tuple[int, int], Scope],
+        inner: Bodies,
         number: int,
     ) -> None:
         for tensor in patch.constants.get(index, ()):
@@ -188,26 +210,33 @@ class _Writer:
         for extra in patch.after.get(index, ()):
             out.message(number, extra.SerializeToString())
 
-    def _node(
-        self, out: Pieces, patch: NodePatch | None, node: NodeOutline, inner: dict[tuple[int, int], Scope], number: int
-    ) -> None:
-        touched = {attribute for attribute, _ in inner if self._changes(inner)}
-        touched |= {index for index, tensor in node.tensors.items() if tensor.external is not None}
-        if patch is None and not touched:
+    def _node(self, out: Pieces, patch: NodePatch | None, node: NodeOutline, inner: Bodies, number: int) -> None:
+        if patch is None and not self._touched(node, inner) and not isinstance(node.tensors.get(0), Deferred):
             out.copy(node.buffer, node.field.tag, node.field.end)
-            return
-        out.nest(number, self._rewritten(patch or NodePatch(), node, inner, touched))
+        else:
+            out.nest(number, self.node(patch, node, inner))
 
-    def _changes(self, inner: dict[tuple[int, int], Scope]) -> bool:
+    def node(self, patch: NodePatch | None, node: NodeOutline, inner: Bodies) -> Pieces:
+        """The node written anew, without the header of its field."""
+        held = node.tensors.get(0)
+        if not isinstance(held, Deferred):
+            return self._rewritten(patch or NodePatch(), node, inner, self._touched(node, inner))
+        names = patch.outputs if patch is not None else None
+        return self._constant_node(replace(held.new, name=names[0]) if names else held.new)
+
+    def _touched(self, node: NodeOutline, inner: Bodies) -> set[int]:
+        """The attributes that are not what the file has."""
+        touched = {attribute for attribute, _ in inner if self._changes(inner)}
+        return touched | {index for index, tensor in node.tensors.items() if tensor.external is not None}
+
+    def _changes(self, inner: Bodies) -> bool:
         return any(
-            id(scope) in self.candidate.scopes or scope.outline.rebuilt or _has_external(scope)
+            id(scope) in self.scopes or scope.outline.rebuilt or _has_external(scope)
             for nested in inner.values()
             for scope in nested.walk()
         )
 
-    def _rewritten(
-        self, patch: NodePatch, node: NodeOutline, inner: dict[tuple[int, int], Scope], touched: set[int]
-    ) -> Pieces:
+    def _rewritten(self, patch: NodePatch, node: NodeOutline, inner: Bodies, touched: set[int]) -> Pieces:
         """The node with its changed parts; every other field is copied as it stands."""
         out = Pieces()
         replaced = {NODE_INPUT: patch.inputs, NODE_OUTPUT: patch.outputs}
@@ -235,7 +264,7 @@ class _Writer:
                 out.message(NODE_ATTRIBUTE, new.SerializeToString())
         return out
 
-    def _attribute(self, item: Field, index: int, node: NodeOutline, inner: dict[tuple[int, int], Scope]) -> Pieces:
+    def _attribute(self, item: Field, index: int, node: NodeOutline, inner: Bodies) -> Pieces:
         out = Pieces()
         position = 0
         for part in fields(node.buffer, item.start, item.end):
@@ -278,7 +307,11 @@ class _Writer:
         for index, tensor in enumerate(outline.added, start=len(outline.initializers)):
             if index in patch.replaced:
                 out.nest(number, self._new(patch.replaced[index]))
-            elif index not in patch.dropped_initializers:
+            elif index in patch.dropped_initializers:
+                continue
+            elif isinstance(tensor, Deferred):
+                out.nest(number, self._new(tensor.new))
+            else:
                 out.message(number, tensor.owner.SerializeToString(deterministic=True))
         for new in patch.added:
             out.nest(number, self._new(new))

@@ -59,14 +59,15 @@ def rests_on_inlining(planned: Planned) -> dict[str, str]:
     """
     if not planned.model.inlined:
         return {}
-    plan = planned.plan
+    plans = [*(stage.plan for stage in planned.plan.earlier), planned.plan]
     within: list[Edit | NormEdit | TurnEdit] = [
-        edit for edit in plan.norms if any(n.call is not None for n in edit.rests_on())
+        edit for plan in plans for edit in plan.norms if any(n.call is not None for n in edit.rests_on())
     ]
-    within += [edit for edit in plan.edits if any(n.call is not None for n in (*members(edit), *_makers(plan, edit)))]
-    beside = [edit for edit in plan.edits if any(call is not None for call in _beside(edit))]
+    edits = [(plan, edit) for plan in plans for edit in plan.edits]
+    within += [edit for plan, edit in edits if any(n.call is not None for n in (*members(edit), *_makers(plan, edit)))]
+    beside = [edit for _, edit in edits if any(call is not None for call in _beside(edit))]
     reason = "a call was inlined for it, which only a comparison of the whole model can confirm"
-    return {edit.id: reason for edit in within or beside or plan.all_edits}
+    return {edit.id: reason for edit in within or beside or planned.plan.all_edits}
 
 
 class _Chooser:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from normfold.affine.algebra import Affine
 from normfold.affine.draft import Draft, Slot
 from normfold.model.graph import Node, Value
+from normfold.model.patch import Candidate
 
 if TYPE_CHECKING:
     from normfold.surgery.norms.edits import NormEdit
@@ -114,6 +115,7 @@ class Plan:
         draft: the planner's view after the last edit.
         frozen: initializers that are no graph inputs any more.
         norms: norms that are spelled anew in the model that the plan is for.
+        earlier: what was planned before, where this plan starts from what that makes; its decisions are among these.
     """
 
     edits: tuple[Edit, ...]
@@ -122,11 +124,12 @@ class Plan:
     draft: Draft
     frozen: tuple[str, ...] = ()
     norms: tuple[NormEdit | TurnEdit, ...] = ()
+    earlier: tuple[Stage, ...] = ()
 
     @property
     def all_edits(self) -> tuple[Edit | NormEdit | TurnEdit, ...]:
         """Everything that can be left out."""
-        return (*self.norms, *self.edits)
+        return (*(edit for stage in self.earlier for edit in stage.plan.all_edits), *self.norms, *self.edits)
 
     @property
     def is_empty(self) -> bool:
@@ -136,3 +139,26 @@ class Plan:
     def replaced(self, value: Value) -> Value:
         """What stands where `value` stood."""
         return self.draft.root(value)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stage:
+    """A plan that was carried out, though not written, so that another one could start from the result.
+
+    Args:
+        plan: what was decided.
+        candidate: what it makes.
+    """
+
+    plan: Plan
+    candidate: Candidate
+
+
+def stages(plan: Plan, candidate: Candidate) -> tuple[Stage, ...]:
+    """A plan and those before it, each with what it makes, in the order in which they are carried out.
+
+    Args:
+        plan: the last one.
+        candidate: what it makes.
+    """
+    return (*plan.earlier, Stage(plan, candidate))

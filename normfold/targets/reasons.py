@@ -19,7 +19,7 @@ TARGET_REASONS: dict[str, str] = {
     "parameters": "scale or bias vary along dimensions, or come in a form, that the operator has no parameter for",
     "parameter-range": "scale or bias are not finite in the element type",
     "constant-size": "the operator needs a constant that the model does not have, of more than 16 million elements",
-    "epsilon": "epsilon is positive, and zero or not finite as the float32 that the operator stores",
+    "epsilon": "epsilon is zero, not finite, or in a float64 norm another number, as the float32 that the operator stores",
     "surroundings": "the operator needs an addition in front of the norm, or a form of it, that is not there",
     "left-to-target": "the target recognises the usual spelling itself and does better with it",
 }

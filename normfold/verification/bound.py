@@ -46,6 +46,8 @@ class Lines:
     `storage` times A joins both where the region ran wider than its constants are stored: one rounding of every
     rewritten constant, and nothing else, may show. `underflow` joins both as it is: below the smallest normal number
     rounding is absolute, not relative. `drifting` takes the place of `passing` in trials whose rows are degenerate.
+    `truth` times A₀ is what the float64 evaluation of the original may itself be off by: an original that adds 1 to 1e-20
+    has lost all of it in float64 as well, and a rewrite that does not add has not.
     """
 
     passing: float
@@ -53,6 +55,7 @@ class Lines:
     storage: float = 0.0
     underflow: float = 0.0
     drifting: float = 0.0
+    truth: float = 0.0
 
     def allowed(self, *, degenerate: bool) -> float:
         """The PASS factor of a trial."""
@@ -71,12 +74,13 @@ def lines(
     """
     length = max(1, reduction)
     underflow = _PASS_FLOOR * length * unit * smallest
-    passing = max(_PASS_FLOOR, _PASS_GROWTH * math.sqrt(length)) * unit
+    factor = max(_PASS_FLOOR, _PASS_GROWTH * math.sqrt(length))
+    passing, truth = factor * unit, factor * UNIT_ROUNDOFF[TensorProto.DOUBLE]
     drifting = _DRIFT * length * unit if statistics else 0.0
     if length * unit >= 1:
-        return Lines(passing, None, storage, underflow, drifting)
+        return Lines(passing, None, storage, underflow, drifting, truth)
     failing = max(passing, drifting, 2 * length * unit / (1 - length * unit))
-    return Lines(passing, failing, storage, underflow, drifting)
+    return Lines(passing, failing, storage, underflow, drifting, truth)
 
 
 def coarsest(elems: Iterable[int]) -> int:

@@ -161,4 +161,6 @@ def _narrow(node: NodeProto, slot: int, value: str, types: Mapping[str, TensorTy
         return helper.make_node("Cast", [value], [name], to=known.elem)
     if version >= _CAST_LIKE:
         return helper.make_node("CastLike", [value, node.input[like]], [name])
-    raise DefinitionError(f"the type of {node.input[like]!r} is unknown")
+    raise DefinitionError(
+        f"the element type of {node.input[like]!r} is unknown, and CastLike would need opset {_CAST_LIKE}"
+    )

@@ -81,6 +81,9 @@ def _compared(
         return EndToEnd(Status.INCONCLUSIVE, reason="the original does not repeat itself (M05)", settings=settings)
     feeds = [{name: value for name, value in trial.feeds.items() if name not in frozen} for trial in trials]
     second = worker.run(Job(copies[1].path, feeds, None, copies[1].data_dir, level))
+    if not second.ok and second.stage == "load" and copies[1].emulated.refused:  # it lacks a kernel, not sense
+        reason = f"the candidate cannot run here: {'; '.join(copies[1].emulated.refused)}"
+        return EndToEnd(Status.INCONCLUSIVE, reason=reason, settings=settings)
     if not second.ok:
         reason = f"the original runs, the candidate does not ({second.stage}): {second.message}"
         return EndToEnd(Status.FAIL, reason=reason, settings=settings)

@@ -8,7 +8,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from .definitions import stand_ins
+from normfold.errors import InputError
+from normfold.model.constants import Constants
+from normfold.model.load import load
+from normfold.model.shapes import Shapes
+
+from .definitions import MICROSOFT, stand_ins
 from .native import infer_shapes
 from .protos import TensorType, free_inputs, tensor_type
 
@@ -20,7 +25,8 @@ def infer_types(
 ) -> dict[str, TensorType]:
     """Return the types of all values of `model` when its inputs have `shapes`; what cannot be inferred is left out.
 
-    Norm operators that the standard does not know count as what has their types.
+    Norm operators that the standard does not know count as what has their types. Behind other operators of onnxruntime, where
+    inference by the standard ends, the rules of the planner go on.
 
     Raises:
         WorkerError: the child process crashed, timed out or ran out of memory over it.
@@ -47,4 +53,26 @@ def infer_types(
     for info in [*graph.input, *graph.value_info]:
         if found := tensor_type(info):
             types[info.name] = found
+    if any(node.domain == MICROSOFT and _is_open(node, types) for node in skeleton.graph.node):
+        types |= _derived(skeleton, types)
     return types
+
+
+def _is_open(node: onnx.NodeProto, types: Mapping[str, TensorType]) -> bool:
+    return any(name and name not in types for name in node.output)
+
+
+def _derived(skeleton: onnx.ModelProto, known: Mapping[str, TensorType]) -> dict[str, TensorType]:
+    """What the rules of the planner say about values of the main graph that nothing is known about."""
+    try:
+        graph = load(skeleton).graph
+    except InputError:
+        return {}
+    shapes = Shapes(Constants())
+    found: dict[str, TensorType] = {}
+    for name, value in graph.values.items():
+        elem = None if name in known else shapes.data_type(value)
+        if elem is not None:
+            dims = shapes.dims(value)
+            found[name] = TensorType(elem, None if dims is None else tuple(dims))
+    return found

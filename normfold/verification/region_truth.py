@@ -1,6 +1,8 @@
 """A region against float64: which side is closer to what the original means, and by how much.
 
-T = max(16, 2√K) · u · A of the rewrite; of a norm, no larger than A of the original
+T = max(16, 2√K) · (u · A + 2⁻⁵³ · A₀), A of the rewrite; of a norm, no larger than A₀ of the original. The second term is
+what the evaluation of the original in float64 may be off by itself (Higham, Accuracy and Stability, §3: its error has the same
+bound, with the unit roundoff of float64).
 PASS (improved)   the rewrite is within T of the truth everywhere, and no farther from it than the original
 """
 
@@ -112,6 +114,7 @@ def _one(name: str, sides: Sides, truth: Array, limits: Lines, yardstick: _Yards
         ]
         own = np.fmin(*sizes) if yardstick is _Yardstick.BETTER else sizes[1]
         limit = (limits.allowed(degenerate=sides.hostile) + limits.storage) * own + limits.underflow
+        limit = limit + limits.truth * np.where(np.isfinite(sizes[0]), sizes[0], 0.0)
         judged = np.isfinite(truth) & np.isfinite(limit)
         e0, e1 = np.abs(y0 - truth), np.abs(y1 - truth)
         e0 = np.where(np.isfinite(e0), e0, np.inf)

@@ -19,8 +19,8 @@ from normfold.model.load import load
 from normfold.model.tensors import RangeRefusal
 from normfold.model.write import to_bytes
 from normfold.surgery.apply import apply
-from normfold.surgery.calls import plan_model
 from normfold.surgery.everything import Wishes, plan_everything
+from normfold.surgery.norms.edits import RULE as NORM_RULE
 from normfold.surgery.plan import Plan
 from normfold.surgery.planner import Exclusions
 from normfold.targets.names import Target
@@ -72,12 +72,8 @@ class Contradiction(Exception):
 
 def optimise(model: ModelProto, target: Target | None = None) -> tuple[ModelProto, int]:
     """The engine alone: the result and the number of its edits; with a target, norms are spelled for it."""
-    loaded = load(model)
-    planned = (
-        plan_model(loaded, Exclusions({}))
-        if target is None
-        else plan_everything(loaded, Exclusions({}), Wishes(target))
-    )
+    exclusions = Exclusions({}, skip=(NORM_RULE,) if target is None else ())
+    planned = plan_everything(load(model), exclusions, Wishes(target or Target.PORTABLE))
     for decision in planned.plan.decisions:
         if CONTRADICTION in decision.message:
             raise Contradiction(decision.message)
@@ -85,7 +81,7 @@ def optimise(model: ModelProto, target: Target | None = None) -> tuple[ModelProt
 
 
 def _edits(plan: Plan) -> int:
-    return len(plan.edits) + len(plan.norms)
+    return len(plan.all_edits)
 
 
 def examine(model: ModelProto, seed: int, target: Target | None = None) -> Outcome:
@@ -139,11 +135,7 @@ def _properties(model: ModelProto, result: ModelProto, edits: int, target: Targe
         except onnx.checker.ValidationError as error:
             return Outcome(Kind.INVALID, str(error), edits)
     with contextlib.suppress(RangeRefusal):
-        again, more = optimise(result, target)
-        # An affine that was folded next to a norm that had to stay may leave a smaller one: what is new in the second pass is
-        # done in it. What norms leave to each other is not: `tests.fuzz.norms`.
-        if more and target is not None and edits:
-            more = optimise(again, target)[1]
+        more = optimise(result, target)[1]
         if more:
             return Outcome(Kind.SECOND_PASS, f"{more} edits in the second pass", edits)
     return Outcome(Kind.FINE, "", edits)

@@ -207,8 +207,22 @@ def test_an_epsilon_that_float64_tells_from_that_of_an_attribute() -> None:
     """1e-5 as a float32 attribute is another number, and a norm in float64 another function."""
     choice = lower(norms.layer_norm(data_type=DOUBLE, epsilon=1e-5), CPU, Options(17))
     assert all(lowering.fallback for lowering in choice.lowerings)
-    assert [rejected.key for rejected in choice.rejected if rejected.operator == "LayerNormalization"] == ["epsilon"]
+    (rejected,) = (rejected for rejected in choice.rejected if rejected.operator == "LayerNormalization")
+    assert rejected.key == "epsilon"
+    assert "1e-05 is 9.999999747378752e-06 as a float32 attribute" in rejected.message
+    assert "by 1e-08 of their size" in rejected.message  # half of 1 - 9.99999974e-6 / 1e-5
     assert spelled(best(norms.layer_norm(epsilon=1e-5), CPU)) == LAYER
+    single = float(np.float32(1e-5))
+    assert spelled(best(norms.layer_norm(data_type=DOUBLE, epsilon=single), CPU)) == LAYER
+
+
+def test_what_the_epsilon_of_an_attribute_would_change_in_float64() -> None:
+    """The number in the reason is what the norm of a row without variance would be off by."""
+    wanted, single = 1e-5, float(np.float32(1e-5))
+    row = np.array([1.0, -1.0]) * 1e-9
+    exact, stored = (row / np.sqrt(row.var() + epsilon) for epsilon in (wanted, single))
+    assert np.abs(stored / exact - 1).max() == pytest.approx(abs(single - wanted) / wanted / 2, rel=1e-6)
+    assert np.abs(stored / exact - 1).max() > 1e6 * np.finfo(np.float64).eps
 
 
 def test_contrib_group_norm_has_float32_parameters() -> None:

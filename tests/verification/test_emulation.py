@@ -285,7 +285,7 @@ def test_a_type_that_nothing_tells_is_refused_with_the_reason():
     model.opset_import.append(helper.make_opsetid("ai.example", 1))
     one = emulate(model)
     assert not one.ops
-    assert "type of 'h' is unknown" in one.refused[0]
+    assert "element type of 'h' is unknown" in one.refused[0]
     model.opset_import[0].version = 15
     assert emulate(model).ops == {"com.microsoft.GroupNorm": 1}
 
@@ -320,3 +320,34 @@ def test_a_copy_is_what_is_saved_not_the_model(tmp_path):
     before = [path.read_bytes() for path in paths]
     verify_models(*paths, VerifyOptions())
     assert [path.read_bytes() for path in paths] == before
+
+
+def behind(operator: str, *, last: bool, spelling: str = "contrib") -> onnx.ModelProto:
+    """A GroupNorm behind an operator of onnxruntime, at an opset without CastLike."""
+    model = group(spelling, last=last)
+    model.opset_import[0].version = 14
+    model.graph.node.insert(0, helper.make_node(operator, ["x"], ["h"], domain="com.microsoft"))
+    for node in model.graph.node[1:]:
+        node.input[:] = ["h" if name == "x" else name for name in node.input]
+    return model
+
+
+@pytest.mark.parametrize("operator", ["Gelu", "QuickGelu"])
+def test_a_type_behind_an_operator_of_onnxruntime_is_known(operator, tmp_path):
+    """Inference by the standard ends there."""
+    one = emulate(behind(operator, last=False))
+    assert one.ops == {"com.microsoft.GroupNorm": 1}
+    assert not one.refused
+    pair = save(tmp_path, behind(operator, last=False, spelling="instance"), behind(operator, last=False))
+    verdict = verify_models(*pair, VerifyOptions())
+    assert verdict.status is Status.PASS, verdict
+    assert verdict.emulated_ops == {"com.microsoft.GroupNorm": 1}
+
+
+def test_a_candidate_that_cannot_be_emulated_is_not_called_wrong(tmp_path):
+    """Trilu says nothing about types to anybody but onnxruntime, which has no GroupNorm here."""
+    pair = save(tmp_path, behind("Trilu", last=False, spelling="instance"), behind("Trilu", last=False))
+    verdict = verify_models(*pair, VerifyOptions())
+    assert verdict.status is Status.INCONCLUSIVE
+    assert verdict.reason.startswith("the candidate cannot run here: com.microsoft.GroupNorm")
+    assert "element type of 'h' is unknown" in verdict.reason

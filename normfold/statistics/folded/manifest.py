@@ -20,7 +20,8 @@ from normfold.model.splice import METADATA_PREFIX
 from normfold.model.tensors import Float64
 from normfold.statistics.folded.records import SUFFIX, Record, Records, Side
 from normfold.statistics.sites import StatSite, is_batch_norm, stat_sites
-from normfold.surgery.plan import Edit, Plan
+from normfold.surgery.calls import members
+from normfold.surgery.plan import Edit, Plan, Stage, stages
 
 # In `metadata_props` of the result: the SHA-256 of its manifest. No name, so that what is written where does not matter.
 STATS_KEY = METADATA_PREFIX + "stats"
@@ -41,21 +42,48 @@ def manifest(plan: Plan, candidate: Candidate, source_sha256: str | None) -> Rec
         candidate: what it makes.
         source_sha256: of the original file.
     """
-    folded = {id(node): edit for edit in plan.edits for node in edit.bypassed if is_batch_norm(node)}
-    if not folded:
-        return None
     records: list[Record] = []
     omitted: list[tuple[str, str]] = []
+    taken = stages(plan, candidate)
+    for number, stage in enumerate(taken):
+        for site, found in _followed(stage.plan, stage.candidate):
+            reason = found if isinstance(found, str) else _moved(found.tensor, taken[number + 1 :])
+            if reason:
+                omitted.append((site.label, reason))
+            elif isinstance(found, Record):
+                records.append(found)
+    if not records:
+        return None
+    return Records("manifest", tuple(records), source_sha256, omitted=tuple(omitted))
+
+
+def _followed(plan: Plan, candidate: Candidate) -> Iterator[tuple[StatSite, Record | str]]:
+    """Every normalisation that one plan folds, with its record, or why it has none."""
+    folded = {id(node): edit for edit in plan.edits for node in edit.bypassed if is_batch_norm(node)}
+    if not folded:
+        return
     follower = _Follower(plan, candidate)
     for site in stat_sites(candidate.model, plan.draft.constants, plan.draft.shapes):
         if isinstance(site, StatSite) and id(site.node) in folded:
             try:
-                records.append(follower.record(site, folded[id(site.node)]))
+                yield site, follower.record(site, folded[id(site.node)])
             except _Lost as reason:
-                omitted.append((site.label, str(reason)))
-    if not records:
-        return None
-    return Records("manifest", tuple(records), source_sha256, omitted=tuple(omitted))
+                yield site, str(reason)
+
+
+def _moved(tensor: str, later: Sequence[Stage]) -> str:
+    """Why a tensor is not what it was once plans that start from the result are carried out; "" if it is."""
+    for stage in later:
+        value = stage.candidate.model.graph.values.get(tensor)
+        if value is None:
+            return f"{tensor!r} went with something that folded later"
+        node, patch = value.producer, stage.candidate.scopes.get(id(value.scope))
+        if node is None or patch is None:
+            continue
+        touched = {id(item) for edit in stage.plan.edits for item in members(edit)}
+        if id(node) in touched or node.index in patch.dropped_nodes or node.index in patch.nodes:
+            return f"something was folded later past {node.op_type} {node.label!r}, which makes {tensor!r}"
+    return ""
 
 
 class _Lost(Exception):

@@ -101,11 +101,11 @@ class _Chooser:
     def _in_calls(self, chosen: NormPlan, wanted: Collection[str]) -> Iterator[tuple[Decision, list[str]]]:
         """Norms that stay in bodies, found in the first of the calls that are left, with the nodes that they are about."""
         found = {decision.site: decision for decision in self.open.decisions}
-        said = set(chosen.spoken_for)
+        said, left = set(chosen.spoken_for), self.everything.calls.keys() - set(wanted)
         members: dict[str, list[Node]] = {}
         for scope in self.everything.model.scopes():
             for node in scope.nodes:
-                if node.call is not None and node.call not in wanted and node.key in self.open.spoken_for:
+                if node.call in left and node.key in self.open.spoken_for:
                     members.setdefault(self.open.spoken_for[node.key], []).append(node)
         for site, nodes in members.items():
             decision, keys = found[site], [node.body_key for node in nodes]

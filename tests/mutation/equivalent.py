@@ -10,6 +10,9 @@ _GROUPS = "where there is one value per channel there are as many groups as chan
 _FACTOR = "without a scale the factor is 1 everywhere, and what is multiplied by it stays"
 _ONE_OUTPUT = "the operators that the callers look for have one output that is data"
 _WALKED = "the forward search came to the Conv on the same way before, through the same check"
+_ONE_CHANNEL = (
+    "a second line: the way to both Convs stops at every other affine, so the same two are joined once in a plan"
+)
 _TYPES = "nothing else can be there; it is said for the type checker"
 _REACHED = "the node is reached because its only data input has a fact"
 
@@ -28,6 +31,7 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ): "a graph has no cycles: it only saves the same way twice",
     ("normfold/affine/unit_channel.py", "_forward", "require_standard(node)"): _WALKED,
     ("normfold/affine/unit_channel.py", "_forward", "require_private(draft, draft.root(value), node)"): _WALKED,
+    ("normfold/affine/unit_channel.py", "_require_free", "any((item is not None for item in taken))"): _ONE_CHANNEL,
     (
         "normfold/norm/recognise.py",
         "_between",

@@ -24,6 +24,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ("normfold/affine/gemm.py", "front_rows", "not front.scales"): _FACTOR,
     ("normfold/affine/change.py", "biased", "not shift.any() and (not (scale != 1).any())"): _FACTOR,
     ("normfold/affine/merge/branch.py", "_producer", "value.output_slot"): _ONE_OUTPUT,
+    ("normfold/affine/merge/branch.py", "_identity", "data is None"): _TYPES,
+    ("normfold/affine/merge/branch.py", "_identity", "rank is None"): _TYPES + "; nor is the rank of a sum known then",
+    ("normfold/affine/merge/branches.py", "_common", "best is None"): _TYPES
+    + "; `starts` is empty, and so are the counts",
+    ("normfold/affine/merge/rows.py", "_behind", "rank is None"): _TYPES + "; `trace` knows the rank in front",
     (
         "normfold/affine/patterns.py",
         "_derives",

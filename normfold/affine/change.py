@@ -207,8 +207,6 @@ def biased(
     if not shift.any() and not (scale != 1).any():
         return None
     source = draft.parameter(node, slot)
-    if source.dims != scale.shape:
-        raise Refused("ill-formed", f"the bias of {node.label!r} has shape {list(source.dims)}", node.label)
     return NewParameter(source, source.data_type, source.dims, name, scale, shift)
 
 

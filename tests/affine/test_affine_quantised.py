@@ -472,6 +472,15 @@ def test_parts_that_a_caller_may_override():
         stays(build(PLAIN, init=PARTS, listed=(part,)), "overridable")
 
 
+def test_statistics_whose_parts_a_caller_may_override_are_no_computed_ones():
+    init = {"w": random(4, 3, 3, 3), **batch_norm(4), "pq": np.int8([5, 90, 40, 120]), "ps": F32(0.01)}
+    del init["m"]
+    model = build(
+        "m = DequantizeLinear(pq, ps) c = Conv(x, w) y = BatchNormalization(c, g, b, m, v)", init=init, listed=("ps",)
+    )
+    stays(model, "overridable")
+
+
 def test_a_weight_from_outside_of_the_subgraph():
     body = """w = DequantizeLinear(q, s) y = If (p) <
         then_branch = a () => (float[2,4,6,6] t) { c = Conv(x, w) t = Mul(c, k) },

@@ -29,6 +29,7 @@ def candidates(model):
     return [d.code for d in plan_of(model).decisions if d.rule in ("NF103", "NF104")]
 
 
+SAME = 'AveragePool<kernel_shape=[2,2],strides=[2,2],auto_pad="SAME_UPPER">(x)'
 MEAN = "AveragePool<kernel_shape=[1,1]>"
 TWO = "c = Conv<pads=[1,1,1,1]>(x, w) d = Conv<pads=[1,1,1,1]>(x, w2)"
 NOTHING_TO_MERGE = {
@@ -121,6 +122,7 @@ def test_branches(text, code):
     [
         ("c = Conv(x, a) d = Conv(x, b) y = Add(c, d)", (4, 4), "float[N,4] x", "ill-formed"),
         ("c = Conv(x, a) d = Conv(x, b) y = Add(c, d)", (4, 0, 1, 1), X, "ill-formed"),
+        (f"c = Conv(x, a) d = {SAME} y = Add(c, d)", (4, 4, 1), "float[2,4,8] x", "shape-unknown"),
         ("c = MatMul(x, a) d = MatMul(x, b) y = Add(c, d)", (0, 8), "float[3,0] x", "ill-formed"),
         ("c = MatMul(x, a) d = MatMul(x, b) y = Add(c, d)", (8, 8), "float[8] x", "geometry"),
         ("c = MatMul(x, a) d = MatMul(x, b) y = Add(c, d)", (8, 8), "int64[3,8] x", "ill-formed"),

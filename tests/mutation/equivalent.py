@@ -14,6 +14,7 @@ _ONE_CHANNEL = (
     "a second line: the way to both Convs stops at every other affine, so the same two are joined once in a plan"
 )
 _TYPES = "nothing else can be there; it is said for the type checker"
+_CHECKED = "a test for None: the type checker refuses the code without it"
 _REACHED = "the node is reached because its only data input has a fact"
 
 # (path, function, text) -> why nothing changes without it
@@ -24,6 +25,17 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ("normfold/affine/gemm.py", "front_rows", "not front.scales"): _FACTOR,
     ("normfold/affine/change.py", "biased", "not shift.any() and (not (scale != 1).any())"): _FACTOR,
     ("normfold/affine/merge/branch.py", "_producer", "value.output_slot"): _ONE_OUTPUT,
+    ("normfold/affine/crossings/activations.py", "_relu_forward", "kind is None"): _CHECKED,
+    ("normfold/affine/crossings/branches.py", "_require_normal", "kind is None"): _CHECKED,
+    ("normfold/affine/matmul.py", "_accept_matmul_forward", "rank is None"): _CHECKED,
+    ("normfold/affine/matmul.py", "_becomes_gemm", "data is not None"): _CHECKED,
+    ("normfold/affine/patterns.py", "require_no_gate", "operand is not None"): _CHECKED,
+    ("normfold/affine/recognise.py", "has_constant_operand", "kind is not None"): _CHECKED,
+    ("normfold/affine/recognise.py", "_would_be_affine", "dynamic[0] is None"): _CHECKED,
+    ("normfold/affine/recognise.py", "_would_be_affine", "kind is not None"): _CHECKED,
+    ("normfold/affine/search.py", "_search", "slot and node.op_type not in _MANY_OUTPUTS"): (
+        "a second line: the shape of the mean of a LayerNormalization and its like is not derived, so nothing behind is read"
+    ),
     ("normfold/affine/merge/branch.py", "_identity", "data is None"): _TYPES,
     ("normfold/affine/merge/branch.py", "_identity", "rank is None"): _TYPES + "; nor is the rank of a sum known then",
     ("normfold/affine/merge/branches.py", "_common", "best is None"): _TYPES

@@ -54,7 +54,7 @@ def has_constant_operand(draft: Draft, node: Node) -> bool:
     if any(draft.constants.is_sparse(value) for value in node.inputs):
         return _would_be_affine(draft, node)
     dynamic = [value for value in node.inputs if value is not None and draft.constants.get(value) is None]
-    if len(dynamic) != 1 or None in node.inputs:
+    if len(dynamic) != 1:
         return False
     if node.op_type == "Div" and node.inputs[0] is not dynamic[0]:
         return False  # c / x is not affine

@@ -143,6 +143,7 @@ ILL_FORMED = {
     "Conv, of another rank": ("y = Conv(a, w)", IMAGE, {"w": F(4, 3, 3)}, "front"),
     "Conv, integers": ("d = Conv(x, w)", IMAGE, {"w": np.ones((4, 3, 3, 3), np.int32)}, "back"),
     "GroupNormalization, groups that do not divide": ("d = GroupNormalization<num_groups=3>(x, w, b)", "float[2,4,6,6] x", {"w": F(3), "b": F(3), "k": positive(4, 1, 1)}, "back"),
+    "Conv, of a higher rank": ("d = Conv(x, w)", IMAGE, {"w": F(4, 3, 3, 3, 3)}, "back"),
     "Conv, no group": ("d = Conv<group=0>(x, w)", IMAGE, {"w": F(4, 3, 3, 3)}, "back"),
     "Conv, groups that do not divide": ("d = Conv<group=3>(x, w)", IMAGE, {"w": F(4, 1, 3, 3)}, "back"),
     "Conv, a bias of one": ("d = Conv(x, w, b)", IMAGE, {"w": F(4, 3, 3, 3), "b": F(1)}, "back"),

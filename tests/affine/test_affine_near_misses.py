@@ -7,8 +7,11 @@ from onnx import helper
 
 from normfold.affine import layout
 from normfold.affine.algebra import Affine
+from normfold.affine.change import biased
+from normfold.affine.draft import Draft
 from normfold.affine.reasons import Refused
 from tests.affine.test_affine_generic_guards import keys
+from tests.model.build import viewed
 from tests.support import batch_norm, build, check, folds, plan_of, positive, random
 
 F32, INT = np.float32, lambda *v: np.array(v, np.int64)
@@ -93,8 +96,10 @@ BACKWARD = {
     "BatchNormalization behind an integer kernel": ("c = com.microsoft.QAttention(x) y = BatchNormalization(c, g, b, m4, v)", "quantised", None, {"domains": {"com.microsoft": 1}}),
     "ImageScaler of a matrix with its biases": ("c = Mul(x, one) y = ImageScaler<scale=2.0, bias=[1.0, 1.0, 2.0, 3.0]>(c)", "ill-formed", None, {"inputs": "float[2,4] x", "opset": 9}),
     "ImageScaler without biases of unknown channels": ("y = ImageScaler<scale=2.0>(x)", "ill-formed", None, {"inputs": "float[2,M,6,6] x", "opset": 9}),
-    "a BatchNormalization that is not finite": ("c = Conv(x, w64) y = BatchNormalization(c, ghuge64, zero64, zero64, zero64)", "non-finite", None, {"inputs": X.replace("float", "double")}),
-    "a factor that is not finite": ("c = MatMul(x, w66) y = Div(c, tiny64)", "non-finite", "c = MatMul(x, w66) y = Div(c, two64)", {"inputs": X.replace("float", "double")}),
+    "a BatchNormalization that is not finite": ("c = Conv(x, w64) y = BatchNormalization(c, ghuge64, zero64, zero64, zero64)", "non-finite: more than float64 holds", None, {"inputs": X.replace("float", "double")}),
+    "a constant that is not finite": ("c = Conv(x, w) y = Mul(c, nan)", "non-finite: a constant of", None, {}),
+    "zeros behind a MatMul that was scaled": ("c = MatMul(x, w6) d = Mul(c, six) z = Relu(d) y = Add(d, zero) e = Relu(y)", "bias-in-place", None, {"inputs": "float[2,6] x", "outputs": "float[2,6] e, float[2,6] z"}),
+    "a factor that is not finite": ("c = MatMul(x, w66) y = Div(c, tiny64)", "non-finite: by almost 0", "c = MatMul(x, w66) y = Div(c, two64)", {"inputs": X.replace("float", "double")}),
     "Max by a factor of zero": ("c = Conv(x, w) d = Max(c, one) y = Mul(d, zero)", "negative-scale", "c = Conv(x, w) d = Max(c, one) y = Mul(d, one)", {}),
 }  # fmt: skip
 H16, D64 = np.float16, np.float64
@@ -107,7 +112,7 @@ INIT |= {
 INIT |= {
     "stack22": random(2, 2, 6, 6), "k211": positive(2, 1, 1), "range4": np.array([1e30, 1e-30, 1, 1], F32).reshape(4, 1, 1), "s1466": INT(1, 4, 6, 6), "batch1": positive(1, 1, 1, 1), "w2c": random(4, 2, 3, 3), "rows6": random(6, 6),
     "vq": np.array([5, 90, 40, 120], np.int8).reshape(4, 1, 1), "mq": np.arange(64, dtype=np.int8).reshape(1, 4, 4, 4),
-    "gi4": np.ones(4, np.uint8), "w66": random(6, 6).astype(D64), "tiny64": D64(5e-320), "huge64": D64(1e200), "ghuge64": np.full(4, 1e307), "zero64": np.zeros(4), "wnan": np.where(random(4, 4, 3, 3) > 0.9, np.nan, random(4, 4, 3, 3)).astype(F32),
+    "gi4": np.ones(4, np.uint8), "w66": random(6, 6).astype(D64), "tiny64": D64(5e-320), "nan": F32(np.nan), "huge64": D64(1e200), "ghuge64": np.full(4, 1e307), "zero64": np.zeros(4), "wnan": np.where(random(4, 4, 3, 3) > 0.9, np.nan, random(4, 4, 3, 3)).astype(F32),
 }  # fmt: skip
 INIT |= {"cut2": INT(2, 2), "e5": INT(3, 2, 4, 4, 4), "five": positive(3, 1, 1, 1, 1)}
 FORWARD = {
@@ -164,6 +169,7 @@ FORWARD = {
     "Squeeze of unknown axes": ("a = Mul(x, one) j = Cast<to=7>(z) d = Squeeze(a, j) y = Conv(d, w)", "shape-unknown", None, {"inputs": f"{X}, float[1] z"}),
     "a shift times NaN": ("a = Add(x, k) y = Conv(a, wnan)", "non-finite", "a = Mul(x, k) y = Conv(a, wnan)", {}),
     "a Conv without a weight": ("a = Mul(x, one) y = Conv(a)", "ill-formed: lacks input 1", None, {}),
+    "a border of unknown width": ('a = Add(x, k) y = Conv<auto_pad="SAME_UPPER", strides=[2, 2]>(a, w)', "padded-shift: depends on the image size", None, {"inputs": "float[2,4,H,W] x"}),
     "a window that contradicts the weight": ("a = Add(x, k) y = Conv<kernel_shape=[2, 2], pads=[1, 1, 1, 1]>(a, w)", "ill-formed", None, {}),
     "a Pad before there was one": ("a = BatchNormalization<is_test=1>(x, unit, unit, none, unit) y = Conv<pads=[1, 1, 1, 1]>(a, w)", "padded-shift: no Pad", None, {"opset": 1}),
     "a product with integers": ("a = Mul(x, one) d = Mul(z, a) y = Conv(d, w)", "shape-unknown", None, {"inputs": f"{X}, int64[2,4,6,6] z"}),
@@ -226,6 +232,16 @@ def test_zeros_that_are_no_bias_of_a_matrix(text):
     assert keys(made(text, f"{X}, float[6,6] z" if "z)" in text.split("y =")[0] else X), "y") == [""]
 
 
+def test_an_image_scaler_that_is_not_finite():
+    model = made("y = ImageScaler<scale=2.0, bias=[1.0, 1.0, 2.0, 3.0]>(x)", opset=9)
+    model.graph.node[0].attribute[0].f = np.inf
+    assert keys(model, "y") == ["non-finite"]
+
+
+def test_shapes_of_another_number_of_elements():
+    assert layout.align((2, 6), (2, 4)) == [([0], [0]), ([1], [1])]
+
+
 def test_sizes_that_are_not_known_are_not_the_same():
     """Two axes of unknown length may be cut differently."""
     affine = Affine(np.arange(1.0, 5).reshape(1, 4, 1), np.zeros((1, 1, 1)))
@@ -233,6 +249,15 @@ def test_sizes_that_are_not_known_are_not_the_same():
     with pytest.raises(Refused) as found:
         layout.reshape(affine, (None, 4, None), (None, 4, None))
     assert found.value.key == "shape-unknown"
+
+
+def test_a_bias_is_made_for_a_shift_and_for_nothing_else():
+    loaded, constants, shapes = viewed(build("y = Conv(x, w)", X, init={"w": INIT["w"]}))
+    draft, (node,) = Draft(constants, shapes), loaded.graph.nodes
+    scale, shift = np.full(4, 2.0), np.zeros(4)
+    assert biased(draft, node, 2, scale, shift, draft.parameter(node, 1)) is None
+    made_up = biased(draft, node, 2, scale, shift + 1, draft.parameter(node, 1))
+    assert made_up is not None and np.array_equal(made_up.offset, shift + 1)
 
 
 def test_a_scale_alone_needs_no_bias():
@@ -268,7 +293,7 @@ GELU = "e = {}(x) f = Mul(x, one) y0 = Mul(f, e) y = MatMul(y0, w6)"
 
 @pytest.mark.parametrize(
     ("text", "site", "operator", "name", "body"),
-    [(NORM_ENDS, "a", "Div", "Div", "Mul"), (GELU, "f", "Tanh", "Tanh", "Neg")],
+    [(NORM_ENDS, "a", "Div", "Div", "Mul"), (GELU, "f", "Tanh", "Tanh", "Sigmoid")],
 )
 def test_a_function_with_the_name_of_a_part_of_a_pattern(text, site, operator, name, body):
     assert keys(made(text.format(operator)), site) == ["fused-pattern"]

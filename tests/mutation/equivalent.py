@@ -36,6 +36,9 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ("normfold/affine/search.py", "_search", "slot and node.op_type not in _MANY_OUTPUTS"): (
         "a second line: the shape of the mean of a LayerNormalization and its like is not derived, so nothing behind is read"
     ),
+    ("normfold/affine/table.py", "_aligned_to_table", "axis < lead"): (
+        "numpy refuses the shape as well, and the crossing of Gather has the last word either way"
+    ),
     ("normfold/affine/merge/branch.py", "_identity", "data is None"): _TYPES,
     ("normfold/affine/merge/branch.py", "_identity", "rank is None"): _TYPES + "; nor is the rank of a sum known then",
     ("normfold/affine/merge/branches.py", "_common", "best is None"): _TYPES

@@ -63,7 +63,8 @@ class Affine:
 
     def then(self, after: Affine) -> Affine:
         """First this, then `after`: `(s2, t2) ∘ (s1, t1) = (s2·s1, s2·t1 + t2)`."""
-        return Affine(after.scale * self.scale, after.scale * self.shift + after.shift)
+        with np.errstate(over="ignore", invalid="ignore"):  # of float64; `require_range` refuses what is not finite
+            return Affine(after.scale * self.scale, after.scale * self.shift + after.shift)
 
     def only_scale(self) -> Affine:
         """The same scale without a shift."""

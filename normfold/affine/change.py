@@ -17,7 +17,7 @@ from normfold.model import attributes, dtypes
 from normfold.model.computed import stored_bytes
 from normfold.model.constants import Dequantised
 from normfold.model.graph import Node
-from normfold.model.tensors import Float64, TensorSource, Values
+from normfold.model.tensors import Float64, Formula, TensorSource, Values
 
 # Copying a weight that others read as well makes the file grow; above this many bytes it is not done.
 LARGEST_COPY = 64 << 20
@@ -178,7 +178,7 @@ def require_affordable(draft: Draft, node: Node, slot: int, source: TensorSource
     if others:
         raise Refused("cost", f"{value.name!r} ({size >> 20} MiB) is shared with {others[0].node.label!r}", node.label)
     growth = size - stored_bytes(source)
-    if growth > LARGEST_COPY:
+    if growth > LARGEST_COPY and not isinstance(source, Formula):  # a merge has seen to it that nothing grows
         raise Refused(
             "cost", f"{value.name!r} is computed; writing it would add {growth >> 20} MiB to the file", node.label
         )
@@ -207,8 +207,6 @@ def biased(
     if not shift.any() and not (scale != 1).any():
         return None
     source = draft.parameter(node, slot)
-    if source.dims != scale.shape:
-        raise Refused("ill-formed", f"the bias of {node.label!r} has shape {list(source.dims)}", node.label)
     return NewParameter(source, source.data_type, source.dims, name, scale, shift)
 
 

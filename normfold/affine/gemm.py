@@ -39,7 +39,7 @@ def _accept_gemm(draft: Draft, node: Node, affine: Affine) -> Absorption:
     if affine.is_uniform and not affine.shifts and not _constant_columns(draft, node):
         return _accept_gemm_uniform(draft, node, affine)
     weight = draft.parameter(node, 1)
-    if len(weight.dims) != 2 or affine.rank != 2:
+    if len(weight.dims) != 2:
         raise Refused("ill-formed", f"the weight has shape {list(weight.dims)}", node.label)
     columns = weight.dims[0 if attributes.get(node, "transB", 0) else 1]
     affine.vectors(1, columns)

@@ -91,7 +91,7 @@ class _Grid:
             raise self._refused(f"its factor varies along axes {varying}, and it has {where}")
         if source.axis is None and (self.room.single or self.room.axis not in (None, *varying)):
             raise self._refused(f"it has one scale, and kernels know no scales along axis {varying[0]}")
-        if source.axis is None and source.node.scope.version < FIRST_PER_AXIS:
+        if source.node.scope.version < FIRST_PER_AXIS:
             raise self._refused(f"before opset {FIRST_PER_AXIS} it has one scale")
         self.axis = varying[0]
         return factor.reshape(-1)

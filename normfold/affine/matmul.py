@@ -105,8 +105,6 @@ def _accept_matmul_forward(draft: Draft, node: Node, arriving: Mapping[int, Affi
     """An affine along the axis that is summed over (and along batch axes that the weight has as well)."""
     closed(node, ())
     slot = _matmul_weight(draft, node)
-    if set(arriving) != {1 - slot}:
-        raise Refused("dynamic-params", f"MatMul {node.label!r} multiplies two data tensors", node.label)
     affine, weight = arriving[1 - slot], draft.parameter(node, slot)
     if len(weight.dims) < 2:
         raise Refused("ill-formed", f"the weight has shape {list(weight.dims)}", node.label)

@@ -149,7 +149,7 @@ def _normalised_dims(draft: Draft, node: Node, affine: Affine) -> tuple[int, ...
     data = node.input(0)
     dims = None if data is None else draft.shapes.dims(data)
     axis = int(attributes.get(node, "axis", -1))
-    if dims is None or len(dims) != affine.rank:
+    if dims is None:
         raise Refused("shape-unknown", f"the shape in front of {node.label!r} is not known", node.label)
     tail = dims[axis % len(dims) :]
     gamma = draft.parameter(node, 1).dims

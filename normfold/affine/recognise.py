@@ -54,7 +54,7 @@ def has_constant_operand(draft: Draft, node: Node) -> bool:
     if any(draft.constants.is_sparse(value) for value in node.inputs):
         return _would_be_affine(draft, node)
     dynamic = [value for value in node.inputs if value is not None and draft.constants.get(value) is None]
-    if len(dynamic) != 1 or None in node.inputs or not node.inputs:
+    if len(dynamic) != 1:
         return False
     if node.op_type == "Div" and node.inputs[0] is not dynamic[0]:
         return False  # c / x is not affine
@@ -166,8 +166,14 @@ def batch_norm_affine(
             f"channel {channel}: variance {var[channel]:g} + epsilon {epsilon:g} ≤ 0",
             node.label,
         )
-    scale = gamma / np.sqrt(var + epsilon)
-    return scale, beta - mean * scale
+    with np.errstate(over="ignore", invalid="ignore"):
+        scale = gamma / np.sqrt(var + epsilon)
+        shift = beta - mean * scale
+    if not np.isfinite(shift).all():
+        raise Refused(
+            "non-finite", f"BatchNormalization {node.label!r} multiplies by more than float64 holds", node.label
+        )
+    return scale, shift
 
 
 def _require_inference(node: Node) -> None:
@@ -270,9 +276,11 @@ def _meaning(node: Node, constant: Float64, *, constant_first: bool) -> Affine:
         return Affine(constant, zero)
     if node.op_type == "Sub":
         return Affine(-one, constant) if constant_first else Affine(one, -constant)
-    if (constant == 0).any():
-        raise Refused("non-finite", "division by a constant 0", node.label)
-    return Affine(1.0 / constant, zero)
+    with np.errstate(divide="ignore", over="ignore"):
+        factor = 1.0 / constant
+    if not np.isfinite(factor).all():
+        raise Refused("non-finite", "division by a constant 0, or by almost 0", node.label)
+    return Affine(factor, zero)
 
 
 def operand_values(draft: Draft, node: Node, slot: int, rank: int) -> Float64:

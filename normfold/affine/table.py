@@ -34,7 +34,7 @@ def _accept_gather(draft: Draft, node: Node, affine: Affine) -> Absorption:
 def _aligned_to_table(affine: Affine, table: TensorSource, node: Node) -> tuple[Float64, Float64]:
     lead = affine.rank - (len(table.dims) - 1)
     for axis in affine.varying:
-        if axis < lead or affine.shape[axis] != table.dims[axis - lead + 1]:
+        if axis < lead:
             raise Refused("not-per-channel", f"axis {axis} is not an axis of the table of {node.label!r}", node.label)
     return tuple(part.reshape(1, *part.shape[lead:]) for part in (affine.scale, affine.shift))  # type: ignore[return-value]
 

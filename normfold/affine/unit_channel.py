@@ -44,7 +44,7 @@ def carry_shift(draft: Draft, data: Value, made: Value, affine: Affine) -> Found
         Refused: there is no Conv on both sides, or something in between does not keep the channel.
     """
     ahead, consumer, arriving = _forward(draft, made, affine)
-    behind, producer = _backward(draft, data)
+    behind, producer = _backward(draft, data, affine.rank)
     scale, shift = arriving.vectors(1, input_channels(draft, consumer))
     _require_cheap(consumer, scale.size)
     _require_free(draft, producer, consumer)
@@ -90,7 +90,7 @@ def _forward(draft: Draft, value: Value, affine: Affine) -> tuple[list[Node], No
         require_private(draft, draft.root(value), node)
         require_standard(node)
         if node.op_type == "Conv":
-            _require_dense(draft, node)
+            _require_dense(draft, node, affine.rank)
             return passed, node, affine
         _require_unit(draft, node, affine.rank)
         crossing = CROSSINGS[node.op_type].forward
@@ -106,7 +106,7 @@ def _forward(draft: Draft, value: Value, affine: Affine) -> tuple[list[Node], No
     raise Refused("search-limit", f"no Conv within {_DEPTH} steps")
 
 
-def _backward(draft: Draft, value: Value) -> tuple[list[Node], Node]:
+def _backward(draft: Draft, value: Value, rank: int) -> tuple[list[Node], Node]:
     """The nodes up to the Conv that makes the data, and that Conv."""
     passed: list[Node] = []
     for _ in range(_DEPTH):
@@ -120,10 +120,9 @@ def _backward(draft: Draft, value: Value) -> tuple[list[Node], Node]:
         require_private(draft, root, use.node)
         require_standard(node)
         if node.op_type == "Conv":
-            _require_dense(draft, node)
+            _require_dense(draft, node, rank)
             return passed, node
-        rank = draft.shapes.rank(node.output)
-        _require_unit(draft, node, 0 if rank is None else rank)
+        _require_unit(draft, node, rank)
         passed.insert(0, node)
         data = node.inputs[0]
         assert data is not None
@@ -131,11 +130,11 @@ def _backward(draft: Draft, value: Value) -> tuple[list[Node], Node]:
     raise Refused("search-limit", f"no Conv within {_DEPTH} steps")
 
 
-def _require_dense(draft: Draft, node: Node) -> None:
+def _require_dense(draft: Draft, node: Node, rank: int) -> None:
     """One group: in a depthwise Conv every channel would need a companion."""
-    accept, rank = ABSORBERS["Conv"].accept, draft.shapes.rank(node.output)
+    accept = ABSORBERS["Conv"].accept
     assert accept is not None
-    if int(draft.attribute(node, "group", 1)) != 1 or rank is None:
+    if int(draft.attribute(node, "group", 1)) != 1:
         raise Refused("padded-shift", f"{node.label!r} works in groups, each of which would need a channel", node.label)
     accept(draft, node, uniform(1.0, 0.0, rank))
     if isinstance(draft.parameter(node, 1), Dequantised):
@@ -147,7 +146,7 @@ def _require_dense(draft: Draft, node: Node) -> None:
 
 def _require_unit(draft: Draft, node: Node, rank: int) -> None:
     keeps = _KEEP_ONE.get(node.op_type)
-    if keeps is None or rank < 3:
+    if keeps is None:
         raise Refused("padded-shift", f"{node.op_type} {node.label!r} does not keep a channel of ones", node.label)
     keeps(draft, node, rank)
 

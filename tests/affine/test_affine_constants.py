@@ -191,7 +191,8 @@ def test_a_large_computed_weight_that_others_read_is_not_copied(monkeypatch):
 
 def sparse(name, array):
     flat = np.flatnonzero(array)
-    values = helper.make_tensor(name, TensorProto.FLOAT, flat.shape, array.reshape(-1)[flat])
+    kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+    values = helper.make_tensor(name, kind, flat.shape, array.reshape(-1)[flat])
     return helper.make_sparse_tensor(values, helper.make_tensor("", TensorProto.INT64, flat.shape, flat), array.shape)
 
 
@@ -224,6 +225,17 @@ def test_a_sparse_parameter_is_refused(name, how):
         model.graph.node.insert(0, helper.make_node("Constant", [], [stored], sparse_value=sparse("", array)))
     result = stays(model, "sparse", run=False)
     assert result.after == result.before
+
+
+@pytest.mark.parametrize(
+    ("text", "inputs", "dtype"),
+    [("y = Div(q, x)", "float[2,4,6,6] x", np.float32), ("y = Mul(x, q)", "int64[2,4,6,6] x", np.int64)],
+)
+def test_what_is_no_affine_with_a_sparse_parameter_either(text, inputs, dtype):
+    kind = inputs.split("[")[0]
+    model = build(text, inputs, f"{kind}[2,4,6,6] y")
+    model.graph.sparse_initializer.append(sparse("q", np.array([3, 0, 2, 1], dtype).reshape(4, 1, 1)))
+    assert not check(model, run=False).decisions
 
 
 def test_two_data_branches_of_which_one_is_computed_are_not_sparse():

@@ -192,6 +192,23 @@ def test_a_shift_becomes_a_map_where_the_output_is_smaller(body):
     assert result.operand("Add", 1).shape[1:] != (1, 1)
 
 
+@pytest.mark.parametrize(
+    ("text", "slot"),
+    [
+        ("c = Conv(x, w) d = Add(c, k) e = Relu(d) y = Conv(e, w1)", 2),
+        ("c = LayerNormalization(x, s) d = Add(c, t) e = MatMul(d, m) y = Add(e, wb)", 2),
+    ],
+)
+def test_only_what_needs_an_add_moves_on(text, slot):
+    """A shift that has its place in the operator before it stays there."""
+    init = {"w": W, "k": random(W.shape[0], 1, 1), "w1": random(2, W.shape[0], 1, 1)}
+    init |= {"s": random(8, seed=1), "t": random(8, seed=2), "m": random(8, 4), "wb": random(4)}
+    used = {name: value for name, value in init.items() if f", {name})" in text}
+    result = check(build(text, init=used))
+    first = result.model.graph.node[0]
+    assert np.array_equal(result.array(first.input[slot]).reshape(-1), init["k" if "k" in used else "t"].reshape(-1))
+
+
 def test_a_map_that_takes_an_affine_and_moves_on():
     second = {f"{name}2": value for name, value in batch_norm(2, seed=30).items()}
     body = "c = Conv<pads=[1, 1, 1, 1], strides=[2, 2]>(a, w) d = BatchNormalization(c, g2, b2, m2, v2) e = Add(d, q) y = Relu(e)"

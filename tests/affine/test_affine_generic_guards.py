@@ -141,6 +141,9 @@ VECTOR, IMAGE = "float[2,3] x", "float[2,3,6,6] x"
 ILL_FORMED = {
     "Conv, a matrix": ("y = Conv(a, w)", IMAGE, {"w": F(4, 3)}, "front"),
     "Conv, of another rank": ("y = Conv(a, w)", IMAGE, {"w": F(4, 3, 3)}, "front"),
+    "Conv, integers": ("d = Conv(x, w)", IMAGE, {"w": np.ones((4, 3, 3, 3), np.int32)}, "back"),
+    "GroupNormalization, groups that do not divide": ("d = GroupNormalization<num_groups=3>(x, w, b)", "float[2,4,6,6] x", {"w": F(3), "b": F(3), "k": positive(4, 1, 1)}, "back"),
+    "Conv, of a higher rank": ("d = Conv(x, w)", IMAGE, {"w": F(4, 3, 3, 3, 3)}, "back"),
     "Conv, no group": ("d = Conv<group=0>(x, w)", IMAGE, {"w": F(4, 3, 3, 3)}, "back"),
     "Conv, groups that do not divide": ("d = Conv<group=3>(x, w)", IMAGE, {"w": F(4, 1, 3, 3)}, "back"),
     "Conv, a bias of one": ("d = Conv(x, w, b)", IMAGE, {"w": F(4, 3, 3, 3), "b": F(1)}, "back"),
@@ -168,6 +171,7 @@ ILL_FORMED = {
 SAYS = {
     "Conv, a matrix": "the weight has shape [4, 3]",
     "Conv, of another rank": "before a weight of rank 3",
+    "GroupNormalization, groups that do not divide": "3 groups do not divide 4 channels",
     "Conv, no group": "group 0 does not divide",
     "MatMul, a vector in front": "the weight has shape [3]",
     "LayerNormalization, a scale of rank 4": "[1, 1, 1, 4]",
@@ -180,7 +184,8 @@ def test_parameters_that_do_not_fit(name):
     """Whatever is wrong with them, nothing may be written."""
     text, inputs, init, side = ILL_FORMED[name]
     text = f"{text} {BEHIND}" if side == "back" else f"a = Mul(x, k) {text}"
-    model = build(text, inputs, "float[A] y", {**init, "k": np.float32(1.5)}, opset=19, ir=9)
+    init = {"k": np.float32(1.5), **init}
+    model = build(text, inputs, "float[A] y", init, opset=19, ir=9)
     del model.graph.output[0].type.tensor_type.shape.dim[:]
     model.graph.output[0].type.tensor_type.ClearField("shape")
     site = "y" if side == "back" else "a"

@@ -3,11 +3,15 @@
 # ruff: noqa: E501 - tables, one row a line
 import numpy as np
 import pytest
+from onnx import helper
 
 from normfold.affine import layout
 from normfold.affine.algebra import Affine
+from normfold.affine.change import biased
+from normfold.affine.draft import Draft
 from normfold.affine.reasons import Refused
 from tests.affine.test_affine_generic_guards import keys
+from tests.model.build import viewed
 from tests.support import batch_norm, build, check, folds, plan_of, positive, random
 
 F32, INT = np.float32, lambda *v: np.array(v, np.int64)
@@ -77,6 +81,25 @@ BACKWARD = {
     "zeros behind a MatMul": ("c = MatMul(x, w6) y = Add(c, zero)", "bias-in-place", "c = MatMul(x, w6) y = Sub(c, zero)", {}),
     "read twice": ("c = Conv(x, w) d = Max(c, c) y = Mul(d, one)", "shared: more than once", None, {}),
     "read by another": ("c = Conv(x, w) z = Relu(c) y = Mul(c, one)", "shared: also read by Relu", None, {"outputs": "float[2,4,4,4] y, float[2,4,4,4] z"}),
+    "a vector and a stack of matrices": ("c = MatMul(x, stack22) y = Mul(c, k211)", "not-per-channel", None, {"inputs": "float[6] x"}),
+    "Gather along indices as many as rows": ("c = Gather(w6, i) y = Mul(c, row)", "no-absorber", None, {"inputs": "int64[6] i"}),
+    "an operand of unknown channels": ("c = Conv(x, w) d = Add(c, z) y = Mul(d, k)", "shape-unknown", None, {"inputs": f"{X}, float[2,M,4,4] z"}),
+    "a product of which no factor takes it": ("c = Conv(x, w) e = Slice(c, j0, j1, j1) d = Mul(e, k) y = Mul(d, range4)", "dtype-range", None, {}),
+    "a sum over nothing": ("c = Conv(x, w) d = Slice(c, j0, j0, j2) e = ReduceSum(d, j23) y = Add(e, one)", "ill-formed: empty axis", None, {}),
+    "LayerNormalization over sizes that are not known": ("c = LayerNormalization<axis=-2>(x, rows6) y = Mul(c, six)", "shape-unknown", None, {"inputs": "float[2,4,H,6] x"}),
+    "LayerNormalization of another size": ("c = LayerNormalization(x, four) y = Mul(c, six)", "not-per-channel", "c = LayerNormalization(x, six) y = Mul(c, six)", {}),
+    "a Relu whose bound moved": ("c = Conv(x, w) e = Elu(c) a = Add(e, k) d = Relu(a) y = Mul(d, minus) p = MaxPool<kernel_shape=[2, 2]>(y) o = Conv(p, w1)", "negative-scale: Relu 'd' lets", None, {"outputs": "float[2,4,3,3] o"}),
+    "Pad of unknown type": ("p0 = my.Make(x) p = Reshape(p0, s1466) d = Pad(p, pads) y = Mul(d, one)", "shape-unknown", None, {"domains": {"my": 1}}),
+    "BatchNormalization of six inputs": ("c = Conv(x, w) y = BatchNormalization(c, g, b, m4, v, v)", "ill-formed", None, {}),
+    "BatchNormalization of nothing": ("c = Conv(x, w) y = BatchNormalization(, g, b, m4, v)", "ill-formed", None, {}),
+    "BatchNormalization by integers": ("c = Conv(x, w) y = BatchNormalization(c, gi4, b, m4, v)", "ill-formed", None, {}),
+    "BatchNormalization behind an integer kernel": ("c = com.microsoft.QAttention(x) y = BatchNormalization(c, g, b, m4, v)", "quantised", None, {"domains": {"com.microsoft": 1}}),
+    "ImageScaler of a matrix with its biases": ("c = Mul(x, one) y = ImageScaler<scale=2.0, bias=[1.0, 1.0, 2.0, 3.0]>(c)", "ill-formed", None, {"inputs": "float[2,4] x", "opset": 9}),
+    "ImageScaler without biases of unknown channels": ("y = ImageScaler<scale=2.0>(x)", "ill-formed", None, {"inputs": "float[2,M,6,6] x", "opset": 9}),
+    "a BatchNormalization that is not finite": ("c = Conv(x, w64) y = BatchNormalization(c, ghuge64, zero64, zero64, zero64)", "non-finite: more than float64 holds", None, {"inputs": X.replace("float", "double")}),
+    "a constant that is not finite": ("c = Conv(x, w) y = Mul(c, nan)", "non-finite: a constant of", None, {}),
+    "zeros behind a MatMul that was scaled": ("c = MatMul(x, w6) d = Mul(c, six) z = Relu(d) y = Add(d, zero) e = Relu(y)", "bias-in-place", None, {"inputs": "float[2,6] x", "outputs": "float[2,6] e, float[2,6] z"}),
+    "a factor that is not finite": ("c = MatMul(x, w66) y = Div(c, tiny64)", "non-finite: by almost 0", "c = MatMul(x, w66) y = Div(c, two64)", {"inputs": X.replace("float", "double")}),
     "Max by a factor of zero": ("c = Conv(x, w) d = Max(c, one) y = Mul(d, zero)", "negative-scale", "c = Conv(x, w) d = Max(c, one) y = Mul(d, one)", {}),
 }  # fmt: skip
 H16, D64 = np.float16, np.float64
@@ -85,6 +108,11 @@ INIT |= {
     "w16": random(4, 4, 3, 3).astype(H16), "lo16": H16(0.5), "big16": H16(2000), "s44": INT(-1, 4), "five1": positive(5, 1, 1), "mix": INT(-1, 4, 8), "v9": random(9), "rows3": positive(3, 1),
     "map": positive(6, 6), "row12": positive(12, 1), "rois": np.array([[0, 0, 5, 5]], F32), "which": INT(0), "m15": random(1, 5), "m45": random(4, 5), "tiny16": H16(1e-5), "half16": H16(0.5), "subnormal": F32(1e-39), "first": np.array([1, 0, 0, 0], F32), "none": np.zeros(4, F32), "unit": np.ones(4, F32), "g16": np.full(4, 1e-3, H16), "b16": np.full(4, 100, H16), "none16": np.zeros(4, H16), "unit16": np.ones(4, H16), "grid": random(2, 5, 4, 2), "g2": random(2), "k22": np.array([2, 2, 3, 3], F32).reshape(4, 1, 1), "m4": random(4), "minus": F32(-2), "stack4": random(4, 6, 5), "stack1": random(1, 6, 5), "w56": random(5, 6),
     "dead": np.array([0, 1, 1, 1], F32), "gtiny": np.full(4, 1e-38, F32), "blarge": np.full(4, 1e30, F32),
+}  # fmt: skip
+INIT |= {
+    "stack22": random(2, 2, 6, 6), "k211": positive(2, 1, 1), "range4": np.array([1e30, 1e-30, 1, 1], F32).reshape(4, 1, 1), "s1466": INT(1, 4, 6, 6), "batch1": positive(1, 1, 1, 1), "w2c": random(4, 2, 3, 3), "rows6": random(6, 6),
+    "vq": np.array([5, 90, 40, 120], np.int8).reshape(4, 1, 1), "mq": np.arange(64, dtype=np.int8).reshape(1, 4, 4, 4),
+    "gi4": np.ones(4, np.uint8), "w66": random(6, 6).astype(D64), "tiny64": D64(5e-320), "nan": F32(np.nan), "huge64": D64(1e200), "ghuge64": np.full(4, 1e307), "zero64": np.zeros(4), "wnan": np.where(random(4, 4, 3, 3) > 0.9, np.nan, random(4, 4, 3, 3)).astype(F32),
 }  # fmt: skip
 INIT |= {"cut2": INT(2, 2), "e5": INT(3, 2, 4, 4, 4), "five": positive(3, 1, 1, 1, 1)}
 FORWARD = {
@@ -135,6 +163,16 @@ FORWARD = {
     "DeformConv samples outside": ("a = Add(x, k) y = DeformConv(a, w, o)", "padded-shift", "a = Mul(x, k) y = DeformConv(a, w, o)", {"opset": 19, "inputs": f"{X}, float[2,18,4,4] o"}),
     "a Conv without a bias that fits": ("a = Mul(x, k) y = Conv(a, w, six)", "ill-formed", "a = Mul(x, k) y = Conv(a, w, four)", {}),
     "Relu before Max broadcasts": ("a = Add(x, k) d = Relu(a) y = Conv(d, w)", "shift-blocked", "a = Mul(x, k) d = Relu(a) y = Conv(d, w)", {"opset": 7}),
+    "Relu of something more": ("a = Add(x, k) d = Relu<slope=1>(a) y = Conv(d, w)", "unknown-attribute", "a = Add(x, k) d = Relu(a) y = Conv(d, w)", {}),
+    "Split of something more": ("a = Mul(x, one) d, e = Split<axis=1, slope=1>(a) y = Conv(d, w2c)", "unknown-attribute", "a = Mul(x, one) d, e = Split<axis=1>(a) y = Conv(d, w2c)", {"opset": 13}),
+    "DepthToSpace of rank 3": ("a = Mul(x, one) d = DepthToSpace<blocksize=2>(a) y = Conv(d, w)", "not-per-channel", None, {"inputs": "float[2,4,6] x"}),
+    "Squeeze of unknown axes": ("a = Mul(x, one) j = Cast<to=7>(z) d = Squeeze(a, j) y = Conv(d, w)", "shape-unknown", None, {"inputs": f"{X}, float[1] z"}),
+    "a shift times NaN": ("a = Add(x, k) y = Conv(a, wnan)", "non-finite", "a = Mul(x, k) y = Conv(a, wnan)", {}),
+    "a Conv without a weight": ("a = Mul(x, one) y = Conv(a)", "ill-formed: lacks input 1", None, {}),
+    "a border of unknown width": ('a = Add(x, k) y = Conv<auto_pad="SAME_UPPER", strides=[2, 2]>(a, w)', "padded-shift: depends on the image size", None, {"inputs": "float[2,4,H,W] x"}),
+    "a window that contradicts the weight": ("a = Add(x, k) y = Conv<kernel_shape=[2, 2], pads=[1, 1, 1, 1]>(a, w)", "ill-formed", None, {}),
+    "a Pad before there was one": ("a = BatchNormalization<is_test=1>(x, unit, unit, none, unit) y = Conv<pads=[1, 1, 1, 1]>(a, w)", "padded-shift: no Pad", None, {"opset": 1}),
+    "a product with integers": ("a = Mul(x, one) d = Mul(z, a) y = Conv(d, w)", "shape-unknown", None, {"inputs": f"{X}, int64[2,4,6,6] z"}),
     "through another domain": ("a = Mul(x, k) d = my.Relu(a) y = Conv(d, w)", "custom-domain", None, {"domains": {"my": 1}}),
 }  # fmt: skip
 
@@ -146,6 +184,25 @@ def test_near_misses(site, name):
     (decision,) = (d for d in plan_of(made(miss, **options)).decisions if d.node == site)
     assert (decision.code.split(".")[-1], part in decision.message) == (key, True)
     assert hit is None or keys(made(hit, **options), site) == [""]
+
+
+# What a guard would refuse that was less exact.
+HITS = {
+    "maxima put back, by image": ("y", "c = Mul(x, map) d = MaxUnpool<kernel_shape=[2, 2]>(c, at) y = Mul(d, batch)", {"inputs": f"{X}, int64[2,4,6,6] at"}),
+    "a scale in front of a norm over sizes that are not known": ("a", "a = Mul(x, one) y = LayerNormalization<axis=-2>(a, rows6)", {"inputs": "float[2,4,H,6] x"}),
+    "a norm without epsilon": ("a", "a = Mul(x, one) y = InstanceNormalization<epsilon=0.0>(a, four, four)", {}),
+    "a shift that vanishes in front of an output": ("a", "a = Add(x, one) e = ReduceMean<axes=[1]>(a) y = Sub(a, e)", {}),
+    "a quantised vector in a maximum": ("y", "u = DequantizeLinear(vq, one) c = Conv(x, w) d = Max(c, u) y = Mul(d, one)", {}),
+    "a shift past a quantised map": ("y", "u = DequantizeLinear(mq, one) c = Conv(x, w) d = Add(c, u) y = Add(d, k)", {}),
+    "zeros behind a MatMul that has a bias": ("y", "c = MatMul(x, w6) d = Add(c, six) z = Relu(d) y = Add(d, zero) e = Relu(y)", {"inputs": "float[2,6] x", "outputs": "float[2,6] e, float[2,6] z"}),
+    "a difference to a deviation": ("a", "d = ReduceMean<axes=[-1]>(x) e = Sqrt(d) c = Sub(x, e) a = Mul(c, one) y = MatMul(a, w6)", {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HITS)
+def test_near_hits(name):
+    site, text, options = HITS[name]
+    assert keys(made(text, **options), site) == [""]
 
 
 def test_an_operator_of_another_domain_is_no_affine():
@@ -175,6 +232,16 @@ def test_zeros_that_are_no_bias_of_a_matrix(text):
     assert keys(made(text, f"{X}, float[6,6] z" if "z)" in text.split("y =")[0] else X), "y") == [""]
 
 
+def test_an_image_scaler_that_is_not_finite():
+    model = made("y = ImageScaler<scale=2.0, bias=[1.0, 1.0, 2.0, 3.0]>(x)", opset=9)
+    model.graph.node[0].attribute[0].f = np.inf
+    assert keys(model, "y") == ["non-finite"]
+
+
+def test_shapes_of_another_number_of_elements():
+    assert layout.align((2, 6), (2, 4)) == [([0], [0]), ([1], [1])]
+
+
 def test_sizes_that_are_not_known_are_not_the_same():
     """Two axes of unknown length may be cut differently."""
     affine = Affine(np.arange(1.0, 5).reshape(1, 4, 1), np.zeros((1, 1, 1)))
@@ -182,6 +249,15 @@ def test_sizes_that_are_not_known_are_not_the_same():
     with pytest.raises(Refused) as found:
         layout.reshape(affine, (None, 4, None), (None, 4, None))
     assert found.value.key == "shape-unknown"
+
+
+def test_a_bias_is_made_for_a_shift_and_for_nothing_else():
+    loaded, constants, shapes = viewed(build("y = Conv(x, w)", X, init={"w": INIT["w"]}))
+    draft, (node,) = Draft(constants, shapes), loaded.graph.nodes
+    scale, shift = np.full(4, 2.0), np.zeros(4)
+    assert biased(draft, node, 2, scale, shift, draft.parameter(node, 1)) is None
+    made_up = biased(draft, node, 2, scale, shift + 1, draft.parameter(node, 1))
+    assert made_up is not None and np.array_equal(made_up.offset, shift + 1)
 
 
 def test_a_scale_alone_needs_no_bias():
@@ -200,6 +276,28 @@ def test_only_powers_of_two_are_exact(site, exactness):
     }
     init = {name: array for name, array in init.items() if name in site or name == "w"}
     assert folds(build(f"c = Conv(x, w) y = {site}", X, init=init)).decisions[0].exactness == exactness
+
+
+def called(text, name, body, **options):
+    """The model, with every operator of domain `my` that has that name a function of one node."""
+    model = made(text, domains={"my": 1}, **options)
+    names = ["a", "b"][: len(next(node for node in model.graph.node if node.domain == "my").input)]
+    node = helper.make_node(body, names, ["o"])
+    model.functions.append(helper.make_function("my", name, names, ["o"], [node], [helper.make_opsetid("", 17)]))
+    return model
+
+
+NORM_ENDS = "e = ReduceMean<axes=[-1]>(x) f = Sqrt(e) d = {}(x, f) a = Mul(d, one) y = MatMul(a, w6)"
+GELU = "e = {}(x) f = Mul(x, one) y0 = Mul(f, e) y = MatMul(y0, w6)"
+
+
+@pytest.mark.parametrize(
+    ("text", "site", "operator", "name", "body"),
+    [(NORM_ENDS, "a", "Div", "Div", "Mul"), (GELU, "f", "Tanh", "Tanh", "Sigmoid")],
+)
+def test_a_function_with_the_name_of_a_part_of_a_pattern(text, site, operator, name, body):
+    assert keys(made(text.format(operator)), site) == ["fused-pattern"]
+    assert keys(called(text.format(f"my.{name}"), name, body), site) == [""]
 
 
 def test_a_value_from_outside_of_the_body_is_captured():

@@ -103,6 +103,12 @@ def test_overflow_of_a_weight():
     assert "largest" in refuses_when_written(conv("y = Mul(c, k)", {"w": w, "k": np.float32(1e12)}))
 
 
+def test_factors_of_float64_that_overflow_together():
+    """Quietly: numpy's warnings are none of the user's business."""
+    init = {"w": random(4, 3, 3, 3, dtype=np.float64), "k": np.float64(1e200)}
+    assert refuses_when_written(conv("d = Mul(c, k) y = Mul(d, k)", init, "double"))
+
+
 def test_overflow_in_float16():
     w = np.full((4, 3, 3, 3), 300, np.float16)
     assert "largest" in refuses_when_written(conv("y = Mul(c, k)", {"w": w, "k": np.float16(300)}, "float16"))

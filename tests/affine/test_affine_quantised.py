@@ -297,6 +297,31 @@ def biased(data, affine, **init):
 def test_a_quantised_bias_beside_float_data_becomes_float():
     result = folds(biased("x", BOTH, k=FLIPS, t=T), ["DequantizeLinear", "Conv"])
     assert result.operand("Conv", 2).dtype == F32
+    computed = biased("x", BOTH, k=FLIPS, t=T)
+    computed.graph.node.insert(0, helper.make_node("Relu", ["x"], ["h"]))
+    next(node for node in computed.graph.node if node.op_type == "Conv").input[0] = "h"
+    folds(computed, ["DequantizeLinear", "Relu", "Conv"])
+
+
+def test_a_quantised_bias_of_one_value_becomes_one_value_per_column():
+    init = {"bq": np.int8([7]), "bs": F32(0.1), "w": random(5, 4), "k": positive(4)}
+    result = folds(build("b = DequantizeLinear(bq, bs) c = Gemm(x, w, b) y = Mul(c, k)", "float[3,5] x", init=init))
+    assert result.after == ["Gemm"]
+    assert result.operand("Gemm", 2).shape == (4,)
+
+
+def test_what_is_stored_as_integers_and_is_no_vector_does_not_become_floats():
+    init = {"bq": integers(3, 4), "bs": F32(0.1), "w": random(5, 4), "k": positive(4)}
+    stays(build("b = DequantizeLinear(bq, bs) c = Gemm(x, w, b) y = Add(c, k)", "float[3,5] x", init=init), "quantised")
+    table = layer_model("Gather", "one scale", BOTH, [1.5, -0.5])
+    assert "DequantizeLinear" in stays(table, "no-absorber").after
+
+
+def test_a_vector_takes_a_shift_as_floats_and_no_sign():
+    """A weight of one value per channel is a weight all the same: it stays integers where it can."""
+    text, constants = dequantize(F32(0.01))
+    init = {"q": integers(4, 1, 1, 1, dtype=np.uint8), **constants, "k": FLIPS}
+    stays(build(f"{text} c = Conv<group=4>(x, w) y = Mul(c, k)", "float[2,4,3,3] x", init=init), "quantised")
 
 
 def test_a_quantised_bias_beside_dequantised_data_takes_a_scale_and_no_shift():
@@ -332,6 +357,10 @@ def test_integer_kernels_refuse_zero_points_that_differ():
         model = build(f"{QUANTISED_X}{text} c = Conv(xd, w) y = Mul(c, k)", init={**init, **X, "k": k})
         (folds(model) if good else stays(model, "quantised"))
         folds(build(f"{text} c = Conv(x, w) y = Mul(c, k)", init={**init, "k": k}))
+    # They differ already: no integer kernel is lost.
+    text, constants = dequantize(positive(4) / 100, np.int8([1, -2, 3, 0]), 0)
+    init = {**constants, "q": integers(4, 3, 3, 3), **X, "k": FLIPS}
+    folds(build(f"{QUANTISED_X}{text} c = Conv(xd, w) y = Mul(c, k)", init=init))
 
 
 def test_integers_on_the_left_of_a_matmul_have_one_scale():
@@ -377,14 +406,15 @@ def test_in_front_and_behind_at_once():
 # --- quantisation-aware training -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("k", [FLIPS, K], ids=["new integers", "the same integers"])
 @pytest.mark.parametrize("axis", [None, 0])
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8])
-def test_floats_that_are_quantised_first_become_integers(dtype, axis):
+def test_floats_that_are_quantised_first_become_integers(dtype, axis, k):
     scale = positive(4) / 100 if axis == 0 else F32(0.01)
     zero = np.full(np.shape(scale), 0 if dtype is np.int8 else 128, dtype)
     attributes = "" if axis is None else f"<axis={axis}>"
     body = f"a = QuantizeLinear{attributes}(wf, s, z) w = DequantizeLinear{attributes}(a, s, z) c = Conv(x, w) {BOTH}"
-    init = {"wf": random(4, 3, 3, 3), "s": scale, "z": zero, "k": FLIPS, "t": T}
+    init = {"wf": random(4, 3, 3, 3), "s": scale, "z": zero, "k": k, "t": T}
     result = folds(build(body, init=init), ["DequantizeLinear", "Conv"])
     assert result.operand("DequantizeLinear", 0).dtype == dtype
 
@@ -407,6 +437,19 @@ def test_a_shared_dequantised_weight_stays():
     stays(build(PLAIN, outputs="y, w", init=PARTS), "graph-output")
 
 
+def test_a_weight_that_is_its_own_bias_stays():
+    text, constants = dequantize(F32(0.01))
+    init = {"q": integers(4, 4), **constants, "k": positive(4)}
+    stays(build(f"{text} c = Gemm<beta=2.0>(x, w, w) y = Mul(c, k)", "float[4,4] x", init=init), "shared")
+
+
+def test_a_weight_behind_an_identity_that_others_read_in_front_of_it():
+    text, constants = dequantize(F32(0.01))
+    body = f"{text} v = Identity(w) c = Conv<group=4>(x, v) y = Mul(c, k) z = Conv<group=4>(x, w)"
+    init = {"q": integers(4, 1, 1, 1), **constants, "k": K}
+    stays(build(body, "float[2,4,3,3] x", "y, z", init), "quantised")
+
+
 def test_shared_integers_and_scales_are_copied():
     body = PLAIN + " v = DequantizeLinear(q, s) e = Conv(x, v) z = Mul(e, u)"
     result = folds(build(body, outputs="y, z", init={**PARTS, "u": FLIPS}))
@@ -427,6 +470,15 @@ def test_large_integers_that_others_read_are_not_copied(monkeypatch):
 def test_parts_that_a_caller_may_override():
     for part in ("q", "s"):
         stays(build(PLAIN, init=PARTS, listed=(part,)), "overridable")
+
+
+def test_statistics_whose_parts_a_caller_may_override_are_no_computed_ones():
+    init = {"w": random(4, 3, 3, 3), **batch_norm(4), "pq": np.int8([5, 90, 40, 120]), "ps": F32(0.01)}
+    del init["m"]
+    model = build(
+        "m = DequantizeLinear(pq, ps) c = Conv(x, w) y = BatchNormalization(c, g, b, m, v)", init=init, listed=("ps",)
+    )
+    stays(model, "overridable")
 
 
 def test_a_weight_from_outside_of_the_subgraph():

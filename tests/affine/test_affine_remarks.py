@@ -21,6 +21,14 @@ def test_a_power_of_two_is_exact(factor, exactness, bound):
     assert (decision.exactness, decision.bound) == (exactness, bound)
 
 
+@pytest.mark.parametrize(
+    ("scale", "shift", "exact"),
+    [([2, -0.5], [0, 0], True), ([2, 3], [0, 0], False), ([1, 1], [0, 1], False), ([2, 0], [0, 0], False)],
+)
+def test_what_rounds_nothing(scale, shift, exact):
+    assert is_exact(per_channel(np.float64(scale), np.float64(shift), 4, 1)) is exact
+
+
 def test_the_bound_is_that_of_the_type():
     model = build(
         "c = Conv(x, w) y = Mul(c, k)", "float16[1,3,8,8] x", init={"w": W.astype(np.float16), "k": np.float16(3)}

@@ -130,6 +130,61 @@ def test_what_lies_on_the_way(change, reason):
     assert result.after == result.before
 
 
+QUANTISED = {"q": np.int8(random(12, 3, 3, 3) * 100), "q2": np.int8(random(12, 12, 3, 3) * 100), "s": F32(0.01)}
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("e = Elu(c) a = BatchNormalization(e, g1, b0, m, v) r = Relu(a)", "is not what it was"),
+        ("e = Elu(c) a = Sub(e, five) r = Clip(a, lo, hi)", "the bounds of 'r' have moved"),
+        ("c0 = Conv(x, w, z) r = Relu(c0)", "'z' is not a constant"),
+        ("wd = DequantizeLinear(q, s) c0 = Conv(x, wd) r = Relu(c0)", "'c0' is quantised"),
+        ("r = Relu(c) w2 = DequantizeLinear(q2, s)", "'y' is quantised"),
+    ],
+)
+def test_what_the_channel_would_be_lost_in(body, reason):
+    """Bounds that moved, because a shift passed them before, a bias that is data, weights that would become floats."""
+    constants = {
+        **WEIGHTS,
+        **parameters(12),
+        **QUANTISED,
+        "g1": positive(12),
+        "five": F32(5),
+        "lo": F32(0),
+        "hi": F32(6),
+    }
+    text = f"c = Conv(x, w) {body} {BLOCK[len('r = Relu(c) ') :]}"
+    text = text.removeprefix("c = Conv(x, w) " if "c0" in body else "")
+    used = {n: v for n, v in constants.items() if (f"{n})" in text or f"{n}," in text) and f"{n} =" not in text}
+    inputs = "float[N,3,8,8] x" + (", float[12] z" if "z)" in body else "")
+    result = check(build(text, inputs, init=used), aggressive=True)
+    (decision,) = (d for d in result.decisions if d.node == "b")
+    assert decision.code and reason in decision.message, result.decisions
+    assert "BatchNormalization" in result.after
+
+
+def test_behind_another_fill_of_the_border():
+    """What is nearer to the second Conv needs only a fill; then no channel of ones fits beside it."""
+    between = (
+        "b1 = BatchNormalization(r, g1, b0, m, v) b2 = MaxPool<kernel_shape=[2, 2]>(b1) b3 = Mul(b2, n) b = Add(b3, u)"
+    )
+    result = check(block(norm=between, g1=positive(12), n=F32(-2), u=F32(0.5)), aggressive=True)
+    assert "reads from a Pad with another fill" in result.decisions[0].message
+    assert result.after == ["Conv", "Relu", "BatchNormalization", "MaxPool", "Pad", "Conv"]
+
+
+def test_a_function_that_is_called_as_an_operator_is():
+    """Its rank is known, because the body of the function is."""
+    model = block()
+    model.graph.node[1].domain = "my"
+    body = [helper.make_node("Sigmoid", ["a"], ["o"])]
+    model.functions.append(helper.make_function("my", "Relu", ["a"], ["o"], body, [helper.make_opsetid("", 17)]))
+    model.opset_import.append(helper.make_opsetid("my", 1))
+    result = check(model, aggressive=True)
+    assert "belongs to domain 'my'" in result.decisions[0].message
+
+
 @pytest.mark.parametrize(("more", "outputs"), [("z = Sigmoid(b)", "y, z"), ("", "y, b"), ("", "y, r"), ("", "y, c")])
 def test_somebody_else_sees_what_lies_on_the_way(more, outputs):
     init = {**WEIGHTS, **parameters(12)}

@@ -10,7 +10,11 @@ _GROUPS = "where there is one value per channel there are as many groups as chan
 _FACTOR = "without a scale the factor is 1 everywhere, and what is multiplied by it stays"
 _ONE_OUTPUT = "the operators that the callers look for have one output that is data"
 _WALKED = "the forward search came to the Conv on the same way before, through the same check"
+_ONE_CHANNEL = (
+    "a second line: the way to both Convs stops at every other affine, so the same two are joined once in a plan"
+)
 _TYPES = "nothing else can be there; it is said for the type checker"
+_CHECKED = "a test for None: the type checker refuses the code without it"
 _REACHED = "the node is reached because its only data input has a fact"
 
 # (path, function, text) -> why nothing changes without it
@@ -21,6 +25,25 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ("normfold/affine/gemm.py", "front_rows", "not front.scales"): _FACTOR,
     ("normfold/affine/change.py", "biased", "not shift.any() and (not (scale != 1).any())"): _FACTOR,
     ("normfold/affine/merge/branch.py", "_producer", "value.output_slot"): _ONE_OUTPUT,
+    ("normfold/affine/crossings/activations.py", "_relu_forward", "kind is None"): _CHECKED,
+    ("normfold/affine/crossings/branches.py", "_require_normal", "kind is None"): _CHECKED,
+    ("normfold/affine/matmul.py", "_accept_matmul_forward", "rank is None"): _CHECKED,
+    ("normfold/affine/matmul.py", "_becomes_gemm", "data is not None"): _CHECKED,
+    ("normfold/affine/patterns.py", "require_no_gate", "operand is not None"): _CHECKED,
+    ("normfold/affine/recognise.py", "has_constant_operand", "kind is not None"): _CHECKED,
+    ("normfold/affine/recognise.py", "_would_be_affine", "dynamic[0] is None"): _CHECKED,
+    ("normfold/affine/recognise.py", "_would_be_affine", "kind is not None"): _CHECKED,
+    ("normfold/affine/search.py", "_search", "slot and node.op_type not in _MANY_OUTPUTS"): (
+        "a second line: the shape of the mean of a LayerNormalization and its like is not derived, so nothing behind is read"
+    ),
+    ("normfold/affine/table.py", "_aligned_to_table", "axis < lead"): (
+        "numpy refuses the shape as well, and the crossing of Gather has the last word either way"
+    ),
+    ("normfold/affine/merge/branch.py", "_identity", "data is None"): _TYPES,
+    ("normfold/affine/merge/branch.py", "_identity", "rank is None"): _TYPES + "; nor is the rank of a sum known then",
+    ("normfold/affine/merge/branches.py", "_common", "best is None"): _TYPES
+    + "; `starts` is empty, and so are the counts",
+    ("normfold/affine/merge/rows.py", "_behind", "rank is None"): _TYPES + "; `trace` knows the rank in front",
     (
         "normfold/affine/patterns.py",
         "_derives",
@@ -28,6 +51,7 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ): "a graph has no cycles: it only saves the same way twice",
     ("normfold/affine/unit_channel.py", "_forward", "require_standard(node)"): _WALKED,
     ("normfold/affine/unit_channel.py", "_forward", "require_private(draft, draft.root(value), node)"): _WALKED,
+    ("normfold/affine/unit_channel.py", "_require_free", "any((item is not None for item in taken))"): _ONE_CHANNEL,
     (
         "normfold/norm/recognise.py",
         "_between",

@@ -38,14 +38,13 @@ def _homogeneous(draft: Draft, node: Node, affine: Affine, direction: Direction)
     no_shift(node, affine)
     no_negative(node, affine, allow_zero=True)
     if node.op_type == "PRelu":
-        _require_unstretched(draft, node, affine)
+        _require_unstretched(draft, node)
     return affine
 
 
-def _require_unstretched(draft: Draft, node: Node, affine: Affine) -> None:
+def _require_unstretched(draft: Draft, node: Node) -> None:
     """Runtimes let a slope stretch the data, which then cannot take different values along that axis."""
-    dims = dims_before(draft, node)
-    if len(dims) != affine.rank or dims_behind(draft, node) != dims or any(dims[a] == 1 for a in affine.varying):
+    if dims_behind(draft, node) != dims_before(draft, node):
         raise Refused("branch", f"the slope of {node.label!r} may be larger than its data", node.label)
 
 

@@ -49,8 +49,6 @@ def _concat_backward(draft: Draft, node: Node, slot: int, affine: Affine) -> Ite
             absorbed.append(Absorption(Slot(node, operand), part))
         else:
             onward.append((Use(node, operand), part.compressed()))
-    if axis in affine.varying and start != affine.shape[axis]:
-        raise Refused("ill-formed", f"{affine.shape[axis]} values for {start} channels of {node.label!r}", node.label)
     yield Way(tuple(onward), tuple(absorbed))
 
 
@@ -87,7 +85,7 @@ def _split_axis(draft: Draft, node: Node, rank: int) -> tuple[int, int, list[int
     axis = int(attributes.get(node, "axis", 0)) % rank
     size = dims_before(draft, node)[axis]
     sizes = split_sizes(draft.shapes, node, size)
-    if sizes is None or not isinstance(size, int) or sum(sizes) != size:
+    if sizes is None or sum(sizes) != size:
         raise Refused("shape-unknown", f"the parts of {node.label!r} are not known", node.label)
     return axis, size, sizes
 

@@ -62,7 +62,7 @@ def _cast(draft: Draft, node: Node, affine: Affine, direction: Direction) -> Aff
     producer = None if value is None else draft.root(value).producer
     if producer is not None:
         require_float(producer)  # the sums of an integer kernel
-    if source is None or source != attributes.get(node, "to", 0):
+    if source != attributes.get(node, "to", 0):
         raise Refused(
             "no-absorber", f"Cast {node.label!r} changes the type, and with it where values are rounded", node.label
         )
@@ -87,8 +87,6 @@ def _reshape(draft: Draft, node: Node, affine: Affine, direction: Direction) -> 
     before, after = dims_before(draft, node), dims_behind(draft, node)
     if direction is Direction.FORWARD:
         before, after = after, before
-    if len(after) != affine.rank:
-        raise Refused("ill-formed", f"rank {affine.rank} at {node.label!r}", node.label)
     return layout.reshape(affine, before, after)
 
 

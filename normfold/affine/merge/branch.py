@@ -206,7 +206,7 @@ def total(draft: Draft, branch: Branch) -> Affine:
 
 
 def has_weights(draft: Draft, node: Node | None) -> bool:
-    """Whether a node is linear with a constant weight on its right."""
-    if node is None or node.domain or node.op_type not in WEIGHTED:
+    """Whether a standard operator is linear with a constant weight on its right."""
+    if node is None or node.op_type not in WEIGHTED:
         return False
     return draft.constants.get(node.input(1)) is not None and draft.constants.get(node.input(0)) is None

@@ -113,4 +113,4 @@ def _from(draft: Draft, branch: Branch, start: Value) -> Branch | None:
     """How a branch starts from a tensor: through its operator, or because the tensor itself is added."""
     if branch.value is start:
         return branch.without_operator()
-    return branch if branch.operator is not None and branch.data(draft) is start else None
+    return branch if branch.data(draft) is start else None

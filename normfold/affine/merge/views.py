@@ -20,7 +20,7 @@ from normfold.affine.draft import BORDER, UNIT_IN, UNIT_OUT, Draft, Merge, after
 from normfold.affine.gemm import front_rows
 from normfold.affine.reasons import Refused
 from normfold.affine.window import WINDOW_ATTRIBUTES, Ints, Window, window_of
-from normfold.model import attributes, dtypes
+from normfold.model import attributes
 from normfold.model.constants import Dequantised, float64
 from normfold.model.graph import Node
 from normfold.model.tensors import Float64, Formula, TensorSource
@@ -139,7 +139,9 @@ def dense(draft: Draft, node: Node, behind: Affine) -> Dense:
     gemm = node.op_type == "Gemm"
     _require_known_attributes(node, ("alpha", "beta", "transA", "transB", "broadcast") if gemm else ())
     weight = _with_front(_weight(draft, node), front_rows(draft, node))
-    if len(weight.dims) != 2 or behind.rank < 2 or 0 in weight.dims:
+    if behind.rank < 2:
+        raise Refused("geometry", f"{node.label!r} multiplies a vector", node.label)
+    if len(weight.dims) != 2 or 0 in weight.dims:
         raise Refused("ill-formed", f"the weight of {node.label!r} has shape {list(weight.dims)}", node.label)
     transposed = gemm and bool(attributes.get(node, "transB", 0))
     outs = weight.dims[0 if transposed else 1]
@@ -172,8 +174,6 @@ def _weight(draft: Draft, node: Node) -> TensorSource:
     weight = draft.parameter(node, 1)
     if isinstance(weight, Dequantised):
         raise Refused("quantised", f"the weight of {node.label!r} is quantised, and would become floats", node.label)
-    if not dtypes.is_float(weight.data_type):
-        raise Refused("ill-formed", f"the weights have type {dtypes.type_name(weight.data_type)}", node.label)
     require_affordable(draft, node, 1, weight)
     return weight
 

@@ -129,8 +129,8 @@ def lock(destination: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(
-            OSError
-        ):  # before it is released: whoever waits for it looks whether it is still there
+        # Before it is released: whoever waits for it looks whether it is still there. Old releases of filelock do not, and two
+        # runs may then work at once; their commits still follow each other, for those hold the directory.
+        with contextlib.suppress(OSError):
             (folder / name).unlink()
         held.release()

@@ -50,7 +50,7 @@ class Worker:
         memory_limit_bytes: of its address space, and of each file that it writes; None for what the machine has.
         threads: of onnxruntime.
         mapped_bytes: of files that it maps; they take addresses and no memory, and come on top of the default.
-        isolated: the process ends with each job.
+        isolated: the process ends with each job, and what onnx was asked before is not asked of the same one.
 
     Raises:
         EnvironmentProblem: `environment.temporary`, there is no place for its files.
@@ -70,6 +70,7 @@ class Worker:
         self.folder = temporary_folder("normfold-verify-")
         self.process: subprocess.Popen[str] | None = None
         self.count = self.fresh = 0
+        self._clean = True  # whether the process has seen no model yet
         self.providers: tuple[str, ...] = ("CPUExecutionProvider",)
 
     def __enter__(self) -> Worker:
@@ -87,6 +88,8 @@ class Worker:
             WorkerError: the child crashed, timed out, ran out of memory or left no valid result.
         """
         self.count += 1
+        if self.isolated and isinstance(job, Job) and not self._clean:
+            self.stop()
         stem = self.folder / f"{self.count}"
         trials = [(Path(f"{stem}.in{t}"), Path(f"{stem}.out{t}")) for t in range(len(job.trials))]
         try:
@@ -143,6 +146,7 @@ class Worker:
         request, answer = Path(f"{stem}.job"), Path(f"{stem}.result")
         request.write_text(json.dumps(job), "utf-8")
         process = self._alive()
+        self._clean = self._clean and "probe" in job
         assert process.stdin is not None
         # A broken pipe means that the child is gone; waiting for it says how it ended.
         with contextlib.suppress(BrokenPipeError):
@@ -208,6 +212,7 @@ class Worker:
     def stop(self) -> None:
         """End the child and everything it started."""
         process, self.process = self.process, None
+        self._clean = True
         if process is None:
             return
         if process.poll() is None:

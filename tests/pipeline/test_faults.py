@@ -8,6 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -264,3 +266,29 @@ def test_without_a_network(tmp_path: Path) -> None:
     done = run(source, tmp_path / "o.onnx", unshare, "-n", sys.executable)
     assert done.returncode == 0, done.stderr
     assert "PASSED" in done.stdout
+
+
+# --- locks ---
+
+
+def test_a_lock_leaves_no_file_and_still_keeps_others_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file is removed while it is held; whoever waited for that very file takes a new one."""
+    from normfold.destination import lock
+
+    (tmp_path / "t").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "t"))
+    inside: list[int] = []
+    most: list[int] = []
+
+    def turn(number: int) -> None:
+        for _ in range(3):
+            with lock(tmp_path / "o.onnx"):
+                inside.append(number)
+                time.sleep(0.001)
+                most.append(len(inside))
+                inside.remove(number)
+
+    with ThreadPoolExecutor(5) as pool:
+        list(pool.map(turn, range(5)))
+    assert most == [1] * 15
+    assert [path for path in (tmp_path / "t").rglob("*") if path.is_file()] == []

@@ -9,7 +9,7 @@ import pytest
 
 from normfold.errors import WorkerError
 from normfold.verification import Status, VerifyOptions, runner, verify_models, verify_regions
-from normfold.verification.jobs import Job
+from normfold.verification.jobs import Job, Task
 from normfold.verification.packing import PackError, read_pack, write_pack
 from normfold.verification.runner import Worker
 
@@ -110,6 +110,22 @@ def test_an_isolated_job_has_its_process_for_itself(job, isolated):
         assert (alive is None) is isolated
         assert worker.run(job).ok
         assert isolated or worker.process is alive
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_an_isolated_job_is_not_run_where_another_model_was_looked_at(job, isolated):
+    """What the checker stumbles over must not reach the session that is judged."""
+    with Worker(timeout_s=30, isolated=isolated) as worker:
+        assert worker.run(Task("check", job.model)).ok
+        asked = worker.process
+        assert worker.run(Task("check", job.model)).ok
+        assert worker.process is asked
+        with pytest.MonkeyPatch.context() as patch:
+            started = []
+            real = Worker._start
+            patch.setattr(Worker, "_start", lambda self: started.append(1) or real(self))
+            assert worker.run(job).ok
+        assert len(started) == isolated
 
 
 def test_crash_of_a_region_is_its_own_error(monkeypatch):

@@ -9,7 +9,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +25,11 @@ from normfold._version import __version__
 from normfold.errors import InputError
 
 Array = NDArray[Any]
+# What numpy and zipfile raise for an archive that is damaged, encrypted, or packed in a way that they do not know.
+UNREADABLE = (
+    OSError, ValueError, EOFError, SyntaxError, RuntimeError, NotImplementedError, MemoryError, struct.error, zlib.error,
+    zipfile.BadZipFile, tokenize.TokenError,
+)  # fmt: skip
 _HEAD = "head"
 _DATE = (1980, 1, 1, 0, 0, 0)  # the first that the format knows
 
@@ -83,7 +91,7 @@ def parse_archive(content: bytes, kind: str, where: str, *, newest: int = 1) -> 
             arrays = {name: loaded[name] for name in loaded.files}
         head = json.loads(arrays.pop(_HEAD).tobytes())
         found, version = head.pop("kind"), head.pop("format")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+    except (*UNREADABLE, KeyError, AttributeError, TypeError) as error:
         words = " ".join(str(error).split())[:200]
         raise InputError(f"{kind}.damaged", f"this is no {kind} file: {words}", where=where) from None
     if found != kind:

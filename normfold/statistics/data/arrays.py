@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from normfold.errors import InputError
+from normfold.statistics.archive import UNREADABLE
 from normfold.statistics.collect import Array
 from normfold.statistics.data.batching import Rows
 from normfold.statistics.data.inputs import ModelInput, assign, check_dtype, check_shape
@@ -31,14 +32,15 @@ def load_array(path: Path) -> Array:
         return np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise InputError("data.missing", "no such file", where=str(path)) from None
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
+    except (*UNREADABLE, TypeError, OverflowError) as error:
         raise _unreadable(path, error) from None
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
     if "Python objects" in str(error):
         return InputError("data.objects", "this is no plain array (Python objects are refused)", where=str(path))
-    return InputError("data.format", f"cannot be read as numpy data: {error}", where=str(path))
+    words = " ".join(str(error).split())[:200]
+    return InputError("data.format", f"cannot be read as numpy data: {words}", where=str(path))
 
 
 class Archive:
@@ -63,8 +65,9 @@ class Archive:
             raise InputError("data.missing", "no such file", where=str(path)) from None
         except InputError as error:
             raise InputError(error.code, error.message, where=str(path)) from None
-        except (OSError, zipfile.BadZipFile, EOFError, ValueError) as error:
-            raise InputError("data.format", f"cannot be read as a .npz archive: {error}", where=str(path)) from None
+        except UNREADABLE as error:
+            words = " ".join(str(error).split())[:200]
+            raise InputError("data.format", f"cannot be read as a .npz archive: {words}", where=str(path)) from None
 
 
 class ArrayReader:

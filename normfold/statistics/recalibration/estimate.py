@@ -29,6 +29,8 @@ from normfold.statistics.thresholds import Thresholds
 
 Variance = Literal["population", "unbiased"]
 Progress = Callable[[str, int, int], None]
+# Moments of one sample in float32, relative to its spread.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,6 +127,13 @@ class Estimator:
                 where=site.label,
                 hint="look for what makes infinities in front of it",
             )
+        if are_alike(found):
+            raise InputError(
+                "data.too_few",
+                f"all {found.clusters} samples look the same: they are worth one",
+                where=site.label,
+                hint="give samples that differ as those do that the model is run on",
+            )
         alive = found.n_eff[(found.var > 0) & np.isfinite(found.n_eff)]
         limit = self.thresholds.independent_samples
         if alive.size and alive.min() < limit:
@@ -146,6 +155,15 @@ class Estimator:
                     where=source.description,
                     hint="shuffle it with --seed, or name what belongs together with --group-key",
                 )
+
+
+def are_alike(found: Estimate) -> bool:
+    """Whether no sample differs from another by more than rounding, in no channel that varies within them."""
+    moving = found.var > 0
+    spread = np.sqrt(found.clusters)  # of one sample, in units of a standard error
+    same_mean = found.se_mean * spread <= _ROUNDING * np.sqrt(found.var)
+    same_var = found.se_var * spread <= _ROUNDING * found.var
+    return found.clusters > 1 and bool(moving.any() and (same_mean & same_var)[moving].all())
 
 
 def blended(site: StatSite, mean: Float64, var: Float64, samples: int, prior: float) -> tuple[Float64, Float64]:

@@ -67,17 +67,28 @@ def restored(patch: Archive, result: bytes, where: str) -> bytes:
             where=where,
             hint="apply it to the untouched result of `normfold recalibrate`",
         )
-    original = b"".join(_segments(patch, result))
+    try:
+        original = b"".join(_segments(patch, result))
+    except (KeyError, TypeError, ValueError):
+        original = b""
     if hashlib.sha256(original).hexdigest() != patch.head.get("before"):
         raise InputError("undo.damaged", "the patch is damaged: it does not give the original", where=where)
     return original
 
 
 def _segments(patch: Archive, result: bytes) -> Iterable[bytes]:
-    kept, position = patch.arrays["bytes"].tobytes(), 0
-    for offset, length in patch.arrays["segments"].tolist():
+    """The pieces of the original. Those of the result follow each other, so that together they are no longer than it.
+
+    Raises:
+        KeyError, TypeError, ValueError: the patch is none.
+    """
+    kept, position, at = patch.arrays["bytes"].tobytes(), 0, 0
+    for offset, length in patch.arrays["segments"].astype(np.int64, casting="safe").tolist():
+        if length < 0 or 0 <= offset < at:
+            raise ValueError("segments that overlap")
         if offset < 0:
             yield kept[position : position + length]
             position += length
         else:
             yield result[offset : offset + length]
+            at = offset + length

@@ -29,8 +29,6 @@ from normfold.statistics.thresholds import Thresholds
 
 Variance = Literal["population", "unbiased"]
 Progress = Callable[[str, int, int], None]
-# Moments of one sample in float32, relative to its spread.
-_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,7 +125,7 @@ class Estimator:
                 where=site.label,
                 hint="look for what makes infinities in front of it",
             )
-        if are_alike(found):
+        if found.alike and (found.var > 0).any():
             raise InputError(
                 "data.too_few",
                 f"all {found.clusters} samples look the same: they are worth one",
@@ -155,15 +153,6 @@ class Estimator:
                     where=source.description,
                     hint="shuffle it with --seed, or name what belongs together with --group-key",
                 )
-
-
-def are_alike(found: Estimate) -> bool:
-    """Whether no sample differs from another by more than rounding, in no channel that varies within them."""
-    moving = found.var > 0
-    spread = np.sqrt(found.clusters)  # of one sample, in units of a standard error
-    same_mean = found.se_mean * spread <= _ROUNDING * np.sqrt(found.var)
-    same_var = found.se_var * spread <= _ROUNDING * found.var
-    return found.clusters > 1 and bool(moving.any() and (same_mean & same_var)[moving].all())
 
 
 def blended(site: StatSite, mean: Float64, var: Float64, samples: int, prior: float) -> tuple[Float64, Float64]:

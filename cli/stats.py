@@ -85,12 +85,14 @@ def collect(
     with errors("stats", format, debug):
         from normfold import Initializers as Policies
         from normfold import Source, Trust
-        from normfold.collecting import collect_over_ray, collect_part, write_file
+        from normfold.collecting import check_output, collect_over_ray, collect_part, write_file
         from normfold.errors import UsageError
+        from normfold.statistics.data.opening import files_of
 
         from . import render
 
         part = _shard(shard)
+        destination = check_output(output, [model, *files_of(required(data))])
         options = data_options(batch, limit, seed, group_key, mean, std, layout, size)
         bounds = limits(timeout, max_memory)
         policy = Policies(initializers.value)
@@ -108,7 +110,7 @@ def collect(
                     Source(model, trust=trust), required(data), part, options=options, limits=bounds, initializers=policy,
                     progress=report,
                 )  # fmt: skip
-        render.measured(found, write_file(found.to_bytes(), output), format)
+        render.measured(found, write_file(found.to_bytes(), destination), format)
 
 
 @app.command()
@@ -123,12 +125,13 @@ def merge(
 ) -> None:
     """Merge PARTs into one measurement. How many there are, and their order, does not change the result."""
     with errors("stats", format, debug):
-        from normfold.collecting import merge_files, write_file
+        from normfold.collecting import check_output, merge_files, write_file
 
         from . import render
 
+        destination = check_output(output, parts)
         found = merge_files(parts, partial=partial)
-        render.measured(found, write_file(found.to_bytes(), output), format)
+        render.measured(found, write_file(found.to_bytes(), destination), format)
 
 
 @app.command()

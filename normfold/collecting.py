@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from onnx import ModelProto
 
 from normfold._version import __version__
-from normfold.destination import check_destination, lock
+from normfold.destination import check_destination, lock, require_apart
 from normfold.errors import EnvironmentProblem, InputError, UsageError
 from normfold.model.load import Initializers
 from normfold.model.opener import DEFAULT_TRUST
@@ -18,7 +18,7 @@ from normfold.model.source import Source
 from normfold.model.staging import Staging, cannot_write
 from normfold.model.trust import Trust
 from normfold.statistics.data import DataOptions, open_data
-from normfold.statistics.data.opening import Given
+from normfold.statistics.data.opening import Given, files_of
 from normfold.statistics.folded.baseline import measurable, recorded
 from normfold.statistics.folded.finding import find_manifest, shown
 from normfold.statistics.measurement import MeasuredLayer, MeasurementReport, layers
@@ -165,7 +165,9 @@ def record_baseline(
         OutputError: the destination cannot be written.
         WorkerError: the child process crashed, timed out or ran out of memory.
     """
-    file = open_subject(source if isinstance(source, Source) else Source(source))
+    opened = source if isinstance(source, Source) else Source(source)
+    destination = check_output(Path(output), [opened.path, *files_of(data)])
+    file = open_subject(opened)
     seen = measurable(file)
     batches = open_data(data, seen.folded.model, options or DataOptions())
     report = progress or (lambda *_: None)
@@ -174,7 +176,7 @@ def record_baseline(
         progress=lambda n, of: report("collecting", n, of or 0),
     )  # fmt: skip
     records = recorded(seen, found, f"{batches.description}, {found.samples} samples, sha256 {found.sha256[:16]}")
-    written = write_file(records.to_bytes(), Path(output))
+    written = write_file(records.to_bytes(), destination)
     return MeasurementReport(
         version=__version__, output=str(written), data=batches.description, samples=found.samples,
         layers=tuple(MeasuredLayer(node=record.label, n=found.samples) for record in records.records),
@@ -208,6 +210,21 @@ def merge_files(paths: Sequence[Path], *, partial: bool = False) -> Part:
     if not partial:
         require_complete(whole)
     return whole
+
+
+def check_output(output: Path, read: Iterable[Path]) -> Path:
+    """Where a measurement is to go: asked before it is made, which may take hours.
+
+    Args:
+        output: as the user names it.
+        read: files and folders that the measurement is made from.
+
+    Raises:
+        OutputError: it cannot be written there, or would replace what is read.
+    """
+    destination = check_destination(output, None, in_place=False)
+    require_apart(destination, read)
+    return destination
 
 
 def write_file(content: bytes, output: Path) -> Path:

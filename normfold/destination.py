@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -53,6 +53,25 @@ def check_destination(destination: Path, source: Path | None, *, in_place: bool)
             "output.is_link", "the output is a symbolic link", where=str(path), hint="name the file that it leads to"
         )
     return path
+
+
+def require_apart(destination: Path, read: Iterable[Path]) -> None:
+    """A result does not replace what it is made from: a file that is read, or one in a folder that is.
+
+    Raises:
+        OutputError: `output.is_input`.
+    """
+    if not destination.exists():
+        return
+    for path in read:
+        inside = path.is_dir() and destination.resolve().is_relative_to(path.resolve())
+        if inside or (path.exists() and destination.samefile(path)):
+            raise OutputError(
+                "output.is_input",
+                "the output is a file that is read",
+                where=str(destination),
+                hint="choose another -o",
+            )
 
 
 def require_ours(destination: Path, content: Path) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from onnx import ModelProto
 from pydantic import ConfigDict, Field
 
 from normfold._version import __version__
-from normfold.destination import VERSION_KEY, check_destination, lock, require_ours
+from normfold.destination import VERSION_KEY, check_destination, lock, require_apart, require_ours
 from normfold.documents import FileReport, Value
 from normfold.errors import GateError, InputError, UsageError
 from normfold.model.load import Initializers
@@ -25,15 +24,17 @@ from normfold.model.tensors import RangeRefusal
 from normfold.model.write import commit, stage, write_companion
 from normfold.statistics.collect import Array, DataSource
 from normfold.statistics.data import DataOptions, open_data
-from normfold.statistics.data.opening import Given
+from normfold.statistics.data.opening import Given, files_of
 from normfold.statistics.folded.manifest import manifest_name
 from normfold.statistics.from_file import from_file
 from normfold.statistics.probes.collector import collect
 from normfold.statistics.probes.passes import DEFAULT_LIMITS, Limits, Runtime
 from normfold.statistics.recalibration.estimate import Estimated, Estimator, Variance
 from normfold.statistics.recalibration.gate import judge
+from normfold.statistics.recalibration.labels import of_part, read_labels
 from normfold.statistics.recalibration.pieces import Piece, piece_of
-from normfold.statistics.recalibration.schema import RecalibrateReport, RepairedLayer, RepairGate
+from normfold.statistics.recalibration.reporting import repair_report
+from normfold.statistics.recalibration.schema import RecalibrateReport
 from normfold.statistics.recalibration.split import Split
 from normfold.statistics.recalibration.undo import SUFFIX as UNDO_SUFFIX
 from normfold.statistics.recalibration.undo import undo_patch
@@ -121,9 +122,13 @@ def recalibrate(
         Source(source) if isinstance(source, (str, Path)) else source, initializers=settings.initializers
     )
     destination = None if output is None else check_destination(Path(output), subject.path, in_place=in_place)
+    if destination is not None:
+        require_apart(destination, files_of(data))
     piece = piece_of(subject)
     batches = open_data(data, piece.subject.model, settings.data)
-    given = None if labels is None else np.asarray(labels)
+    given = None
+    if labels is not None:
+        given = read_labels(labels, batches, limited=settings.data.limit is not None)
     return _Run(piece, batches, given, settings, progress or (lambda *_: None)).run(destination, overwrite)
 
 
@@ -235,17 +240,18 @@ class _Run:
         before = collect(self.piece.subject, held_out, runtime=runtime)
         self.progress("judging", 1, 2)
         after = collect(again, held_out, runtime=runtime)
-        labels = None if self.labels is None else _of(self.labels, held_out)
-        gate, old, new = judge(
+        labels = None if self.labels is None else of_part(self.labels, held_out)
+        judged = judge(
             _sites(self.piece.subject.sites), before, _sites(again.sites), after,
             min_gain=self.settings.min_gain, labels=labels,
         )  # fmt: skip
-        if not gate.accepted:
+        if not judged.gate.accepted:
             raise GateError(
-                "gate.no_gain", gate.reason, where=self.source.description,
+                "gate.no_gain", judged.gate.reason, where=self.source.description,
                 hint="the statistics may be fine already: see normfold check --data",
             )  # fmt: skip
-        return self._report(estimated, gate, old, new)
+        s = self.settings
+        return repair_report(self.piece, estimated, judged, self.source.description, s.variance, s.prior, __version__)
 
     def _write_undo(self, candidate: Candidate, staged: Staged, name: str) -> None:
         try:
@@ -254,62 +260,6 @@ class _Run:
             raise cannot_write(staged.directory, error) from None
         write_companion(staged, name, undo_patch(candidate, content, self.piece.manifest).to_bytes())
 
-    # --- report ---
-
-    def _report(
-        self, estimated: Estimated, gate: RepairGate, old: Mapping[str, float], new: Mapping[str, float]
-    ) -> RecalibrateReport:
-        file = self.piece.file
-        return RecalibrateReport(
-            version=__version__,
-            input=FileReport(path=str(file.path or "<ModelProto>"), sha256=file.sha256),
-            data=self.source.description,
-            data_sha256=estimated.sha256,
-            variance=self.settings.variance,
-            prior=self.settings.prior,
-            passes=estimated.passes,
-            layers=tuple(self._layer(site, estimated, old, new) for site in self.piece.subject.sites),
-            gate=gate,
-            warnings=tuple(file.original.warnings),
-        )
-
-    def _layer(
-        self, site: StatSite, estimated: Estimated, old: Mapping[str, float], new: Mapping[str, float]
-    ) -> RepairedLayer:
-        found = estimated.estimates.get(site.key)
-        reason = self.piece.obstacles.get(site.key) or estimated.skipped.get(site.key) or "it was not chosen"
-        alive = None if found is None else found.n_eff[np.isfinite(found.n_eff) & (found.var > 0)]
-        return RepairedLayer(
-            node=site.label,
-            key=site.key,
-            status="kept" if found is None else "repaired",
-            reason=reason if found is None else "",
-            j_before=_finite(old.get(site.label)),
-            j_after=_finite(new.get(site.label)),
-            n=None if found is None else found.samples,
-            n_eff=float(alive.min()) if alive is not None and alive.size else None,
-            constant_channels=0 if found is None else int((found.var == 0).sum()),
-        )
-
 
 def _sites(sites: Sequence[StatSite]) -> dict[str, StatSite]:
     return {site.key: site for site in sites}
-
-
-def _of(labels: Array, part: Split) -> Array:
-    """The labels of the samples of a part.
-
-    Raises:
-        InputError: there are fewer labels than samples.
-    """
-    positions = np.fromiter(part.positions(), np.int64)
-    if labels.ndim != 1 or (positions.size and positions.max() >= len(labels)):
-        raise InputError(
-            "data.labels", f"labels of shape {list(labels.shape)} for more than {int(positions.max(initial=0))} samples",
-            hint="give one label for each sample",
-        )  # fmt: skip
-    return labels[positions]
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and np.isfinite(value) else None

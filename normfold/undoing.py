@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from normfold.destination import check_destination, lock, require_ours
+from normfold.destination import check_destination, lock, require_apart, require_ours
 from normfold.errors import InputError
 from normfold.model.load import load
 from normfold.model.opener import read_file
@@ -40,6 +40,7 @@ def undo(
         raise InputError("input.unreadable", f"cannot be read: {error.strerror}", where=str(path)) from None
     original = restored(archive, content, str(path))
     destination = check_destination(Path(output), path, in_place=in_place)
+    require_apart(destination, [Path(patch)])
     with lock(destination), Staging(destination.parent) as staging:
         staged = Staged(staging.path, staging.path / destination.name, None, len(original), 0)
         try:

@@ -261,6 +261,8 @@ class DataReporter:
             return "no layer with statistics was measured"
         if code == "D03":
             return e.shuffling.reason
+        if code == "D01" and e.diagnosis is None:
+            return "all samples look the same to the first layers"
         if code == "D01" and e.diagnosis is not None and e.diagnosis.report.status is Status.SKIPPED:
             return e.diagnosis.report.reason
         if code == "C01" and e.outcome is None:

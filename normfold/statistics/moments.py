@@ -25,6 +25,8 @@ from normfold.statistics.exact_sums import ExactSum, Float64
 # Rows of the sums.
 _W, _A, _Q = range(3)  # first order: Σw, Σw·a, Σw·q
 _WW, _WA, _WQ, _AA, _AQ, _QQ = range(6)  # second order, over clusters: ΣW², ΣWA, ΣWQ, ΣA², ΣAQ, ΣQ²
+# Moments of one sample in float32, relative to their size.
+_ROUNDING = 1e-6
 _BATCHES, _BATCH_MEAN, _BATCH_SQUARE, _BATCH_VAR = range(4)  # over full batches: count, Σā_b, Σā_b², Σσ²_b
 
 
@@ -222,6 +224,16 @@ class Estimate:
     low: Float64
     high: Float64
     non_finite: NDArray[np.int64]
+
+    @property
+    def alike(self) -> bool:
+        """Whether no sample differs from another by more than rounding, in no channel that varies within them."""
+        if self.clusters < 2:
+            return False
+        spread = np.sqrt(self.clusters)  # of one sample, in units of a standard error
+        same_mean = self.se_mean * spread <= _ROUNDING * np.maximum(np.sqrt(self.var), np.abs(self.mean))
+        same_var = self.se_var * spread <= _ROUNDING * self.var
+        return bool((same_mean & same_var).all())
 
 
 def _estimate(m: Moments) -> Estimate:

@@ -170,9 +170,9 @@ class _Examination:
     def _diagnosis(
         self, ancestry: Ancestry, sites: Mapping[str, StatSite], judged: Mapping[str, Verdict]
     ) -> Diagnosis | None:
-        """Whether the preparation of the input explains the first layers; None where there are none."""
+        """Whether the preparation of the input explains the first layers; None where samples do not differ in them."""
         first = [sites[key] for key in ancestry.first()]
-        if not first:
+        if all(judged[site.key].effect.estimate.alike for site in first):
             return None
         training = self.settings.training
         search = Preprocessing(
@@ -244,7 +244,7 @@ class _Examination:
                 if cause is not None:
                     return [cause]
         scatter = None if said else few_values(case)
-        return [scatter] if scatter is not None else list(local_causes(case, said))
+        return [scatter] if scatter is not None else list(local_causes(case, said, prepared=bool(explained)))
 
     def _outcome(
         self, source: DataSource, stored: Collected, repaired: Collected, attribution: Attribution

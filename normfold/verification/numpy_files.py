@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -12,7 +14,8 @@ from .limits import system_memory
 
 # What numpy and zipfile raise over a damaged file, an encrypted one, and one that claims more than there is.
 DAMAGED = (
-    OSError, ValueError, EOFError, MemoryError, RuntimeError, KeyError, SyntaxError, zlib.error, zipfile.BadZipFile,
+    OSError, ValueError, EOFError, MemoryError, RuntimeError, NotImplementedError, KeyError, SyntaxError, OverflowError,
+    struct.error, tokenize.TokenError, zlib.error, zipfile.BadZipFile,
 )  # fmt: skip
 
 

@@ -114,7 +114,7 @@ def test_labels_that_get_worse_answers_refuse(tmp_path: Path) -> None:
     right = actual(fitted, {"x": X}, ["scores"])["scores"].argmax(1)
     gate = recalibrate(source, tmp_path / "new.onnx", data=SOURCE, labels=right).report.gate
     assert gate is not None and gate.metric_after is not None and gate.metric_after > 0.95
-    with pytest.raises(InputError, match="labels of shape"):
+    with pytest.raises(InputError, match="10 labels for 320 samples"):
         recalibrate(source, tmp_path / "new.onnx", data=SOURCE, labels=right[:10])
 
 

@@ -35,14 +35,15 @@ def load_array(path: Path) -> Array:
             return np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise InputError("data.missing", "no such file", where=str(path)) from None
-    except (*DAMAGED, FloatingPointError) as error:
+    except (*DAMAGED, FloatingPointError, TypeError) as error:
         raise _unreadable(path, error) from None
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
     if "Python objects" in str(error):
         return InputError("data.objects", "this is no plain array (Python objects are refused)", where=str(path))
-    return InputError("data.format", f"cannot be read as numpy data: {error}", where=str(path))
+    words = " ".join(str(error).split())[:200]
+    return InputError("data.format", f"cannot be read as numpy data: {words}", where=str(path))
 
 
 class Archive:
@@ -71,7 +72,8 @@ class Archive:
         except InputError as error:
             raise InputError(error.code, error.message, where=str(path), hint=error.hint) from None
         except DAMAGED as error:
-            raise InputError("data.format", f"cannot be read as a .npz archive: {error}", where=str(path)) from None
+            words = " ".join(str(error).split())[:200]
+            raise InputError("data.format", f"cannot be read as a .npz archive: {words}", where=str(path)) from None
 
 
 class ArrayReader:

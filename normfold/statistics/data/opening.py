@@ -52,6 +52,14 @@ def open_data(data: Given, model: Model, options: DataOptions = _DEFAULTS) -> Da
     return IndexedSource(_reader(specs, inputs, options), inputs, options, size)
 
 
+def files_of(data: Given) -> tuple[Path, ...]:
+    """The files and folders that data names; some may not be there."""
+    if isinstance(data, (DataSource, Mapping)):
+        return ()
+    specs = [str(data)] if isinstance(data, (str, Path)) else [str(spec) for spec in data]
+    return tuple(Path(name) for spec in specs for name in {spec, spec.partition("=")[2] or spec})
+
+
 def _reader(specs: Sequence[str], inputs: tuple[ModelInput, ...], options: DataOptions) -> Indexed:
     if len(specs) == 1 and (Path(specs[0]).exists() or "=" not in specs[0]):
         return _one(Path(specs[0]), inputs, options)

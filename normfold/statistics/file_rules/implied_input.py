@@ -18,11 +18,19 @@ from normfold.statistics.subject import Subject
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImpliedInput:
-    """x̄ by input channel, `[I]`, of the graph input `name`, and how much of μ it explains."""
+    """x̄ by input channel, `[I]`, of the graph input `name`, and how much of the `[O]` means μ of the site `key` it explains."""
 
     name: str
     mean: Float64
     r2: float
+    key: str
+    channels: int
+
+    @property
+    def adjusted_r2(self) -> float:
+        """R² less what I free numbers explain of O by chance; NaN where these are as many."""
+        free = self.channels - 1 - self.mean.size
+        return 1 - (1 - self.r2) * (self.channels - 1) / free if free > 0 else float("nan")
 
 
 def implied_input(subject: Subject) -> ImpliedInput | None:
@@ -38,5 +46,6 @@ def implied_input(subject: Subject) -> ImpliedInput | None:
         solved = np.linalg.lstsq(sums, target, rcond=None)[0]
         spread = float(((target - target.mean()) ** 2).sum())
         left = float(((target - sums @ solved) ** 2).sum())
-        return ImpliedInput(linear.data.name, solved, 1.0 - left / spread if spread else float("nan"))
+        r2 = 1.0 - left / spread if spread else float("nan")
+        return ImpliedInput(linear.data.name, solved, r2, site.key, mean.size)
     return None

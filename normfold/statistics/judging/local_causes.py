@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from normfold.statistics.exact_sums import Float64
+from normfold.statistics.file_rules.implied_input import implied_input
 from normfold.statistics.judging.case import Case, Cause, is_isolated, stored_statistics
 from normfold.statistics.schema import Severity, Status
 from normfold.statistics.sites import MEAN, StatSite
@@ -14,17 +15,19 @@ from normfold.statistics.sites import MEAN, StatSite
 # From this share on, a shift that begins at the input is one of the data.
 _MOST = 0.8
 _SMALLEST_PART = 3
-_UNSPECIFIC = "the statistics do not belong to this layer"
+# Adjusted R² of the means of the first layer above which they are those of its weights: drawn at random they reach it in 1 %.
+_IMPLIED = 0.8
 # §3.2, S12: below this the convention does not matter.
 _CONVENTION = 0.01
 
 
-def local_causes(case: Case, known: Collection[str]) -> Iterator[Cause]:
+def local_causes(case: Case, known: Collection[str], *, prepared: bool = False) -> Iterator[Cause]:
     """A cause for every root cause.
 
     Args:
         case: with root causes that no common cause explains.
         known: keys whose statistics are known to be wrong from the file; they are not named again.
+        prepared: whether the data had to be prepared otherwise (D01): what is left then is not said to be the layer's fault.
     """
     roots = [key for key in case.attribution.roots if key not in known]
     default = [key for key in roots if _is_default(case.sites[key])]
@@ -41,15 +44,17 @@ def local_causes(case: Case, known: Collection[str]) -> Iterator[Cause]:
     if not roots:
         return
     order = list(case.sites)
-    overflow = _overflow(case, roots)
-    if overflow is not None:
-        yield overflow
+    broken = _overflow(case, roots) or _constant(case, roots)
+    if broken is not None:
+        yield broken
         return
-    if is_isolated(len(roots), len(order)):
-        names = [_isolated(case, key) for key in roots]
-        if not _from_the_input(case, roots, names):
-            yield from names
-            return
+    named = {key: _named(case, key) for key in roots}
+    if prepared and not any(named.values()):
+        yield _left_over(case, roots, order)
+        return
+    if is_isolated(len(roots), len(order)) and not _from_the_input(case, roots, named):
+        yield from (_isolated(case, key, named[key]) for key in roots)
+        return
     yield _part_of_the_model(case, roots, order)
 
 
@@ -71,28 +76,54 @@ def _shared(case: Case, roots: Sequence[str]) -> Iterator[Cause]:
             )  # fmt: skip
 
 
-def _isolated(case: Case, key: str) -> Cause:
-    """S13: the layers around it fit. Perhaps the statistics are those of another layer, or of other channels."""
-    verdict = case.repaired[key]
+def _named(case: Case, key: str) -> tuple[str, str] | None:
+    """What is particular about the statistics of a layer, as code and words; None where they only do not fit."""
     owner = _whose(case, key)
-    what, code = _UNSPECIFIC, "S13"
     if owner is not None:
-        what = f"the statistics are those of {case.sites[owner].label!r}"
-    elif _is_permuted(case, key):
-        what = "the channels of the statistics are in another order than those of the data"
-    elif _is_default(case.sites[key]):
-        what, code = "mean 0 and variance 1 were never updated", "S01"
-    where = "this is the first layer, so the data may be to blame as well" if key in case.ancestry.first() else (
-        "the layers in front of it fit"
-    )  # fmt: skip
-    message = f"{what}: J = {verdict.j:.2g}, mean off by {verdict.mean_shift:.2g} σ; {where}"
-    return Cause(code, message, (key,), "J behind repaired layers", verdict.j, case.thresholds.j_warn)
+        return "S13", f"the statistics are those of {case.sites[owner].label!r}"
+    if _is_permuted(case, key):
+        return "S13", "the channels of the statistics are in another order than those of the data"
+    if _is_default(case.sites[key]):
+        return "S01", "mean 0 and variance 1 were never updated"
+    return None
 
 
-def _from_the_input(case: Case, roots: Sequence[str], names: Sequence[Cause]) -> bool:
+def _isolated(case: Case, key: str, named: tuple[str, str] | None) -> Cause:
+    """S13: the layers around it fit. Perhaps the statistics are those of another layer, or of other channels.
+
+    The first layer sees the data alone. Where its means are those that some mean of the input gives, which means from
+    elsewhere hardly are, it is the data that is other than in training (§8).
+    """
+    verdict = case.repaired[key]
+    numbers = f"J = {verdict.j:.2g}, mean off by {verdict.mean_shift:.2g} σ"
+    evidence = ("J behind repaired layers", verdict.j, case.thresholds.j_warn)
+    first = key in case.ancestry.first()
+    implied = implied_input(case.subject) if first and named is None else None
+    if implied is not None and implied.key == key and implied.adjusted_r2 >= _IMPLIED:
+        message = (
+            f"the first layer does not fit the data ({numbers}), and the layers behind do: its means follow from a mean of "
+            f"the input (R² = {implied.r2:.2f}), so that the data is other than in training, in a way that no transform "
+            "explains"
+        )
+        return Cause("D02", message, (key,), *evidence)
+    code, what = named or ("S13", "the statistics do not belong to this layer")
+    where = "this is the first layer, so the data may be to blame as well" if first else "the layers in front of it fit"
+    return Cause(code, f"{what}: {numbers}; {where}", (key,), *evidence)
+
+
+def _left_over(case: Case, roots: Sequence[str], order: Sequence[str]) -> Cause:
+    """D02: the data was prepared otherwise, and even prepared as it should be it fits some layers badly."""
+    worst = max(case.repaired[key].j for key in roots)
+    message = (
+        f"prepared like that, the data still does not fit {len(roots)} of {len(order)} layers (J up to {worst:.2g}): it "
+        "differs from that of training in more than its preparation"
+    )
+    return Cause("D02", message, tuple(roots), "largest J behind repaired layers", worst, case.thresholds.j_warn)
+
+
+def _from_the_input(case: Case, roots: Sequence[str], named: Mapping[str, object]) -> bool:
     """Whether the fault begins at the input and goes on behind it, and nothing particular is wrong with any layer."""
-    first = case.ancestry.first()
-    return len(roots) > 1 and roots[0] in first and all(_UNSPECIFIC in cause.message for cause in names)
+    return len(roots) > 1 and roots[0] in case.ancestry.first() and not any(named.values())
 
 
 def _is_default(site: StatSite) -> bool:
@@ -142,6 +173,17 @@ def _overflow(case: Case, roots: Sequence[str]) -> Cause | None:
         "the model, or a layer in front of it overflows"
     )
     return Cause("D02", message, tuple(roots), "samples that are lost", float(lost), 0.0, Severity.ERROR)
+
+
+def _constant(case: Case, roots: Sequence[str]) -> Cause | None:
+    """D02: the samples do not differ, in any of the first layers. Then nothing can be said about statistics."""
+    first = [key for key in case.ancestry.first() if key in case.stored]
+    alike = first and all(case.stored[key].effect.estimate.alike for key in first)
+    if not alike:
+        return None
+    e = case.stored[first[0]].effect.estimate
+    message = f"all {e.samples} samples look the same to the first layer: they are worth one"
+    return Cause("D02", message, tuple(roots), "samples that differ", 1.0, None, Severity.ERROR)
 
 
 def _part_of_the_model(case: Case, roots: Sequence[str], order: Sequence[str]) -> Cause:

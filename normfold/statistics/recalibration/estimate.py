@@ -125,6 +125,13 @@ class Estimator:
                 where=site.label,
                 hint="look for what makes infinities in front of it",
             )
+        if found.alike and (found.var > 0).any():
+            raise InputError(
+                "data.too_few",
+                f"all {found.clusters} samples look the same: they are worth one",
+                where=site.label,
+                hint="give samples that differ as those do that the model is run on",
+            )
         alive = found.n_eff[(found.var > 0) & np.isfinite(found.n_eff)]
         limit = self.thresholds.independent_samples
         if alive.size and alive.min() < limit:

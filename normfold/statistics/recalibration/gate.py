@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from normfold.statistics.collect import Array, Collected
+from normfold.statistics.recalibration.labels import require_classes
 from normfold.statistics.recalibration.schema import RepairGate
 from normfold.statistics.recalibration.scores import layer_scores, noise
 from normfold.statistics.sites import StatSite
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The gate, and J of each layer before and after, by its label."""
+
+    gate: RepairGate
+    before: dict[str, float]
+    after: dict[str, float]
 
 
 def judge(
@@ -21,8 +32,8 @@ def judge(
     *,
     min_gain: float,
     labels: Array | None = None,
-) -> tuple[RepairGate, dict[str, float], dict[str, float]]:
-    """Whether the repaired model fits held-out data better; then J per layer before and after, by label of the layer.
+) -> Judged:
+    """Whether the repaired model fits held-out data better.
 
     The worst layer must improve by more than sampling explains, and with labels the share of right answers must not fall
     (§11).
@@ -32,7 +43,12 @@ def judge(
         before, after: the same held-out data through each.
         min_gain: smallest drop of J that counts.
         labels: class of each held-out sample.
+
+    Raises:
+        InputError: `data.labels`, the model has no such classes.
     """
+    if labels is not None:
+        require_classes(labels, before)
     old, new = _by_label(sites_before, before), _by_label(sites_after, after)
     j_before, j_after = (max(scores.values(), default=0.0) for scores in (old, new))
     least = max(min_gain, max((noise(sites_after[k], m.estimate()) for k, m in after.moments.items()), default=0.0))
@@ -58,7 +74,7 @@ def judge(
         metric_interval=None if metric is None else metric[2],
         top1_changed=_changed(before, after),
     )
-    return gate, old, new
+    return Judged(gate, old, new)
 
 
 def _by_label(sites: Mapping[str, StatSite], found: Collected) -> dict[str, float]:

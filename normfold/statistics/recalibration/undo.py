@@ -77,18 +77,18 @@ def restored(patch: Archive, result: bytes, where: str) -> bytes:
 
 
 def _segments(patch: Archive, result: bytes) -> Iterable[bytes]:
-    """The parts of the original. None is taken twice, so a forged patch cannot make more of them than there is.
+    """The parts of the original. Those of the result follow each other, so that together they are no longer than it.
 
     Raises:
         KeyError, IndexError, TypeError, ValueError: the patch is none.
     """
-    kept, position = patch.arrays["bytes"].tobytes(), 0
-    segments = patch.arrays["segments"]
-    if segments.size and (segments.min() < -1 or int(segments[:, 1].sum(dtype=object)) > len(kept) + len(result)):
-        raise ValueError("more than there is")
-    for offset, length in segments.tolist():
+    kept, position, at = patch.arrays["bytes"].tobytes(), 0, 0
+    for offset, length in patch.arrays["segments"].astype(np.int64, casting="safe").tolist():
+        if length < 0 or 0 <= offset < at:
+            raise ValueError("segments that overlap")
         if offset < 0:
             yield kept[position : position + length]
             position += length
         else:
             yield result[offset : offset + length]
+            at = offset + length

@@ -154,3 +154,38 @@ def test_statistics_of_every_stage_are_in_the_manifest(tmp_path: Path) -> None:
     assert records is not None
     assert [(record.label, record.side, record.host) for record in records.records] == [("h", "output", "wide")]
     assert records.records[0].tensor in {name for node in result.model.graph.node for name in node.output}
+
+
+@pytest.mark.parametrize(
+    ("front", "operators"),
+    [
+        (["u = MatMul(x, W)", "q = Mul(u, c)"], ["MatMul"]),
+        (["u = Relu(x)", "q = Mul(c, u)"], ["Relu", "Mul"]),  # nothing that could take it
+    ],
+    ids=["folds", "alone"],
+)
+def test_a_factor_in_front_of_a_norm_that_stays_is_no_part_of_its_pattern(
+    front: list[str], operators: list[str]
+) -> None:
+    sheet = Sheet()
+    sheet.rms_norm("q", "y", at="n")
+    sheet.init |= {"c": np.float32(3.0), **({"W": random(H, H)} if "W" in front[0] else {})}
+    sheet.body[:0] = front
+    result = lowered(sheet.model(SEQUENCE), Target.OPENVINO, run=False)
+    assert result.operators == [*operators, "Mul", "ReduceMean", "Add", "Sqrt", "Div", "Mul"]
+    (decision,) = result.decisions
+    assert decision.code == "NF202.left-to-target"
+    first = front[1].partition(" ")[0]
+    assert f"in {5 + len(front)} nodes, Mul {first!r} in front included; " in decision.message
+
+
+def test_what_only_a_part_of_a_norm_goes_through_is_a_part_of_it() -> None:
+    """`(3·x)` under the root and `x` above it: a factor that somebody may fold into what makes x would change the norm."""
+    sheet = Sheet()
+    sheet.init |= {"W": random(H, H), "c": np.float32(3.0), "e": np.float32(1e-5)}
+    sheet.add("u = MatMul(x, W)", "q = Mul(u, c)", "p = Mul(q, q)")
+    sheet.mean("p", "v", (-1,))
+    sheet.add("w = Add(v, e)", "s = Sqrt(w)", "y = Div(u, s)")
+    result = lowered(sheet.model(SEQUENCE), Target.OPENVINO, run=False)
+    assert result.operators == ["MatMul", "Mul", "Mul", "ReduceMean", "Add", "Sqrt", "Div"]
+    assert "in front" not in result.decisions[0].message

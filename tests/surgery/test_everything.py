@@ -21,7 +21,7 @@ from tests.fuzz.generator import random_model
 from tests.fuzz.norm_spellings import random_norms
 from tests.fuzz.outliner import outlined
 from tests.norm.rewriting import stable
-from tests.support import batch_norm, positive, random
+from tests.support import batch_norm, build, positive, random
 from tests.surgery.norm_models import SEQUENCE, H, Sheet, lowered, plan
 from tests.surgery.test_surgery_functions import functional
 
@@ -131,6 +131,18 @@ def test_random_norms_that_a_second_run_found(seed: int, target: Target, threads
     for one in (model, outlined(model, seed)):
         assert one is not None
         stable(one, target, threads)
+
+
+def test_a_merge_says_how_many_channels_there_are() -> None:
+    """Of `x + x·W` nobody knows whether x is broadcast; of `x·(W + I)` the weight says it, and the Neg behind can fold."""
+    init = {"W": random(1, 1), "V": random(2, 2)}
+    body = "a = MatMul(x, W) s = Add(x, a) n = Neg(s) r = Relu(x) c = Concat<axis = 1>(r, n) y = MatMul(c, V)"
+    model = build(body, "float[N,k] x", "float[N,2] y", init, opset=17)
+    result, _ = stable(model)
+    assert [node.op_type for node in result.graph.node] == ["MatMul", "Relu", "Concat", "MatMul"]
+    random_one = random_model(5001343)
+    assert random_one is not None
+    stable(random_one)
 
 
 def test_a_sum_that_a_second_run_found_through_a_call() -> None:

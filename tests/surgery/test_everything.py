@@ -135,11 +135,12 @@ def test_random_norms_that_a_second_run_found(seed: int, target: Target, threads
 
 def test_a_merge_says_how_many_channels_there_are() -> None:
     """Of `x + x·W` nobody knows whether x is broadcast; of `x·(W + I)` the weight says it, and the Neg behind can fold."""
-    init = {"W": random(1, 1), "V": random(2, 2)}
-    body = "a = MatMul(x, W) s = Add(x, a) n = Neg(s) r = Relu(x) c = Concat<axis = 1>(r, n) y = MatMul(c, V)"
-    model = build(body, "float[N,k] x", "float[N,2] y", init, opset=17)
-    result, _ = stable(model)
-    assert [node.op_type for node in result.graph.node] == ["MatMul", "Relu", "Concat", "MatMul"]
+    init = {"W": random(1, 1), "U": random(1, 1, seed=3), "V": random(2, 2)}
+    body = "a = MatMul(x, W) s = Add(x, a) t = Relu(s) n = Neg(s) b = MatMul(x, U) c = Concat<axis = 1>(b, n) y = MatMul(c, V)"
+    model = build(body, "float[N,k] x", "float[N,2] y, float[N,k] t", init, opset=17)
+    result, found = stable(model)
+    assert [node.op_type for node in result.graph.node] == ["MatMul", "Relu", "MatMul", "Concat", "MatMul"]
+    assert len(found.earlier) == 1
     random_one = random_model(5001343)
     assert random_one is not None
     stable(random_one)

@@ -1,8 +1,9 @@
 """Whether a plan may leave something that only a look at its result would find.
 
 Planners of norms and of affines each go on until nothing changes, so it takes both of them: an affine that went next to a
-norm, a node that went and kept the opset low, or calls, of which only those are inlined that some edit needs. To look again
-at a model where nothing like that happened would take as long as the first look, and find nothing.
+norm, a node that went and kept the opset low, or calls, of which only those are inlined that some edit needs; and operators
+that are merged may say more about their result than the sum did. To look again at a model where nothing like that happened
+would take as long as the first look, and find nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from normfold.model.graph import Node
+from normfold.model.shapes import Shapes
 from normfold.surgery.calls import Planned
 from normfold.surgery.norms import NormPlan
 from normfold.surgery.plan import Edit
@@ -34,11 +36,21 @@ def is_unsettled(planned: Planned, norms: NormPlan) -> bool:
         return False
     if planned.model.functions or planned.model.inlined:
         return True
+    if any(_tells_its_channels(edit, plan.draft.shapes) for edit in plan.edits if edit.is_merge):
+        return True
     if not plan.edits:
         return False
     if any(decision.code == _OPSET for decision in norms.decisions):
         return True
     return any(_touches(node, norms.spoken_for) for edit in plan.edits for node in _changed(edit))
+
+
+def _tells_its_channels(edit: Edit, shapes: Shapes) -> bool:
+    """Whether a merge says how many channels there are where the sum of its branches did not: its weights say it."""
+    (root,) = edit.bypassed
+    dims = shapes.dims(root.output)
+    axis = -1 if any(slot.node.op_type in ("MatMul", "Gemm") for slot in edit.slots) else 1
+    return dims is None or len(dims) < 2 or not isinstance(dims[axis], int)
 
 
 def _changed(edit: Edit) -> Iterator[Node]:

@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from onnx import ModelProto
 
 from normfold.model.load import load
-from normfold.model.patch import Candidate
+from normfold.model.tensors import RangeRefusal
 from normfold.model.write import to_bytes
-from normfold.surgery.norms import plan_norms_across
+from normfold.surgery.apply import apply
+from normfold.surgery.everything import Wishes, plan_everything
+from normfold.surgery.plan import Outcome
 from normfold.surgery.planner import Exclusions
 from normfold.targets.names import Target
 from tests.fuzz.norm_spellings import random_norms
@@ -24,15 +26,18 @@ from tests.fuzz.outliner import outlined
 
 
 def left_over(model: ModelProto, target: Target, threads: int | None) -> tuple[int, list[str]]:
-    """The number of norms that a plan spells anew, and what a second one would still do with the result."""
-    first = plan_norms_across(load(model), Exclusions({}), target, threads=threads)
-    if not first.edits:
+    """The number of edits of a plan, and what a second one would still do with the result."""
+    wishes = Wishes(target, threads)
+    first = plan_everything(load(model), Exclusions({}), wishes)
+    if not first.plan.all_edits:
         return 0, []
-    written = load(ModelProto.FromString(to_bytes(Candidate(first.model, {}, {}))))
-    then = plan_norms_across(written, Exclusions({}), target, threads=threads)
-    return len(first.edits), [
-        decision.message for decision in then.decisions if then.edits and decision.code == "NF202"
-    ]
+    try:
+        written = ModelProto.FromString(to_bytes(apply(first.model, first.plan, {})))
+        then = plan_everything(load(written), Exclusions({}), wishes).plan
+    except RangeRefusal:
+        return 0, []
+    applied = [d.message for d in then.decisions if then.all_edits and d.outcome is Outcome.APPLIED]
+    return len(first.plan.all_edits), applied
 
 
 def variants(seed: int) -> Iterator[tuple[ModelProto, Target, int | None]]:
@@ -57,7 +62,7 @@ def main() -> int:
     while time.monotonic() < until:
         for model, target, threads in variants(seed):
             edits, left = left_over(model, target, threads)
-            counts.update({"plans": 1, "norms": edits, "left over": bool(left)})
+            counts.update({"plans": 1, "edits": edits, "left over": bool(left)})
             if left:
                 kind = "in functions, " if model.functions else ""
                 sys.stdout.write(f"seed {seed}, {kind}{target.value}, threads {threads}: {left}\n")

@@ -21,7 +21,7 @@ from tests.fuzz.generator import random_model
 from tests.fuzz.norm_spellings import random_norms
 from tests.fuzz.outliner import outlined
 from tests.norm.rewriting import stable
-from tests.support import batch_norm, positive, random
+from tests.support import batch_norm, build, positive, random
 from tests.surgery.norm_models import SEQUENCE, H, Sheet, lowered, plan
 from tests.surgery.test_surgery_functions import functional
 
@@ -133,6 +133,19 @@ def test_random_norms_that_a_second_run_found(seed: int, target: Target, threads
         stable(one, target, threads)
 
 
+def test_a_merge_says_how_many_channels_there_are() -> None:
+    """Of `x + x·W` nobody knows whether x is broadcast; of `x·(W + I)` the weight says it, and the Neg behind can fold."""
+    init = {"W": random(1, 1), "U": random(1, 1, seed=3), "V": random(2, 2)}
+    body = "a = MatMul(x, W) s = Add(x, a) t = Relu(s) n = Neg(s) b = MatMul(x, U) c = Concat<axis = 1>(b, n) y = MatMul(c, V)"
+    model = build(body, "float[N,k] x", "float[N,2] y, float[N,k] t", init, opset=17)
+    result, found = stable(model)
+    assert [node.op_type for node in result.graph.node] == ["MatMul", "Relu", "MatMul", "Concat", "MatMul"]
+    assert len(found.earlier) == 1
+    random_one = random_model(5001343)
+    assert random_one is not None
+    stable(random_one)
+
+
 def test_a_sum_that_a_second_run_found_through_a_call() -> None:
     model = random_model(1202031)
     assert model is not None
@@ -154,3 +167,38 @@ def test_statistics_of_every_stage_are_in_the_manifest(tmp_path: Path) -> None:
     assert records is not None
     assert [(record.label, record.side, record.host) for record in records.records] == [("h", "output", "wide")]
     assert records.records[0].tensor in {name for node in result.model.graph.node for name in node.output}
+
+
+@pytest.mark.parametrize(
+    ("front", "operators"),
+    [
+        (["u = MatMul(x, W)", "q = Mul(u, c)"], ["MatMul"]),
+        (["u = Relu(x)", "q = Mul(c, u)"], ["Relu", "Mul"]),  # nothing that could take it
+    ],
+    ids=["folds", "alone"],
+)
+def test_a_factor_in_front_of_a_norm_that_stays_is_no_part_of_its_pattern(
+    front: list[str], operators: list[str]
+) -> None:
+    sheet = Sheet()
+    sheet.rms_norm("q", "y", at="n")
+    sheet.init |= {"c": np.float32(3.0), **({"W": random(H, H)} if "W" in front[0] else {})}
+    sheet.body[:0] = front
+    result = lowered(sheet.model(SEQUENCE), Target.OPENVINO, run=False)
+    assert result.operators == [*operators, "Mul", "ReduceMean", "Add", "Sqrt", "Div", "Mul"]
+    (decision,) = result.decisions
+    assert decision.code == "NF202.left-to-target"
+    first = front[1].partition(" ")[0]
+    assert f"in {5 + len(front)} nodes, Mul {first!r} in front included; " in decision.message
+
+
+def test_what_only_a_part_of_a_norm_goes_through_is_a_part_of_it() -> None:
+    """`(3·x)` under the root and `x` above it: a factor that somebody may fold into what makes x would change the norm."""
+    sheet = Sheet()
+    sheet.init |= {"W": random(H, H), "c": np.float32(3.0), "e": np.float32(1e-5)}
+    sheet.add("u = MatMul(x, W)", "q = Mul(u, c)", "p = Mul(q, q)")
+    sheet.mean("p", "v", (-1,))
+    sheet.add("w = Add(v, e)", "s = Sqrt(w)", "y = Div(u, s)")
+    result = lowered(sheet.model(SEQUENCE), Target.OPENVINO, run=False)
+    assert result.operators == ["MatMul", "Mul", "Mul", "ReduceMean", "Add", "Sqrt", "Div"]
+    assert "in front" not in result.decisions[0].message

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from normfold.model.graph import Node
@@ -68,8 +68,17 @@ def refused(site: NormSite, key: str, message: str) -> Decision:
     return Decision(site.end.key, RULE, f"{RULE}.{key}", outcome, site.end.op_type, site.end.label, _labels(site), text)
 
 
-def kept(site: NormSite, choice: Choice, opset: int, obstacle: str, target: Target, *, is_spelled: bool) -> Decision:
-    """The norm stays because there is nothing better for it."""
+def kept(
+    site: NormSite,
+    choice: Choice,
+    opset: int,
+    obstacle: str,
+    target: Target,
+    *,
+    is_spelled: bool,
+    front: Sequence[Node] = (),
+) -> Decision:
+    """The norm stays because there is nothing better for it; `front` are the nodes of it that only scale or shift x."""
     end = site.end
     if len(site.dead) == 1 and not site.borrows:
         text = f"{describe(site.norm)}: already is the one operator {end.op_type}"
@@ -85,7 +94,8 @@ def kept(site: NormSite, choice: Choice, opset: int, obstacle: str, target: Targ
         key, why = rejected[0].key, f"{rejected[0].operator}: {rejected[0].message}"
     else:
         key, why = "target-spelling", f"it is spelled as {target.value} does best"
-    text = f"{describe(site.norm)} in {len(site.dead)} nodes; {why}"
+    scaled = "".join(f", {node.op_type} {node.label!r} in front included" for node in front[:1])
+    text = f"{describe(site.norm)} in {len(site.dead)} nodes{scaled}; {why}"
     return Decision(end.key, RULE, f"{RULE}.{key}", Outcome.KEPT, end.op_type, end.label, _labels(site), text)
 
 

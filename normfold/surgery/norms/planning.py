@@ -6,7 +6,7 @@ that are worth it; where it cannot be raised, each norm takes the best that the 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from normfold.affine.reasons import Refused as AffineRefused
@@ -16,6 +16,7 @@ from normfold.model.load import Model
 from normfold.model.rewrite import Names, sweep
 from normfold.model.shapes import Hints, Shapes
 from normfold.norm.confirm import confirm
+from normfold.norm.prologue import prologue
 from normfold.norm.reasons import Refused
 from normfold.norm.recognise import NormSite, Recogniser
 from normfold.norm.seeds import is_seed
@@ -156,9 +157,14 @@ class Planner:
             spoken |= {node.key: site.end.key for site in turn.sites for node in site.dead}
         written = {id(edit.site) for edit in edits}
         whole = [site for site in found if id(site) not in written and not site.borrows]
-        patterns = {n.key: site.end for site in whole for n in site.inner}
+        patterns = {node.key: site.end for site in whole for node in self._pattern(site)}
         decisions = tuple(d for key, d in self.decisions.items() if key not in self.deferred)
         return NormPlan(model, (*turns, *edits), decisions, spoken, patterns, frozenset(self.deferred))
+
+    def _pattern(self, site: NormSite) -> Iterator[Node]:
+        """The inside of a norm that stays, by which runtimes recognise it."""
+        front = {id(node) for node in prologue(self.shapes.constants, site)}
+        return (node for node in site.inner if id(node) not in front)
 
     def _turns(self, sites: Sequence[NormSite]) -> list[TurnEdit]:
         """In the second step, the norms that work channels-last."""
@@ -301,7 +307,10 @@ class Planner:
         elif lowering is None:
             best = next(iter(choice.lowerings), None)
             done = best is not None and not best.fallback and self._is_spelled(site, best)
-            self.decisions[site.end.key] = kept(site, choice, opset, obstacle, self.target, is_spelled=done)
+            front = prologue(self.shapes.constants, site)
+            self.decisions[site.end.key] = kept(
+                site, choice, opset, obstacle, self.target, is_spelled=done, front=front
+            )
         else:
             gone = extent_of(site, self._around(site), lowering).dead
             self.decisions[site.end.key] = applied(site, lowering, gone)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 from normfold.norm import frame
 from normfold.norm.recognise import Recogniser
@@ -65,6 +65,11 @@ def test_nothing_is_left_of_a_norm_less_itself():
 )
 def test_statistics_that_are_none(statistic, dims):
     assert not found(net([statistic, node("Relu", ["x"], ["y"])], {"x": dims}, ["y"], {"s": ONES}, opset=21, ir=10))
+
+
+def test_integers_have_no_norm_however_it_is_spelled():
+    model = net(LAYER.values(), {"x": [2, 3, H]}, ["n"], {"e": np.float32(1e-5)}, elem=TensorProto.INT64)
+    assert found(model) == []
 
 
 def test_an_output_that_is_left_out():

@@ -17,6 +17,7 @@ from normfold.affine.crossings.base import Way
 from normfold.affine.draft import Absorption, Draft, sees_elements
 from normfold.affine.kernels import require_float
 from normfold.affine.reasons import Refused
+from normfold.model import attributes
 from normfold.model.graph import Node, Use, Value
 
 # A search visits at most so many nodes, each of at most so many inputs, and nests at most so many branchings: all three
@@ -189,11 +190,13 @@ def require_standard(node: Node) -> None:
     """The node is an operator that the tables may know.
 
     Raises:
-        Refused: `quantised`, `custom-domain`.
+        Refused: `quantised`, `custom-domain`, `unknown-attribute`.
     """
     require_float(node)
     if node.domain:
         raise Refused("custom-domain", f"{node.op_type} {node.label!r} belongs to domain {node.domain!r}", node.label)
+    if attributes.is_bound_by_caller(node):
+        raise Refused("unknown-attribute", f"an attribute of {node.label!r} is given by each call", node.label)
 
 
 def require_private(draft: Draft, value: Value, reader: Node) -> None:

@@ -123,6 +123,8 @@ def _of_next(frame: Frame, seed: Node, fact: Fact, axes: set[int]) -> set[int]:
         readers = node.output.uses
         if len(readers) != 1 or readers[0].node.op_type != node.op_type or readers[0].node.domain:
             break
+        if attributes.is_bound_by_caller(readers[0].node):
+            break
         if not attributes.get(node, "keepdims", 1):
             view = tuple(axis for i, axis in enumerate(view) if i not in gone)
         node = readers[0].node

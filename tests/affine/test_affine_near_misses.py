@@ -3,7 +3,7 @@
 # ruff: noqa: E501 - tables, one row a line
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import AttributeProto, helper
 
 from normfold.affine import layout
 from normfold.affine.algebra import Affine
@@ -258,6 +258,15 @@ def test_a_bias_is_made_for_a_shift_and_for_nothing_else():
     assert biased(draft, node, 2, scale, shift, draft.parameter(node, 1)) is None
     made_up = biased(draft, node, 2, scale, shift + 1, draft.parameter(node, 1))
     assert made_up is not None and np.array_equal(made_up.offset, shift + 1)
+
+
+def test_an_attribute_that_a_caller_gives():
+    """Nobody knows its value; it is not even asked for, and the report says so."""
+    model = made("a = Mul(x, one) d, e = Split(a) y = Conv(d, w)", opset=13)
+    assert keys(model, "a") == [""]
+    split = next(node for node in model.graph.node if node.op_type == "Split")
+    split.attribute.add(name="axis", type=AttributeProto.INT, ref_attr_name="theirs")
+    assert keys(model, "a") == ["unknown-attribute"]
 
 
 def test_a_scale_alone_needs_no_bias():

@@ -60,7 +60,6 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ("normfold/norm/frame.py", "constant", "value is None"): _CHECKED,
     ("normfold/norm/numbers.py", "_numbers", "array is None"): _CHECKED,
     ("normfold/norm/recognise.py", "_is_live", "node.is_call"): _SPOKEN,
-    ("normfold/norm/recognise.py", "_is_live", "attributes.is_bound_by_caller(node)"): _SPOKEN,
     ("normfold/norm/recognise.py", "_of_base", "kind is None"): _CHECKED,
     ("normfold/norm/recognise.py", "_of_base", "value is None"): _CHECKED,
     ("normfold/norm/recognise.py", "_frame", "not set_axes(frame, seed, path)"): (

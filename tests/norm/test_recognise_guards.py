@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import AttributeProto, TensorProto, helper
 
 from normfold.norm import frame
 from normfold.norm.recognise import Recogniser
@@ -69,6 +69,29 @@ def test_statistics_that_are_none(statistic, dims):
 
 def test_integers_have_no_norm_however_it_is_spelled():
     model = net(LAYER.values(), {"x": [2, 3, H]}, ["n"], {"e": np.float32(1e-5)}, elem=TensorProto.INT64)
+    assert found(model) == []
+
+
+@pytest.mark.parametrize(
+    ("statistic", "name"),
+    [
+        (node("LayerNormalization", ["x", "s"], ["n"]), "axis"),
+        (node("ReduceMean", ["x"], ["n"]), "axes"),
+        (node("BatchNormalization", ["x", "s", "s", "s", "s"], ["n"]), "training_mode"),
+    ],
+)
+def test_statistics_with_an_attribute_that_a_caller_gives(statistic, name):
+    """Nobody knows its value; it is not even asked for."""
+    bound = type(statistic)()
+    bound.CopyFrom(statistic)
+    bound.attribute.add(
+        name=name, type=AttributeProto.INTS if name == "axes" else AttributeProto.INT, ref_attr_name="a"
+    )
+    first = node("ReduceMean", ["x"], ["m"], axes=[-1])
+    model = net([bound, first, node("Relu", ["n"], ["y"])], {"x": [1, H, 5]}, ["y"], {"s": ONES})
+    assert found(model) == []
+    bound.input[0] = "m"
+    model = net([first, bound, node("Relu", ["n"], ["y"])], {"x": [1, H, 5]}, ["y"], {"s": ONES})
     assert found(model) == []
 
 

@@ -175,7 +175,7 @@ def _batch_norm(frame: Frame, node: Node) -> Facts:
 
 def takes_statistics(node: Node) -> bool:
     """Whether a BatchNormalization is in training mode, by its attribute: it normalises with statistics of its input."""
-    return bool(attributes.get(node, "training_mode", 0))
+    return not attributes.is_bound_by_caller(node) and bool(attributes.get(node, "training_mode", 0))
 
 
 def _training_batch_norm(frame: Frame, node: Node) -> Facts:

@@ -23,7 +23,7 @@ INIT = {
     "s": random(4), "b": random(4, seed=2), "g2": random(2), "m": random(4, seed=3), "v": positive(4), "nv": -positive(4),
     "true": np.array(True), "false": np.array(False), "flags": np.array([False, True]), "ratio": F32(0.5),
     "whole": np.array([2, 3, 8]), "flat": np.array([6, 8]), "minus1": np.array([-1, 8]), "axis": np.array([2]), "axis0": np.array([0]), "axes": np.array([0, 0]),
-    "others": np.array([0, 2, 3]), "nothing": np.array([-1, 0, 8]), "too": np.array([2, 3, 0, 0]), "negative": np.array([-2, -3, 8]), "long": np.array([2, 3, 9]), "expanded": np.array([2, 3, 8]), "other": np.array([2, 3, 7]),
+    "others": np.array([0, 2, 3]), "ones3": np.array([1, 1, 1]), "nothing": np.array([-1, 0, 8]), "too": np.array([2, 3, 0, 0]), "negative": np.array([-2, -3, 8]), "long": np.array([2, 3, 9]), "expanded": np.array([2, 3, 8]), "other": np.array([2, 3, 7]),
 }  # fmt: skip
 # In front of y where the row needs a statistic: the mean square of the last dimension.
 Q = "xx = Mul(x, x) q = ReduceMean<axes=[-1]>(xx)"
@@ -194,7 +194,8 @@ NEAR_MISSES = {
     "Squeeze of what may be long": ("y = Squeeze(x)", {"inputs": "float[N,1,8] x"}, "y = Squeeze(x)", {"inputs": "float[2,1,8] x"}),
     "Squeeze over unknown axes": ("i = Cast<to=7>(z) y = Squeeze(x, i)", {"inputs": "float[2,1,8] x, float[1] z"}, None, {}),
     "Unsqueeze twice at one place": ("y = Unsqueeze(x, axes)", {}, None, {}),
-    "Expand to another length": (f"{Q} y = Expand(q, other)", {}, None, {}),
+    "Expand to another length": (f"{Q} y = Expand(q, other)", {}, f"{Q} y = Expand(q, ones3)", {}),
+    "a mean of a norm": ("n = SimplifiedLayerNormalization(x, c) y = ReduceMean<axes=[-1]>(n)", {}, None, {}),
     "Expand of a whole axis": ("y = Expand(x, long)", {}, None, {}),
     "Expand to floats": (f"{Q} f = Cast<to=1>(expanded) y = Expand(q, f)", {}, None, {}),
     "LayerNormalization of no axis": ("y = LayerNormalization<axis=3>(x, c)", {}, "y = LayerNormalization<axis=2>(x, c)", {}),

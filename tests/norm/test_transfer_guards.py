@@ -195,7 +195,7 @@ NEAR_MISSES = {
     "Squeeze over unknown axes": ("i = Cast<to=7>(z) y = Squeeze(x, i)", {"inputs": "float[2,1,8] x, float[1] z"}, None, {}),
     "Unsqueeze twice at one place": ("y = Unsqueeze(x, axes)", {}, None, {}),
     "Expand to another length": (f"{Q} y = Expand(q, other)", {}, f"{Q} y = Expand(q, ones3)", {}),
-    "a mean of a norm": ("n = SimplifiedLayerNormalization(x, c) y = ReduceMean<axes=[-1]>(n)", {}, None, {}),
+    "a mean of a norm": (f"{Q} r = Sqrt(q) n = Div(x, r) y = ReduceMean<axes=[-1]>(n)", {}, None, {}),
     "Expand of a whole axis": ("y = Expand(x, long)", {}, None, {}),
     "Expand to floats": (f"{Q} f = Cast<to=1>(expanded) y = Expand(q, f)", {}, None, {}),
     "LayerNormalization of no axis": ("y = LayerNormalization<axis=3>(x, c)", {}, "y = LayerNormalization<axis=2>(x, c)", {}),

@@ -189,11 +189,13 @@ def require_standard(node: Node) -> None:
     """The node is an operator that the tables may know.
 
     Raises:
-        Refused: `quantised`, `custom-domain`.
+        Refused: `quantised`, `custom-domain`, `unknown-attribute`.
     """
     require_float(node)
     if node.domain:
         raise Refused("custom-domain", f"{node.op_type} {node.label!r} belongs to domain {node.domain!r}", node.label)
+    if node.is_bound_by_caller:
+        raise Refused("unknown-attribute", f"an attribute of {node.label!r} is given by each call", node.label)
 
 
 def require_private(draft: Draft, value: Value, reader: Node) -> None:

@@ -44,8 +44,6 @@ def norm_of(frame: Frame, fact: Fact) -> tuple[Norm, float] | None:
 def _is_typed(frame: Frame, fact: Fact) -> bool:
     """Whether nothing on the way was rounded to less than what goes in or comes out."""
     base = frame.facts[id(frame.base)].data_type
-    if not all(dtypes.is_float(kind) for kind in (base, fact.data_type, fact.narrowest)):
-        return False
     allowed = max(dtypes.unit_roundoff(base), dtypes.unit_roundoff(fact.data_type))
     return dtypes.unit_roundoff(fact.narrowest) <= allowed
 

@@ -23,7 +23,7 @@ _SAME: Mapping[str, tuple[str, ...]] = {"Identity": (), "Cast": ("to", "saturate
 def filled(extents: Extents, value: Value | None, known: Known, depth: int = 0) -> Float64 | None:
     """What a float tensor holds everywhere, in its shape; None if it is no such tensor."""
     node = None if value is None or depth > _DEPTH else value.producer
-    if node is None or node.domain or node.is_call or node.is_bound_by_caller:
+    if node is None or node.domain or node.is_call:
         return None
     if node.op_type == "ConstantOfShape":
         return _in_shape(_fill(node), _sizes(extents, node.input(0), known))

@@ -109,13 +109,11 @@ class Frame:
 
     def fact(self, value: Value | None) -> Fact | None:
         """What is known about a tensor."""
-        return None if value is None else self.facts.get(id(value))
+        return self.facts.get(id(value))
 
     def operand(self, value: Value | None) -> Operand:
         """A fact, a constant, or None for what is neither."""
-        if value is None:
-            return None
-        fact = self.facts.get(id(value))
+        fact = self.fact(value)
         return fact if fact is not None else self.constant(value)
 
     def constant(self, value: Value | None) -> Constant | None:

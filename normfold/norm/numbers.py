@@ -82,7 +82,7 @@ class Extents:
             return None if array is None else _plain(array)
         node = value.producer
         rule = None if node is None or node.domain else _RULES.get(node.op_type)
-        if node is None or rule is None or node.is_bound_by_caller:
+        if node is None or rule is None:
             return None
         if rule is _shape or rule is _size:
             return self._of_tensor(node, rule, known)

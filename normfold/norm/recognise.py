@@ -19,7 +19,7 @@ from normfold.norm.forms import Normal
 from normfold.norm.frame import Frame
 from normfold.norm.meaning import Norm
 from normfold.norm.numbers import Extents
-from normfold.norm.seeds import REDUCTIONS, bases, is_seed, set_axes
+from normfold.norm.seeds import bases, is_seed, set_axes
 from normfold.norm.transfer import transfer
 from normfold.norm.views import SplitError
 
@@ -154,7 +154,7 @@ class Recogniser:
                     continue
                 nodes = _between(frame, value)
                 dead = _dead(nodes, value)
-                if not dead or seed not in nodes or any(id(node) in self._taken for node in nodes):
+                if seed not in nodes or any(id(node) in self._taken for node in nodes):
                     continue
                 if not _is_affine_alone(frame, nodes, dead) and not _is_one_for_another(nodes, dead):
                     inner = [item for item in nodes if not _is_normal(frame, item)]
@@ -293,7 +293,7 @@ def _is_affine_alone(frame: Frame, nodes: Sequence[Node], dead: Sequence[Node]) 
 
 def _is_one_for_another(nodes: Sequence[Node], dead: Sequence[Node]) -> bool:
     """Whether one operator alone would go, while what it reads is computed anyway: another one would do more."""
-    return len(dead) == 1 and len(nodes) > 1 and dead[0].op_type not in REDUCTIONS and is_seed(dead[0])
+    return len(dead) == 1 and len(nodes) > 1 and is_seed(dead[0])
 
 
 def _dead(nodes: Sequence[Node], output: Value) -> list[Node]:

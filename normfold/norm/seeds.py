@@ -39,7 +39,7 @@ def bases(constants: Constants, seed: Node) -> Iterator[tuple[Value, list[Node]]
             return
         yield value, path[::-1]
         node = value.producer
-        if node is None or node.domain or node.scope is not seed.scope or not node.inputs:
+        if node is None or node.domain or node.scope is not seed.scope:
             return
         slot = _operand(constants, node)
         if slot is None:
@@ -52,7 +52,7 @@ def _operand(constants: Constants, node: Node) -> int | None:
     """The input that a node is a view, a square or a scalar multiple of; None if it is nothing of that."""
     if node.op_type in _VIEWS or node.op_type == "Neg" or _is_square(constants, node):
         return 0
-    if node.op_type not in ("Mul", "Div") or len(node.inputs) != 2:
+    if node.op_type not in ("Mul", "Div"):
         return None
     if _is_scalar(constants, node.input(1)):
         return 0
@@ -67,7 +67,7 @@ def _is_scalar(constants: Constants, value: Value | None) -> bool:
 def _is_square(constants: Constants, node: Node) -> bool:
     if node.op_type == "Mul":
         return len(node.inputs) == 2 and node.inputs[0] is node.inputs[1]
-    if node.op_type != "Pow" or constants.get(node.input(1)) is None:
+    if node.op_type != "Pow":
         return False
     exponent = constants.array(node.input(1))
     return exponent is not None and exponent.size == 1 and float(exponent.reshape(())) == 2.0
@@ -122,6 +122,8 @@ def _of_next(frame: Frame, seed: Node, fact: Fact, axes: set[int]) -> set[int]:
     while node.op_type in ("ReduceMean", "ReduceSum") and node.outputs and node.outputs[0] is not None:
         readers = node.output.uses
         if len(readers) != 1 or readers[0].node.op_type != node.op_type or readers[0].node.domain:
+            break
+        if readers[0].node.is_bound_by_caller:
             break
         if not attributes.get(node, "keepdims", 1):
             view = tuple(axis for i, axis in enumerate(view) if i not in gone)

@@ -3,12 +3,13 @@
 # ruff: noqa: E501 - tables, one row a line
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import AttributeProto, helper
 
 from normfold.affine import layout
 from normfold.affine.algebra import Affine
 from normfold.affine.change import biased
 from normfold.affine.draft import Draft
+from normfold.affine.matmul import needs_add
 from normfold.affine.reasons import Refused
 from tests.affine.test_affine_generic_guards import keys
 from tests.model.build import viewed
@@ -258,6 +259,25 @@ def test_a_bias_is_made_for_a_shift_and_for_nothing_else():
     assert biased(draft, node, 2, scale, shift, draft.parameter(node, 1)) is None
     made_up = biased(draft, node, 2, scale, shift + 1, draft.parameter(node, 1))
     assert made_up is not None and np.array_equal(made_up.offset, shift + 1)
+
+
+def test_an_attribute_that_a_caller_gives():
+    """Nobody knows its value; it is not even asked for, and the report says so."""
+    model = made("a = Mul(x, one) d, e = Split(a) y = Conv(d, w)", opset=13)
+    assert keys(model, "a") == [""]
+    split = next(node for node in model.graph.node if node.op_type == "Split")
+    split.attribute.add(name="axis", type=AttributeProto.INT, ref_attr_name="theirs")
+    assert keys(model, "a") == ["unknown-attribute"]
+
+
+def test_a_shift_costs_an_add_only_where_it_is_a_map_behind_a_conv():
+    text = "c = Conv(x, w) y = LayerNormalization(c, s)"
+    loaded, constants, shapes = viewed(build(text, X, init={"w": INIT["w"], "s": random(4)}))
+    draft, (conv, norm) = Draft(constants, shapes), loaded.graph.nodes
+    one, channels, columns = np.ones((1, 1, 1, 1)), np.ones((1, 4, 1, 1)), np.ones((1, 1, 1, 4))
+    assert needs_add(draft, conv, Affine(one, columns))
+    assert not needs_add(draft, conv, Affine(one, channels))
+    assert not needs_add(draft, norm, Affine(one, columns))
 
 
 def test_a_scale_alone_needs_no_bias():

@@ -112,7 +112,7 @@ def main() -> int:
     parser.add_argument("--limit", type=int, help="so many guards, evenly spread over all")
     parser.add_argument("--jobs", type=int, default=2, help="children at a time (2)")
     parser.add_argument("--most", type=int, default=400, help="tests that are run without a guard, at most (400)")
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long they may take together (60)")
+    parser.add_argument("--seconds", type=float, default=30.0, help="how long they may take together (30)")
     parser.add_argument("--verbose", action="store_true", help="with the tests that made a survivor speak")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="normfold-mutation-") as name:

@@ -15,6 +15,7 @@ _ONE_CHANNEL = (
 )
 _TYPES = "nothing else can be there; it is said for the type checker"
 _CHECKED = "a test for None: the type checker refuses the code without it"
+_SPOKEN = "`transfer` says nothing of what such a node makes, so that no norm begins there: it saves looking"
 _REACHED = "the node is reached because its only data input has a fact"
 
 # (path, function, text) -> why nothing changes without it
@@ -52,6 +53,21 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ("normfold/affine/unit_channel.py", "_forward", "require_standard(node)"): _WALKED,
     ("normfold/affine/unit_channel.py", "_forward", "require_private(draft, draft.root(value), node)"): _WALKED,
     ("normfold/affine/unit_channel.py", "_require_free", "any((item is not None for item in taken))"): _ONE_CHANNEL,
+    ("normfold/norm/confirm.py", "_wanted", "raise Refused('unconfirmed', str(error)) from error"): (
+        "a second line: `attempts` has compared gamma and beta with the dimensions"
+    ),
+    ("normfold/norm/evaluate/call.py", "type_of", "value is None"): _CHECKED,
+    ("normfold/norm/frame.py", "constant", "value is None"): _CHECKED,
+    ("normfold/norm/numbers.py", "_numbers", "array is None"): _CHECKED,
+    ("normfold/norm/recognise.py", "_is_live", "node.is_call"): _SPOKEN,
+    ("normfold/norm/recognise.py", "_of_base", "kind is None"): _CHECKED,
+    ("normfold/norm/recognise.py", "_of_base", "value is None"): _CHECKED,
+    ("normfold/norm/recognise.py", "_frame", "not set_axes(frame, seed, path)"): (
+        "without axes nothing is a mean, and no norm is found: it saves the walk"
+    ),
+    ("normfold/norm/recognise.py", "_operand_behind", "other is None"): _CHECKED,
+    ("normfold/norm/seeds.py", "set_axes", "made[0] is None"): _CHECKED,
+    ("normfold/norm/transfer/elementwise.py", "_cast_like", "target is None"): _CHECKED,
     (
         "normfold/norm/recognise.py",
         "_between",

@@ -101,7 +101,7 @@ def _judged(items: list[pytest.Item], heard: dict[str, Heard], order: dict[str, 
         os._exit(0 if all(_passes(by_name[name]) for name in tests[number]) else 1)
 
     def limit(number: int) -> float:
-        return 30.0 + 10.0 * sum(heard[name].seconds for name in tests[number])
+        return 30.0 + 4.0 * sum(heard[name].seconds for name in tests[number])
 
     survivors: list[int] = []
     for count, (number, status) in enumerate(_children(asked, judge, order["jobs"], limit), 1):

@@ -103,6 +103,22 @@ def test_a_find_whose_mistakes_rounding_would_hide_is_refused(thorough):
         torch_layer_norm().confirm(thorough=thorough, snap=1.0)
 
 
+def test_rows_that_are_no_standard_ones_do_not_prove_it_alone():
+    """The bound of ordinary data is too wide, and that of data below the root of epsilon is not."""
+    with pytest.raises(Refused, match="hide a mistake"):
+        torch_layer_norm().confirm(thorough=True, snap=6e-4)
+
+
+def test_what_is_no_norm_of_that_kind_at_all():
+    case = torch_layer_norm()
+    whole = replace(case, nodes=[node("Cast", ["x"], ["y"], to=7)], inputs={"x": [2, 4, 6]}, weights={})
+    plain = norm_of((2, 4, 6), [2])
+    with pytest.raises(Refused, match=r"becomes int64 \[2, 4, 6\]"):
+        replace(whole, norm=plain).confirm()
+    with pytest.raises(Refused, match="3 groups do not divide 4 channels"):
+        replace(whole, norm=replace(plain, groups=3, channel=1)).confirm()
+
+
 def test_a_large_group_norm_is_confirmed_and_its_mutations_are_not():
     dims = (1, 12, 700, 700)
     case = group_norm_idiom()

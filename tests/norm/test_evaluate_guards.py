@@ -66,6 +66,7 @@ CASES = {
     "another domain": ("y = my.Relu(x)", "operator my.Relu", None, {"domains": {"my": 1}}),
     "a Reshape without a shape": ("y = Reshape(x)", "has no shape", "y = Reshape(x, s)", {}),
     "an Unsqueeze without axes": ("y = Unsqueeze(x)", "axes", "y = Unsqueeze(x, axes)", {}),
+    "a ConstantOfShape without a shape": ("y = ConstantOfShape()", "has no shape", None, {}),
     "an Expand without a shape": ("y = Expand(x, )", "has no shape", None, {}),
     "a Gather by floats": ("y = Gather(x, f)", "no integers", "y = Gather(x, zero)", {}),
     "a Split into too little": ("y, z = Split<axis=2>(x, minus)", "Split", "y, z = Split<axis=2>(x, cut)", {}),
@@ -106,6 +107,15 @@ def test_what_cannot_be_told(name):
             value(miss, **options)
         assert part in str(found.value)
         assert hit is None or value(hit, **options) is not None
+
+
+def test_operands_of_one_shape_need_no_broadcast():
+    np.testing.assert_array_equal(value("y = Add(x, x)", opset=6), 2 * X)
+
+
+def test_a_list_of_no_axes():
+    with pytest.raises(Unknown, match="over axes"):
+        value("y = MeanVarianceNormalization<axes: ints = []>(x)", IMAGE)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from tests.support import build
 
 I = np.int64  # noqa: E741
 INIT = {
+    "c01": np.array([0, 1]), "c22": np.array([2, 2]), "c00": np.array([0, 0]),
     "a": np.array([12, 5]), "b": np.array([3, 5]), "c": np.array([5, 5]), "f": np.array([4.0, 9.0], np.float32), "i0": np.array(0), "i1": np.array([1]),
     "m": np.array([[2, 3], [4, 5]]), "many": np.arange(65), "flag": np.array([True]), "text": np.array(["no"]), "z": np.array(0), "two": np.array([2]),
     "one": np.float32(3), "ones": np.ones((1, 1, 1), np.float32), "pair": np.ones(2, np.float32), "s": np.array([2, 3]), "s0": np.array([2, 0]), "s1": np.array([6]), "sm": np.array([-1, 3]), "sz": np.array([0, 0, 0]), "s9": np.array([9]),
@@ -20,7 +21,7 @@ INIT = {
 }  # fmt: skip
 
 
-def made(body, inputs="float[2,3] x", *, opset=17, spoil=None):
+def made(body, inputs="float[2,3] x", *, opset=17, spoil=None, change=None):
     """(extents, the value y) of a model that computes y."""
     words = body
     for sign in "(),<>=[]":
@@ -32,6 +33,8 @@ def made(body, inputs="float[2,3] x", *, opset=17, spoil=None):
         next(node for node in model.graph.node if node.output[0] == "y").attribute.append(
             helper.make_attribute(spoil, 1)
         )
+    if change is not None:
+        change(model)
     loaded, _, shapes = viewed(model)
     return Extents(shapes), loaded.graph.values["y"]
 
@@ -85,6 +88,7 @@ UNKNOWN = {
     "Gather along another axis": (f"{N} p = Mul(n, m) y = Gather<axis=1>(p, i0)", "float[2,3] x"),
     "Gather from a matrix": (f"{N} p = Mul(n, m) y = Gather(p, i0)", "float[2,3] x"),
     "Gather outside": (f"{N} y = Gather(n, s9)", "float[2,3] x"),
+    "Slice twice along one axis": (f"{N} y = Slice(n, c01, c22, c00)", "float[2,3] x"),
     "Slice of a matrix": (f"{N} p = Mul(n, m) y = Slice(p, i1, two)", "float[2,3] x"),
     "integers and floats": (f"{N} y = Add(n, f)", "float[2,3] x"),
     "a quotient that is rounded": (f"{N} y = Div(a, n)", "float[7,5] x"),
@@ -95,6 +99,10 @@ UNKNOWN = {
     "an operand left out": (f"{N} y = Add(n, )", "float[2,3] x"),
     "an input that is not there": (f"{N} y = Concat<axis=0>(n, x)", "int64[2] x"),
 }  # fmt: skip
+
+
+def test_an_operand_that_is_left_out_on_purpose():
+    assert numbers_of(f"{N} y = Slice(n, i1, two, , i1)") == [3]
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
@@ -163,6 +171,16 @@ NOT_FILLED = {
     "Expand to no shape": "k = Cast<to=7>(x) y = Expand(one, k)",
     "Expand to a lower rank": f"{N} y = Expand(ones, n)",
 }  # fmt: skip
+
+
+def test_a_function_with_the_name_of_an_operator_fills_nothing():
+    def define(model):
+        body, imports = [helper.make_node("Neg", ["a"], ["o"])], [helper.make_opsetid("", 17)]
+        model.functions.append(helper.make_function("", "Identity", ["a"], ["o"], body, imports))
+
+    body = f"{N} {ONES} y = Identity(ones_)"
+    assert fill_of(body) is not None
+    assert fill_of(body, change=define) is None
 
 
 @pytest.mark.parametrize("name", NOT_FILLED)

@@ -44,6 +44,7 @@ def model_of(text):
         (f"a = Div(x, two) {SEED}(a)", ["a", "x"]),
         (f"a = Div(two, x) {SEED}(a)", ["a"]),
         (f"a = Neg(x) {SEED}(a)", ["a", "x"]),
+        (f"a = Mul(x) {SEED}(a)", ["a"]),
         (f"a = Cast<to=1>(x) {SEED}(a)", ["a", "x"]),
         (f"a = Max(x, two) {SEED}(a)", ["a"]),
         (f"a = my.Neg(x) {SEED}(a)", ["a"]),

@@ -3,7 +3,7 @@
 # ruff: noqa: E501 - tables, one row a line
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import AttributeProto, helper
 
 from normfold.norm import frame as frames
 from normfold.norm.frame import Frame
@@ -23,13 +23,13 @@ INIT = {
     "s": random(4), "b": random(4, seed=2), "g2": random(2), "m": random(4, seed=3), "v": positive(4), "nv": -positive(4),
     "true": np.array(True), "false": np.array(False), "flags": np.array([False, True]), "ratio": F32(0.5),
     "whole": np.array([2, 3, 8]), "flat": np.array([6, 8]), "minus1": np.array([-1, 8]), "axis": np.array([2]), "axis0": np.array([0]), "axes": np.array([0, 0]),
-    "nothing": np.array([-1, 0, 8]), "too": np.array([2, 3, 0, 0]), "negative": np.array([-2, -3, 8]), "long": np.array([2, 3, 9]), "expanded": np.array([2, 3, 8]), "other": np.array([2, 3, 7]),
+    "others": np.array([0, 2, 3]), "ones3": np.array([1, 1, 1]), "nothing": np.array([-1, 0, 8]), "too": np.array([2, 3, 0, 0]), "negative": np.array([-2, -3, 8]), "long": np.array([2, 3, 9]), "expanded": np.array([2, 3, 8]), "other": np.array([2, 3, 7]),
 }  # fmt: skip
 # In front of y where the row needs a statistic: the mean square of the last dimension.
 Q = "xx = Mul(x, x) q = ReduceMean<axes=[-1]>(xx)"
 
 
-def spoken(body, inputs=SEQUENCE, *, opset=17, last=1, parts=None, axes=None, spoil=None):
+def spoken(body, inputs=SEQUENCE, *, opset=17, last=1, parts=None, axes=None, spoil=None, change=None):
     """Whether anything is known of y, in a frame of x whose statistics are over the `last` dimensions."""
     init = {
         name: array
@@ -41,6 +41,8 @@ def spoken(body, inputs=SEQUENCE, *, opset=17, last=1, parts=None, axes=None, sp
     if spoil is not None:
         last_node = next(item for item in model.graph.node if item.output[0] == "y")
         last_node.attribute.append(helper.make_attribute(spoil, 1))
+    if change is not None:
+        change(model)
     loaded, _, shapes = viewed(model)
     values = loaded.graph.values
     base, extents = values["x"], Extents(shapes)
@@ -94,6 +96,7 @@ KNOWN = {
 
 
 SPATIAL = {"inputs": IMAGE, "last": 2}
+ONE_IMAGE = {"inputs": "float[1,4,5,6] x", "last": 2}
 
 
 @pytest.mark.parametrize("op", [*_STANDARD, *_CONTRIB])
@@ -101,6 +104,29 @@ def test_an_attribute_that_nobody_knows(op):
     body, options = KNOWN[op]
     assert spoken(body, **options)
     assert not spoken(body, **options, spoil="mystery")
+
+
+def test_a_function_with_the_name_of_an_operator():
+    body, options = KNOWN["GroupNorm"]
+
+    def define(model):
+        inner, names = [helper.make_node("Relu", ["x"], ["y"])], ["groups", "channels_last"]
+        imports = [helper.make_opsetid("", 17)]
+        model.functions.append(
+            helper.make_function("com.microsoft", "GroupNorm", ["x", "s", "b"], ["y"], inner, imports, names)
+        )
+
+    assert spoken(body, **options)
+    assert not spoken(body, **options, change=define)
+
+
+def test_an_epsilon_that_a_caller_gives():
+    body, options = KNOWN["GroupNorm"]
+
+    def bind(model):
+        model.graph.node[-1].attribute.add(name="epsilon", type=AttributeProto.FLOAT, ref_attr_name="theirs")
+
+    assert not spoken(body, **options, change=bind)
 
 
 # What is not known, and what is, beside it.
@@ -168,7 +194,8 @@ NEAR_MISSES = {
     "Squeeze of what may be long": ("y = Squeeze(x)", {"inputs": "float[N,1,8] x"}, "y = Squeeze(x)", {"inputs": "float[2,1,8] x"}),
     "Squeeze over unknown axes": ("i = Cast<to=7>(z) y = Squeeze(x, i)", {"inputs": "float[2,1,8] x, float[1] z"}, None, {}),
     "Unsqueeze twice at one place": ("y = Unsqueeze(x, axes)", {}, None, {}),
-    "Expand to another length": (f"{Q} y = Expand(q, other)", {}, None, {}),
+    "Expand to another length": (f"{Q} y = Expand(q, other)", {}, f"{Q} y = Expand(q, ones3)", {}),
+    "a mean of a norm": (f"{Q} r = Sqrt(q) n = Div(x, r) y = ReduceMean<axes=[-1]>(n)", {}, None, {}),
     "Expand of a whole axis": ("y = Expand(x, long)", {}, None, {}),
     "Expand to floats": (f"{Q} f = Cast<to=1>(expanded) y = Expand(q, f)", {}, None, {}),
     "LayerNormalization of no axis": ("y = LayerNormalization<axis=3>(x, c)", {}, "y = LayerNormalization<axis=2>(x, c)", {}),
@@ -189,6 +216,10 @@ NEAR_MISSES = {
     "BatchNormalization per position": ("y = BatchNormalization<spatial=0>(x, s, b, m, v)", {**SPATIAL, "opset": 8}, "y = BatchNormalization<spatial=1>(x, s, b, m, v)", {**SPATIAL, "opset": 8}),
     "BatchNormalization of a vector": ("y = BatchNormalization(x, c, c, c, p)", {"inputs": "float[8] x"}, None, {}),
     "BatchNormalization of negative variance": ("y = BatchNormalization(x, s, b, m, nv)", SPATIAL, None, {}),
+    "BatchNormalization that trains before 14": ("y = BatchNormalization<training_mode=1>(x, s, b, m, v)", {**ONE_IMAGE, "opset": 13}, "y = BatchNormalization<training_mode=1>(x, s, b, m, v)", {**ONE_IMAGE, "opset": 14}),
+    "BatchNormalization that trains, and more": ("y = BatchNormalization<training_mode=1, slope=1>(x, s, b, m, v)", ONE_IMAGE, None, {}),
+    "BatchNormalization that trains on a matrix": ("y = BatchNormalization<training_mode=1>(x, s, b, m, v)", {"inputs": "float[1,4] x"}, None, {}),
+    "BatchNormalization by a statistic of rank 4": ("u = GlobalAveragePool(x) y = BatchNormalization(x, s, b, u, v)", ONE_IMAGE, "u = GlobalAveragePool(x) w = Squeeze(u, others) y = BatchNormalization(x, s, b, w, v)", ONE_IMAGE),
     "GroupNorm with its activation": ("y = com.microsoft.GroupNorm<groups=2, channels_last=0, activation=1>(x, s, b)", GROUPED, "y = com.microsoft.GroupNorm<groups=2, channels_last=0, activation=0>(x, s, b)", GROUPED),
     "GroupNorm of a sequence": ("y = com.microsoft.GroupNorm<groups=2, channels_last=0>(x, s, b)", {"inputs": "float[2,4,5] x", "parts": [[2], [2, 2], [5]], "axes": frozenset((2, 3))}, None, {}),
     "GroupNorm that does not divide": ("y = com.microsoft.GroupNorm<groups=3, channels_last=0>(x, s, b)", GROUPED, None, {}),

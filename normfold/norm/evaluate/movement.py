@@ -78,7 +78,7 @@ def _split(call: Call) -> list[Array]:
 
 def _equal_parts(call: Call, length: int) -> list[int]:
     count = call.int_attribute("num_outputs", len(call.node.outputs))
-    if count != len(call.node.outputs) or (call.version < _UNEVEN_SPLIT and length % count):
+    if call.version < _UNEVEN_SPLIT and length % count:
         raise Unknown(f"Split {call.node.label!r} of {length} into {count} parts")
     part = -(-length // count)
     return [max(min(part, length - part * i), 0) for i in range(count)]

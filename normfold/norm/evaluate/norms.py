@@ -45,7 +45,7 @@ def _affine(call: Call, normal: Float64, scale: Array | None, shift: Array | Non
     """`normal · scale + shift`, which must not enlarge it."""
     y = normal if scale is None else normal * scale
     y = y if shift is None else y + shift
-    if y.shape != normal.shape or y.dtype != np.float64:
+    if y.shape != normal.shape:
         raise Unknown(f"scale or bias do not fit the input of {call.node.op_type} {call.node.label!r}")
     return y
 

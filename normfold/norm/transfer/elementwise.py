@@ -15,8 +15,8 @@ from normfold.norm.frame import Constant, Fact, Frame, Operand, Transfer, narrow
 Facts = Sequence[Fact | None] | None
 
 
-def _with(fact: Fact, form: Form | None) -> Facts:
-    return None if form is None or fact.partial else [replace(fact, form=form)]
+def _with(fact: Fact, form: Form) -> Facts:
+    return None if fact.partial else [replace(fact, form=form)]
 
 
 def _plain(node: Node, inputs: int) -> bool:
@@ -119,11 +119,8 @@ def reciprocal(frame: Frame, operand: Operand) -> Operand:
 
 
 def _operands(frame: Frame, node: Node) -> tuple[Operand, Operand] | None:
-    """The two operands of a node, where at least one has a form."""
+    """The two operands of a node, at least one of which has a form: that is why it is looked at."""
     if not _plain(node, 2):
-        return None
-    facts = [frame.fact(value) for value in node.inputs]
-    if all(fact is None for fact in facts):
         return None
     first, second = (frame.operand(value) for value in node.inputs)
     return first, second
@@ -181,7 +178,7 @@ def _pow(frame: Frame, node: Node) -> Facts:
 
 def _at_least(fact: Fact | None, bound: float | None) -> Facts:
     """A clamp from below that never takes effect."""
-    if fact is None or bound is None or fact.partial:
+    if fact is None or bound is None:
         return None
     lowest = forms.lower_bound(fact.form)
     return [fact] if lowest is not None and lowest >= bound else None

@@ -30,8 +30,6 @@ def mean(frame: Frame, fact: Fact, axes: Collection[int], *, keep: bool) -> Fact
             return replace(fact, view=view, partial=done) if done < frame.axes else None
         form = _mean(frame, fact.form)
         return None if form is None else replace(fact, form=form, view=view, partial=frozenset())
-    if fact.partial:
-        return None
     if isinstance(fact.form, Poly) and atoms == frame.axes:
         form = _mean(frame, fact.form)
         return None if form is None else replace(fact, form=form, view=view)
@@ -56,7 +54,7 @@ def _is_constant_along(frame: Frame, fact: Fact, atoms: frozenset[int]) -> bool:
         return False  # along other dimensions a statistic differs
     if isinstance(form, Poly):
         values = list(form.terms.values())
-        return not form.has_x and not any(frame.varies(value, atoms) for value in values)
+        return not any(frame.varies(value, atoms) for value in values)
     moment = form.moment
     values = [moment.mm, moment.m, moment.one]
     if isinstance(form, forms.Power):

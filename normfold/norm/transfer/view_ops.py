@@ -15,8 +15,8 @@ from normfold.norm.views import UNIT, Axis, View, reshaped, sizes
 Facts = Sequence[Fact | None] | None
 
 
-def _moved(fact: Fact | None, view: View | None) -> Facts:
-    return None if fact is None or view is None else [replace(fact, view=view)]
+def _moved(fact: Fact, view: View | None) -> Facts:
+    return None if view is None else [replace(fact, view=view)]
 
 
 def _transpose(frame: Frame, node: Node) -> Facts:
@@ -124,7 +124,7 @@ def _expand(frame: Frame, node: Node) -> Facts:
         if size in (1, frame.extent(view[i])):
             continue
         grown = Axis(view[i].atoms)
-        if not view[i].is_ghost or frame.extent(grown) != size:
+        if frame.extent(grown) != size:
             return None
         view[i] = grown
     return _moved(fact, tuple(view))

@@ -8,7 +8,8 @@ from typing import Any
 from urllib.parse import quote
 
 from normfold.statistics.bar import DEFAULT_BAR, Bar
-from normfold.statistics.codes import RULES, CheckRule
+from normfold.statistics.catalogue import CheckRule
+from normfold.statistics.codes import RULES
 from normfold.statistics.schema import CheckReport, Finding, Severity, Status
 
 _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"

@@ -56,7 +56,7 @@ FLOORS: Mapping[str, Floor] = {
     "pydantic": Floor("2.7"),
     "typer": Floor("0.20"),
     "rich": Floor("13.7"),
-    "filelock": Floor("3.13"),
+    "filelock": Floor("4.2"),
     "jinja2": Floor("3.1"),
     "torch": Floor("2.10", needed=False),
     "safetensors": Floor("0.8", needed=False),

@@ -91,7 +91,12 @@ def after_another(before: Merge, merge: Merge) -> Merge:
 
 def sees_elements(use: Use) -> bool:
     """Whether a reader would notice other elements of the same shape and type."""
-    return bool(use.node.domain) or _WITHOUT_ELEMENTS.get(use.node.op_type) != use.slot
+    return reads_elements(use.node, use.slot)
+
+
+def reads_elements(node: Node, slot: int) -> bool:
+    """Whether an operator looks at the elements of one of its inputs, not only at their shape or type."""
+    return _WITHOUT_ELEMENTS.get(node.op_type) != slot or bool(node.domain)
 
 
 class Draft:

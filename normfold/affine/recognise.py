@@ -203,7 +203,7 @@ def _statistic(draft: Draft, node: Node, slot: int) -> Float64:
     source = draft.parameter(node, slot)
     if len(source.dims) != 1:
         raise Refused("spatial", f"a parameter has shape {list(source.dims)}, wanted one value per channel", node.label)
-    return float64(source)
+    return draft.constants.vector(source)
 
 
 def _rank(draft: Draft, node: Node, data: Value) -> int:

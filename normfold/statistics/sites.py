@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from normfold.model import attributes, dtypes
-from normfold.model.constants import Constants, float64
+from normfold.model.constants import Constants
 from normfold.model.functions import Functions
 from normfold.model.graph import Node, Scope, Value
 from normfold.model.load import Model
@@ -204,7 +204,7 @@ def _vector(value: Value | None, constants: Constants) -> Float64:
         raise Unreadable("stored sparsely" if constants.is_sparse(value) else "computed while the model runs")
     if len(source.dims) != 1:
         raise Unreadable(f"its shape is {list(source.dims)}, wanted one value per channel")
-    return float64(source)
+    return constants.vector(source)
 
 
 def _channels(values: dict[str, Float64 | None], dims: Dims | None) -> int | None:

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from normfold.affine.change import Change, NewParameter
-from normfold.affine.draft import Draft, sees_elements
-from normfold.model.graph import Node, Use, Value
+from normfold.affine.draft import Draft, reads_elements, sees_elements
+from normfold.model.graph import Node, Value
 from normfold.model.load import FIRST_OVERRIDABLE_IR, Model
 
 
@@ -67,7 +67,8 @@ class Retirement:
             value = node.input(slot)
             if value is not None:
                 self._lost[id(value)] += 1
-                self._lost_measures[id(value)] += not sees_elements(Use(node, slot))
+                if not reads_elements(node, slot):
+                    self._lost_measures[id(value)] += 1
                 found.append(value)
         return found
 

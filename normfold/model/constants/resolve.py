@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from onnx import AttributeProto
@@ -18,7 +17,7 @@ from normfold.model.constants.quantised import Dequantised
 from normfold.model.demand import Answers
 from normfold.model.dtypes import MOST_AXES
 from normfold.model.graph import Node, Value
-from normfold.model.tensors import Array, TensorSource, Unreadable, Values
+from normfold.model.tensors import Array, Float64, TensorSource, Unreadable, Values
 
 _OPERATORS: dict[str, Operator] = {
     **arithmetic.OPERATORS,
@@ -43,6 +42,7 @@ class Constants:
         self.type_of = type_of
         self._known: Answers[TensorSource | None] = Answers(_operands, self._resolve)
         self._sparse: set[int] = set()
+        self._vectors: dict[int, tuple[TensorSource, Float64]] = {}  # by identity of the source, which is kept for that
 
     def get(self, value: Value | None) -> TensorSource | None:
         """The constant behind a value, its data not yet read where it lies in the file; None if it is no constant."""
@@ -67,6 +67,14 @@ class Constants:
         if array is None or array.dtype.kind not in "iu":
             return None
         return [int(item) for item in array.reshape(-1)]
+
+    def vector(self, source: TensorSource) -> Float64:
+        """As `float64`, read-only and remembered: statistics are read by the plan and again by what is recorded of it."""
+        known = self._vectors.get(id(source))
+        if known is None:
+            known = self._vectors[id(source)] = (source, float64(source))
+            known[1].flags.writeable = False
+        return known[1]
 
     def is_sparse(self, value: Value | None) -> bool:
         """Whether a value would be a constant if sparse tensors were read: it is one, or is made of some."""
@@ -163,7 +171,7 @@ def _constant_node(node: Node) -> TensorSource | None:
     return None  # strings and sparse values
 
 
-def float64(source: TensorSource) -> np.ndarray[Any, np.dtype[np.float64]]:
+def float64(source: TensorSource) -> Float64:
     """All values of a float constant, widened exactly.
 
     Raises:

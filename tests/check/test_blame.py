@@ -55,7 +55,7 @@ def test_distorted_data_is_the_data(name: str, seed: int) -> None:
     [np.ones_like(TEST), np.zeros_like(TEST), np.broadcast_to(COLOURS, TEST.shape), np.repeat(TEST[:1], 256, axis=0)],
     ids=["ones", "zeros", "colours", "one image"],
 )
-@pytest.mark.parametrize("seed", NETS)
+@pytest.mark.parametrize("seed", [0])
 def test_samples_that_do_not_differ(data: np.ndarray, seed: int) -> None:
     part = examined(NETS[seed], data)
     assert [finding.code for finding in part.findings] == ["D02"]

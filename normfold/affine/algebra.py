@@ -39,6 +39,8 @@ class Affine:
     @property
     def shape(self) -> tuple[int, ...]:
         """The common broadcast shape of both."""
+        if self.scale.shape == self.shift.shape:  # nearly always
+            return self.scale.shape
         return np.broadcast_shapes(self.scale.shape, self.shift.shape)
 
     @property

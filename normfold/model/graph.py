@@ -225,7 +225,9 @@ class Scope:
         while pending:
             scope = pending.pop()
             yield scope
-            pending.extend(inner for node in reversed(scope.nodes) for inner in reversed(node.subgraphs))
+            for node in reversed(scope.nodes):
+                if node.subgraphs:
+                    pending.extend(reversed(node.subgraphs))
 
 
 def add_nodes(scope: Scope) -> None:

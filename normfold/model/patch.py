@@ -73,7 +73,10 @@ class Candidate:
 
     def patch(self, scope: Scope) -> ScopePatch:
         """The patch of a scope, created if there is none yet."""
-        return self.scopes.setdefault(id(scope), ScopePatch())
+        found = self.scopes.get(id(scope))
+        if found is None:
+            found = self.scopes[id(scope)] = ScopePatch()
+        return found
 
     def new_tensors(self) -> list[NewTensor]:
         """Every tensor that has to be computed, those included that the model has and no file."""
